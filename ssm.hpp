@@ -111,6 +111,7 @@ SSM_API const char* message(Status s) noexcept; // a short English phrase; stati
 // belong to the sentence, where has_numbers is set.
 struct Fault {
     char        name[96]    = "";
+    char        found[48]   = ""; // what stands there, as in the file and cut to fit: an unknown dtype, a shape; mostly empty
     const char* detail      = "";
     bool        has_numbers = false;
     int64_t     want = 0, got = 0;
@@ -530,18 +531,18 @@ typedef int32_t i32x8 __attribute__((vector_size(32)));
 template <> struct lanes<f32x8> {
     using I = i32x8;
     static SSM_INLINE f32x8 set(float x) noexcept { return f32x8{x, x, x, x, x, x, x, x}; }
-    static SSM_INLINE I     bits(f32x8 x) noexcept { return reinterpret_cast<i32x8>(x); }
-    static SSM_INLINE f32x8 from_bits(I i) noexcept { return reinterpret_cast<f32x8>(i); }
-    static SSM_INLINE I     less(f32x8 a, f32x8 b) noexcept { return a < b; }
-    static SSM_INLINE I     shl(I i, int s) noexcept { return i << s; }
+    static SSM_INLINE I     bits(const f32x8& x) noexcept { return reinterpret_cast<i32x8>(x); }
+    static SSM_INLINE f32x8 from_bits(const I& i) noexcept { return reinterpret_cast<f32x8>(i); }
+    static SSM_INLINE I     less(const f32x8& a, const f32x8& b) noexcept { return a < b; }
+    static SSM_INLINE I     shl(const I& i, int s) noexcept { return i << s; }
 };
 #endif
 
-template <class F, class I> SSM_INLINE F select(I mask, F a, F b) noexcept {
+template <class F, class I> SSM_INLINE F select(const I& mask, const F& a, const F& b) noexcept {
     using L = lanes<F>;
     return L::from_bits((L::bits(a) & mask) | (L::bits(b) & ~mask));
 }
-template <class F> SSM_INLINE F magnitude(F x) noexcept {
+template <class F> SSM_INLINE F magnitude(const F& x) noexcept {
     using L = lanes<F>;
     return L::from_bits(L::bits(x) & 0x7fffffff);
 }
@@ -549,7 +550,7 @@ template <class F> SSM_INLINE F magnitude(F x) noexcept {
 constexpr float round_magic = 12582912.0f; // 1.5 * 2^23: adding it leaves a float's nearest integer in the low bits
 
 // exp(x) = 2^n (1 + e): n = round(x / ln 2), e = expm1 of the rest, |rest| <= 0.347. NaN gives NaN.
-template <class F> SSM_INLINE void exp_parts(F x, typename lanes<F>::I* n, F* e) noexcept {
+template <class F> SSM_INLINE void exp_parts(const F& x, typename lanes<F>::I* n, F* e) noexcept {
     using L   = lanes<F>;
     F shifted = x * 1.44269504f + L::set(round_magic);
     *n        = L::bits(shifted) - 0x4b400000;
@@ -563,14 +564,14 @@ template <class F> SSM_INLINE void exp_parts(F x, typename lanes<F>::I* n, F* e)
     p         = p * r + 0.5f;
     *e        = r + (r * r) * p;
 }
-template <class F> SSM_INLINE F pow2(typename lanes<F>::I n) noexcept { // -126 <= n <= 127
+template <class F> SSM_INLINE F pow2(const typename lanes<F>::I& n) noexcept { // -126 <= n <= 127
     return lanes<F>::from_bits(lanes<F>::shl(n + 127, 23));
 }
 
 // exp(x). Relative error below 1.5e-7 where the result is normal; 0 below -104, +Inf above 88.73.
-template <class F> SSM_INLINE F exp_f32(F x) noexcept {
+template <class F> SSM_INLINE F exp_f32(const F& v) noexcept {
     using L = lanes<F>;
-    x       = select(L::less(x, L::set(-110.0f)), L::set(-110.0f), x);
+    F x     = select(L::less(v, L::set(-110.0f)), L::set(-110.0f), v);
     x       = select(L::less(L::set(90.0f), x), L::set(90.0f), x);
     typename L::I n;
     F             e;
@@ -580,9 +581,9 @@ template <class F> SSM_INLINE F exp_f32(F x) noexcept {
 }
 
 // exp(x) and exp(x) - 1 together, for x <= 0. expm1: relative error below 4e-7.
-template <class F> SSM_INLINE void exp_and_expm1(F x, F* ex, F* em) noexcept {
-    using L = lanes<F>;
-    x       = select(L::less(x, L::set(-80.0f)), L::set(-80.0f), x);
+template <class F> SSM_INLINE void exp_and_expm1(const F& v, F* ex, F* em) noexcept {
+    using L   = lanes<F>;
+    const F x = select(L::less(v, L::set(-80.0f)), L::set(-80.0f), v);
     typename L::I n;
     F             e;
     exp_parts(x, &n, &e);
@@ -592,7 +593,7 @@ template <class F> SSM_INLINE void exp_and_expm1(F x, F* ex, F* em) noexcept {
 }
 
 // 1 / (1 + exp(-x)). Relative error below 3e-7 for x > -87; monotone to 0 below.
-template <class F> SSM_INLINE F sigmoid(F x) noexcept {
+template <class F> SSM_INLINE F sigmoid(const F& x) noexcept {
     using L = lanes<F>;
     F e     = exp_f32(F(-magnitude(x)));
     F d     = L::set(1.0f) / (e + 1.0f);
@@ -601,7 +602,7 @@ template <class F> SSM_INLINE F sigmoid(F x) noexcept {
 
 // Phi(x), the cumulative normal distribution: (1 + erf(x / sqrt 2)) / 2. Absolute error below 2.5e-7.
 // For z = |x| / sqrt 2: erfc(z) = exp(-z^2) P(t), t = 1 / (1 + 0.375 z); P fitted by us to a relative error of 2e-8.
-template <class F> SSM_INLINE F normal_cdf(F x) noexcept {
+template <class F> SSM_INLINE F normal_cdf(const F& x) noexcept {
     using L = lanes<F>;
     F z     = magnitude(x) * 0.707106781f;
     z       = select(L::less(L::set(10.5f), z), L::set(10.5f), z);
@@ -620,7 +621,7 @@ template <class F> SSM_INLINE F normal_cdf(F x) noexcept {
 }
 
 // sin and cos of t turns, |t| <= 0.5. Absolute error below 1.5e-7.
-template <class F> SSM_INLINE void sincos_turns(F t, F* s, F* c) noexcept {
+template <class F> SSM_INLINE void sincos_turns(const F& t, F* s, F* c) noexcept {
     using L         = lanes<F>;
     F             q = t * 4.0f + L::set(round_magic);
     typename L::I k = L::bits(q) - 0x4b400000; // quarter turns
@@ -755,7 +756,7 @@ template <class F> SSM_INLINE F      load(const float* p, int32_t count) noexcep
     else for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(reinterpret_cast<unsigned char*>(&v) + 4 * k, p + k, 4);
     return v;
 }
-template <class F> SSM_INLINE void store(float* p, F v, int32_t count) noexcept {
+template <class F> SSM_INLINE void store(float* p, const F& v, int32_t count) noexcept {
     if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(p, &v, sizeof(F));
     else for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(p + k, reinterpret_cast<const unsigned char*>(&v) + 4 * k, 4);
 }
@@ -1465,11 +1466,12 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
 
 SSM_API const char* isa_name(const Model& m) noexcept { return m.kernels != nullptr ? m.kernels->name : "none"; }
 
-// ---- 11. Files: JSON, numbers, safetensors -----------------------------------------------------------------------------
+// ---- 11. Files: JSON, numbers, safetensors --------------------------------------------------------------------------
 //
-// A strict JSON reader (RFC 8259) that hands out one token at a time, decimal text to the nearest float, and the complete
-// check of a safetensors container. All of it reads text that may be hostile: every read follows a bounds check, nothing
-// recurses, nothing is allocated, and every number from a file is unsigned 64-bit and checked before it is used.
+// A strict JSON reader (RFC 8259) that hands out one token at a time, decimal text to the nearest float, and the
+// complete check of a safetensors container. All of it reads text that may be hostile: every read follows a bounds
+// check, nothing recurses, nothing is allocated, and every number from a file is unsigned 64-bit and checked before it
+// is used.
 
 // ---- Strings
 
@@ -1479,8 +1481,8 @@ SSM_LOCAL bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
 
 // Length of the valid UTF-8 sequence at p < end; 0 if there is none: cut short, overlong, a surrogate, above U+10FFFF.
 SSM_LOCAL size_t utf8_length(const char* p, const char* end) noexcept {
-    const auto    byte  = [p](int i) { return static_cast<unsigned char>(p[i]); };
-    const auto    tails = [&](int n) { // n bytes of 10xxxxxx behind the first
+    const auto byte = [p](int i) { return static_cast<unsigned char>(p[i]); };
+    const auto tails = [&](int n) { // n bytes of 10xxxxxx behind the first
         if (end - p <= n) return false;
         for (int i = 1; i <= n; ++i)
             if ((byte(i) & 0xc0) != 0x80) return false;
@@ -1512,7 +1514,7 @@ SSM_LOCAL bool hex4(const char* p, uint32_t* out) noexcept {
     return true;
 }
 
-// The escape that begins with the backslash at p: its length and its code point; 0 if it is none, or half a surrogate pair.
+// The escape that begins with the backslash at p: its length and code point; 0 if it is none, or half a surrogate pair.
 SSM_LOCAL size_t escape_at(const char* p, const char* end, uint32_t* code) noexcept {
     static constexpr char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
     const size_t          left = size_t(end - p);
@@ -1538,7 +1540,8 @@ struct Bytes {
     unsigned char pending[3] = {}; // the rest of a character that took an escape
     uint8_t       n_pending = 0, at = 0;
 
-    Bytes(const char* text, size_t len, bool is_escaped = true) noexcept : p(text), end(text + len), escaped(is_escaped) {}
+    Bytes(const char* text, size_t len, bool is_escaped = true) noexcept
+        : p(text), end(text + len), escaped(is_escaped) {}
     int next() noexcept { // -1 at the end
         if (at < n_pending) return pending[at++];
         if (p == end) return -1;
@@ -1574,7 +1577,7 @@ namespace json {
 enum : uint8_t { a_value, a_value_or_end, a_key, a_key_or_end, a_comma_or_end, only_blanks, after_error };
 
 SSM_LOCAL Token fail(Reader* r, const char* why) noexcept {
-    r->error  = why;
+    r->error = why;
     r->expect = after_error;
     return Token{Kind::error, r->p, 0};
 }
@@ -1597,7 +1600,8 @@ SSM_LOCAL const char* read_string(Reader* r) noexcept {
         if (c < 0x20) return "a control character stands in a string";
         if (c == '\\') {
             uint32_t code = 0;
-            if ((n = detail::escape_at(r->p, r->end, &code)) == 0) return "an escape is wrong, cut short or half a surrogate pair";
+            if ((n = detail::escape_at(r->p, r->end, &code)) == 0)
+                return "an escape is wrong, cut short or half a surrogate pair";
         } else if (c >= 0x80 && (n = detail::utf8_length(r->p, r->end)) == 0) return "not valid UTF-8";
         r->p += n;
     }
@@ -1629,7 +1633,7 @@ SSM_LOCAL const char* read_number(Reader* r) noexcept {
 
 SSM_API Reader open(const void* text, size_t bytes) noexcept {
     Reader r;
-    r.p   = static_cast<const char*>(text);
+    r.p = static_cast<const char*>(text);
     r.end = r.p + bytes;
     return r;
 }
@@ -1657,7 +1661,7 @@ SSM_API Token next(Reader* r) noexcept {
     }
     if (r->p >= r->end) return fail(r, "the text ends too early");
     const char* const start = r->p;
-    const char        c     = *start;
+    const char        c = *start;
 
     // 2. A name and its colon.
     if (r->expect == a_key || r->expect == a_key_or_end) {
@@ -1675,8 +1679,8 @@ SSM_API Token next(Reader* r) noexcept {
     if (c == '{' || c == '[') {
         if (r->depth == max_depth) return fail(r, "nested deeper than the limit of 32");
         const uint32_t bit = uint32_t(1) << r->depth++;
-        r->is_object       = c == '{' ? r->is_object | bit : r->is_object & ~bit;
-        r->expect          = c == '{' ? a_key_or_end : a_value_or_end;
+        r->is_object = c == '{' ? r->is_object | bit : r->is_object & ~bit;
+        r->expect = c == '{' ? a_key_or_end : a_value_or_end;
         return Token{c == '{' ? Kind::object : Kind::array, r->p++, 1};
     }
     if (c == '"') {
@@ -1736,9 +1740,9 @@ SSM_API bool to_uint(const Token& t, uint64_t* out) noexcept {
 
 // ---- Decimal numbers
 //
-// Integers only, so that neither the rounding mode nor the unit for floats has a say. The first 19 digits times a power of
-// ten known to 64 bits give an interval that all but always rounds to one float. Where it does not, the text is compared
-// with the point halfway between two floats, exactly.
+// Integers only, so that neither the rounding mode nor the unit for floats has a say. The first 19 digits times a power
+// of ten known to 64 bits give an interval that all but always rounds to one float. Where it does not, the text is
+// compared with the point halfway between two floats, exactly.
 
 namespace detail {
 
@@ -1746,7 +1750,7 @@ SSM_LOCAL void multiply(uint64_t a, uint64_t b, uint64_t* high, uint64_t* low) n
     const uint64_t a0 = uint32_t(a), a1 = a >> 32, b0 = uint32_t(b), b1 = b >> 32;
     const uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + uint32_t(middle);
     *high = a1 * b1 + (middle >> 32) + (other >> 32);
-    *low  = a * b;
+    *low = a * b;
 }
 
 // The bits of the float nearest to p * 2^x, p >= 2^63. Ties go to even.
@@ -1754,19 +1758,20 @@ SSM_LOCAL uint32_t nearest_float(uint64_t p, int32_t x) noexcept {
     const int32_t e = x + 63; // the value lies in [2^e, 2^(e+1))
     if (e > 127) return 0x7f800000u;
     if (e < -150) return 0;
-    const uint64_t v     = p >> 1 | (p & 1u); // one bit shorter, for the shift below to stay under 64; no tie is made or lost
+    const uint64_t v = p >> 1 | (p & 1u); // a bit shorter, so that the shift is below 64; no tie is made or lost
     const int32_t  shift = 39 + (e < -126 ? -126 - e : 0);
     const uint64_t half = uint64_t(1) << (shift - 1), rest = v & (2 * half - 1);
     uint32_t       m = uint32_t(v >> shift);
-    if (rest > half || (rest == half && (m & 1u) != 0)) ++m;          // a carry out of the fraction is the next exponent,
-    return e >= -126 ? (uint32_t(e + 126) << 23) + m : m;             // and above the largest float the bits of infinity
+    // A carry out of the fraction makes the next exponent, and above the largest float the bits of infinity.
+    if (rest > half || (rest == half && (m & 1u) != 0)) ++m;
+    return e >= -126 ? (uint32_t(e + 126) << 23) + m : m;
 }
 
 // An unsigned integer of up to 576 bits. In the comparison below none needs more than 430: 121 digits, or 25 bits times
-// 5^166, both less than a bit away from each other once they are scaled alike.
+// 5^166, and the comparison scales two numbers that are nearly equal.
 struct Big {
-    uint32_t limb[18];
-    int32_t  n = 0;
+    uint32_t limb[18] = {};
+    int32_t  n = 0; // limbs in use
 
     explicit Big(uint32_t v = 0) noexcept { multiply_add(0, v); }
     void multiply_add(uint32_t m, uint32_t a) noexcept {
@@ -1787,18 +1792,18 @@ struct Big {
     }
 };
 SSM_LOCAL int compare(const Big& a, const Big& b) noexcept {
-    if (a.n != b.n) return a.n < b.n ? -1 : 1;
-    for (int32_t i = a.n; i-- > 0;)
+    for (int32_t i = 18; i-- > 0;)
         if (a.limb[i] != b.limb[i]) return a.limb[i] < b.limb[i] ? -1 : 1;
     return 0;
 }
 
-// Compares a decimal with the point halfway between the float `bits` and the next one up. `text` are its digits, perhaps with
-// a point; the first `n_used` of them (without leading zeros), as an integer, times 10^q are the number cut off there.
+// Compares a decimal with the point halfway between the float `bits` and the next one up. `text` are its digits,
+// perhaps with a point; the first `n_used` of them (without leading zeros), as an integer, times 10^q are it, cut off
+// there.
 SSM_LOCAL int compare_with_half(const char* text, const char* end, int32_t n_used, int64_t q, uint32_t bits) noexcept {
-    // 1. The decimal: digits * 10^q. No halfway point has more than 113 digits, so behind 120 only "not all zero" matters.
+    // 1. The decimal: digits * 10^q. No halfway point has more than 113 digits; behind 120 only "not all zero" matters.
     Big     digits;
-    int32_t n    = 0;
+    int32_t n = 0;
     bool    rest = false;
     for (; text < end; ++text) {
         if (*text == '.' || (n == 0 && *text == '0')) continue;
@@ -1821,19 +1826,25 @@ SSM_LOCAL int compare_with_half(const char* text, const char* end, int32_t n_use
     return compare(digits, half);
 }
 
-// The bits of the float nearest to w * 10^q, or to a number less than one unit of w above it if `more`. `text`: see above.
-SSM_LOCAL uint32_t decimal_to_float(uint64_t w, int64_t q, bool more, int32_t n_used, const char* text, const char* end) noexcept {
+// The bits of the float nearest to w * 10^q, or to a number less than a unit of w above it if `more`. `text`: see
+// above.
+SSM_LOCAL uint32_t decimal_to_float(uint64_t w, int64_t q, bool more, int32_t n_used, const char* text,
+                                    const char* end) noexcept {
     // 10^q = 2^q * 5^(16 i - 64) * 5^j; the middle factor is coarse[i].m * 2^coarse[i].x, cut off behind 64 bits.
-    static constexpr struct { uint64_t m; int32_t x; } coarse[] = {
-        {0xa87fea27a539e9a5u, -212}, {0xbb127c53b17ec159u, -175}, {0xcfb11ead453994bau, -138}, {0xe69594bec44de15bu, -101},
-        {0x8000000000000000u, -63},  {0x8e1bc9bf04000000u, -26},  {0x9dc5ada82b70b59du, 11}};
-    static constexpr uint64_t fine[] = {1, 5, 25, 125, 625, 3125, 15625, 78125, 390625, 1953125, 9765625, 48828125,
+    static constexpr struct {
+        uint64_t m;
+        int32_t  x;
+    } coarse[] = {{0xa87fea27a539e9a5u, -212}, {0xbb127c53b17ec159u, -175}, {0xcfb11ead453994bau, -138},
+                  {0xe69594bec44de15bu, -101}, {0x8000000000000000u, -63},  {0x8e1bc9bf04000000u, -26},
+                  {0x9dc5ada82b70b59du, 11}};
+    static constexpr uint64_t fine[] = {1,         5,          25,         125,        625,     3125,
+                                        15625,     78125,      390625,     1953125,    9765625, 48828125,
                                         244140625, 1220703125, 6103515625, 30517578125};
     if (w == 0 || q < -64) return 0; // below 10^-45.4, half of the least float, as w < 10^19
     if (q > 38) return 0x7f800000u;
 
-    // 1. The product, as p * 2^x with p >= 2^63. What was cut off makes it too small by less than 5 units, and `more` by
-    // less than another 19.
+    // 1. The product, as p * 2^x with p >= 2^63. What was cut off makes it too small by less than 5 units, and `more`
+    // by less than another 19.
     const unsigned k = unsigned(q + 64);
     uint64_t       p, low;
     int32_t        x = int32_t(q) + 64;
@@ -1846,7 +1857,7 @@ SSM_LOCAL uint32_t decimal_to_float(uint64_t w, int64_t q, bool more, int32_t n_
     if (p >> 63 == 0) p = p << 1 | low >> 63, --x;
 
     // 2. Both ends of the interval.
-    const uint64_t top   = p + (more ? 32 : 8);
+    const uint64_t top = p + (more ? 32 : 8);
     const uint32_t lower = nearest_float(p, x);
     const uint32_t upper = top >= p ? nearest_float(top, x) : nearest_float(uint64_t(1) << 63 | (top >> 1) | 1u, x + 1);
     if (lower == upper) return lower;
@@ -1859,20 +1870,20 @@ SSM_LOCAL uint32_t decimal_to_float(uint64_t w, int64_t q, bool more, int32_t n_
 
 SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept {
     using detail::is_digit;
-    const char *      p = text, *const end = text + bytes;
-    const bool        negative = p < end && *p == '-';
+    const char *p = text, *const end = text + bytes;
+    const bool negative = p < end && *p == '-';
     if (p < end && (*p == '-' || *p == '+')) ++p;
 
     // 1. Digits: the first 19 that count make w; q is the power of ten that goes with it.
     const char* const digits = p;
-    uint64_t          w      = 0;
-    int64_t           q      = 0;
+    uint64_t          w = 0;
+    int64_t           q = 0;
     int32_t           n_used = 0;
     bool              any = false, point = false, more = false;
     for (; p < end; ++p) {
         if (is_digit(*p)) {
             const uint32_t d = uint32_t(*p - '0');
-            any              = true;
+            any = true;
             if (n_used < 19) {
                 w = w * 10 + d;
                 n_used += w != 0;
@@ -1887,11 +1898,12 @@ SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept 
     if (!any) return 0;
     const char* const digits_end = p;
 
-    // 2. The exponent. Without digits behind it, an e is not part of the number. No text is long enough to make up for 10^17.
+    // 2. The exponent. Without digits behind it, an e is not part of the number. No text is so long as to outweigh
+    // 10^17.
     if (p < end && (*p == 'e' || *p == 'E')) {
-        const char* at   = p + 1;
+        const char* at = p + 1;
         const bool  down = at < end && *at == '-';
-        int64_t     e    = 0;
+        int64_t     e = 0;
         if (at < end && (*at == '-' || *at == '+')) ++at;
         if (at < end && is_digit(*at)) {
             for (; at < end && is_digit(*at); ++at)
@@ -1901,7 +1913,7 @@ SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept 
         }
     }
     const uint32_t bits = detail::decimal_to_float(w, q, more, n_used, digits, digits_end);
-    *out                = detail::float_of(int32_t(bits | (negative ? 0x80000000u : 0)));
+    *out = detail::float_of(int32_t(bits | (negative ? 0x80000000u : 0)));
     return size_t(p - text);
 }
 
@@ -1909,29 +1921,36 @@ SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept 
 
 namespace detail {
 
-struct DTypeInfo { const char* name; int32_t bits; };
-constexpr DTypeInfo dtypes[] = {
-    {"BOOL", 8},        {"U8", 8},           {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},  {"I16", 16}, {"U16", 16},    {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32},         {"F32", 32}, {"C64", 64},    {"F64", 64},    {"I64", 64},
-    {"U64", 64},        {"F4", 4},           {"F6_E2M3", 6}, {"F6_E3M2", 6}};
-constexpr uint8_t n_dtypes = sizeof dtypes / sizeof dtypes[0];
+struct DTypeInfo {
+    const char* name;
+    int32_t     bits;
+};
+constexpr DTypeInfo dtypes[] = {{"BOOL", 8},    {"U8", 8},          {"I8", 8},          {"F8_E5M2", 8}, {"F8_E4M3", 8},
+                                {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},
+                                {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32},    {"F32", 32},
+                                {"C64", 64},    {"F64", 64},        {"I64", 64},        {"U64", 64},    {"F4", 4},
+                                {"F6_E2M3", 6}, {"F6_E3M2", 6}};
+constexpr uint8_t   n_dtypes = sizeof dtypes / sizeof dtypes[0];
 
 SSM_LOCAL bool    overflows(uint64_t a, uint64_t b) noexcept { return b != 0 && a > UINT64_MAX / b; } // a * b
+SSM_LOCAL bool    fits_size_t(uint64_t n) noexcept { return n >> (sizeof(size_t) * 8 - 1) >> 1 == 0; }
 SSM_LOCAL int64_t for_fault(uint64_t v) noexcept { return v > uint64_t(INT64_MAX) ? INT64_MAX : int64_t(v); }
 
 // Finds the header's text. Tested by subtraction: a length near 2^64 plus 8 would wrap.
 SSM_LOCAL Status find_header(const Blob& blob, const char** text, size_t* bytes, Fault* fault) noexcept {
     const unsigned char* data = static_cast<const unsigned char*>(blob.data);
     if (blob.bytes < 8)
-        return blame(fault, Status::truncated, "", 0, "shorter than the 8 bytes every safetensors file begins with", 8, int64_t(blob.bytes));
+        return blame(fault, Status::truncated, "", 0, "shorter than the 8 bytes every safetensors file begins with", 8,
+                     int64_t(blob.bytes));
     if (data == nullptr) return blame(fault, Status::bad_argument, "", 0, "no data given");
     const uint64_t n = load_u64(data);
     if (n > max_header_bytes)
-        return blame(fault, Status::bad_header, "", 0, "the header is longer than the format's limit", int64_t(max_header_bytes), for_fault(n));
+        return blame(fault, Status::bad_header, "", 0, "the header is longer than the format's limit",
+                     int64_t(max_header_bytes), for_fault(n));
     if (n > blob.bytes - 8)
-        return blame(fault, Status::truncated, "", 0, "the file ends inside its header", int64_t(n), for_fault(blob.bytes - 8));
-    *text  = static_cast<const char*>(blob.data) + 8;
+        return blame(fault, Status::truncated, "", 0, "the file ends inside its header", int64_t(n),
+                     for_fault(blob.bytes - 8));
+    *text = static_cast<const char*>(blob.data) + 8;
     *bytes = size_t(n);
     return Status::ok;
 }
@@ -1943,7 +1962,7 @@ SSM_LOCAL Status count_entries(const char* text, size_t bytes, int32_t* n_entrie
     json::Token  t = json::next(&r);
     if (t.kind != Kind::object && t.kind != Kind::error)
         return blame(fault, Status::bad_header, "", 0, "the header is not a JSON object");
-    int32_t n        = 0;
+    int32_t n = 0;
     bool    metadata = false; // inside it, or at the value of that name
     while (t.kind != Kind::end && t.kind != Kind::error) {
         t = json::next(&r);
@@ -1957,19 +1976,29 @@ SSM_LOCAL Status count_entries(const char* text, size_t bytes, int32_t* n_entrie
     if (fault != nullptr) fault->got = int64_t(size_t(r.p - text) + 8); // where: the byte in the file
     return s;
 }
-static_assert(max_header_bytes / 5 * sizeof(Entry) < UINT32_MAX, "`\"\":0,` is the shortest entry: no count or size overflows");
+static_assert(max_header_bytes / 5 * sizeof(Entry) < UINT32_MAX,
+              "`\"\":0,` is the shortest entry: no count or size overflows");
 
 // The value of one tensor's name, the reader standing in front of it. The text is known to be well-formed.
 SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
     using json::Kind;
     using json::Token;
-    const auto  refuse = [&](Status s, const char* why) { return blame(fault, s, e->name, size_t(e->name_len), why); };
-    const auto  unlike = [&](Status s, const char* why, uint64_t want, uint64_t got) {
+    const auto refuse = [&](Status s, const char* why) { return blame(fault, s, e->name, size_t(e->name_len), why); };
+    const auto unlike = [&](Status s, const char* why, uint64_t want, uint64_t got) {
         return blame(fault, s, e->name, size_t(e->name_len), why, for_fault(want), for_fault(got));
     };
+    const auto quote = [fault](Status s, const char* text, size_t len) { // adds to the fault what stands in the file
+        if (fault == nullptr) return s;
+        size_t n = 0;
+        while (fault->found[n] != 0) ++n;
+        for (; len > 0 && n < sizeof fault->found - 1; --len) fault->found[n++] = *text++;
+        fault->found[n] = 0;
+        return s;
+    };
+    size_t      shape_len = 0;
     const char* seen[max_fields]; // names of the fields so far, to find one that stands twice
     uint32_t    seen_len[max_fields];
-    int32_t     n_seen    = 0;
+    int32_t     n_seen = 0;
     bool        has_dtype = false, has_shape = false, has_offsets = false, too_large = false;
     uint64_t    product = 1, rank = 0;
 
@@ -1979,8 +2008,9 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
         for (int32_t i = 0; i < n_seen; ++i)
             if (compare(Bytes(seen[i], seen_len[i]), Bytes(key.text, key.len)) == 0)
                 return refuse(Status::bad_header, "a field stands twice in its entry");
-        if (n_seen == max_fields) return unlike(Status::bad_header, "its entry has more fields than the limit", max_fields, max_fields + 1);
-        seen[n_seen]       = key.text;
+        if (n_seen == max_fields)
+            return unlike(Status::bad_header, "its entry has more fields than the limit", max_fields, max_fields + 1);
+        seen[n_seen] = key.text;
         seen_len[n_seen++] = uint32_t(key.len);
 
         const Token v = json::next(r);
@@ -1989,8 +2019,11 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
             if (v.kind != Kind::string) return refuse(Status::bad_header, "its dtype is not a string");
             while (e->dtype < n_dtypes && !json::equals(v, dtypes[e->dtype].name)) ++e->dtype;
             if (e->dtype == n_dtypes)
-                return refuse(Status::bad_dtype, "its dtype is unknown; expected one of BOOL, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, "
-                                                 "I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64, F4, F6_E2M3, F6_E3M2");
+                return quote(refuse(Status::bad_dtype,
+                                    "its dtype is unknown; expected one of BOOL, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, "
+                                    "F8_E4M3FNUZ, F8_E5M2FNUZ, "
+                                    "I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64, F4, F6_E2M3, F6_E3M2"),
+                             v.text - 1, v.len + 2);
         } else if (json::equals(key, "shape")) {
             has_shape = true;
             if (v.kind != Kind::array) return refuse(Status::bad_header, "its shape is not an array");
@@ -1998,15 +2031,19 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
             for (Token d = json::next(r); d.kind != Kind::end_array; d = json::next(r), ++rank) {
                 uint64_t n = 0;
                 if (d.kind != Kind::number || !json::to_uint(d, &n))
-                    return refuse(Status::bad_header, "its shape holds something other than an integer from 0 to 2^64 - 1");
+                    return refuse(Status::bad_header,
+                                  "its shape holds something other than an integer from 0 to 2^64 - 1");
                 if (overflows(product, n)) too_large = true;
                 else product *= n;
             }
+            shape_len = size_t(r->p - v.text);
         } else if (json::equals(key, "data_offsets")) {
-            has_offsets         = true;
-            const Token list[3] = {json::next(r), v.kind == Kind::array ? json::next(r) : Token(), v.kind == Kind::array ? json::next(r) : Token()};
-            if (v.kind != Kind::array || list[0].kind != Kind::number || list[1].kind != Kind::number || list[2].kind != Kind::end_array ||
-                !json::to_uint(list[0], &e->begin) || !json::to_uint(list[1], &e->end))
+            has_offsets = true;
+            const Token list[3] = {json::next(r), v.kind == Kind::array ? json::next(r) : Token(),
+                                   v.kind == Kind::array ? json::next(r) : Token()};
+            if (v.kind != Kind::array || list[0].kind != Kind::number || list[1].kind != Kind::number ||
+                list[2].kind != Kind::end_array || !json::to_uint(list[0], &e->begin) ||
+                !json::to_uint(list[1], &e->end))
                 return refuse(Status::bad_header, "its data_offsets are not two integers from 0 to 2^64 - 1");
         } else json::skip(r, v);
     }
@@ -2015,29 +2052,41 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
     if (!has_dtype) return refuse(Status::bad_header, "its dtype is missing");
     if (!has_shape) return refuse(Status::bad_header, "its shape is missing");
     if (!has_offsets) return refuse(Status::bad_header, "its data_offsets are missing");
-    if (rank > uint64_t(max_rank)) return unlike(Status::bad_shape, "it has more dimensions than the limit", max_rank, rank);
-    e->rank             = uint8_t(rank);
+    const auto in_shape = [&](Status s) { // "[2,3] F32"
+        const char* const dtype = dtypes[e->dtype].name;
+        size_t            len = 0;
+        while (dtype[len] != 0) ++len;
+        return quote(quote(quote(s, e->shape_text, shape_len), " ", 1), dtype, len);
+    };
+    if (rank > uint64_t(max_rank))
+        return in_shape(unlike(Status::bad_shape, "it has more dimensions than the limit", max_rank, rank));
+    e->rank = uint8_t(rank);
     const uint64_t bits = uint64_t(dtypes[e->dtype].bits);
-    if (too_large || overflows(product, bits)) return refuse(Status::bad_shape, "its shape makes a size beyond 64 bits");
-    if (product * bits % 8 != 0) return unlike(Status::bad_shape, "its size is not a whole number of bytes; size in bits given", (product * bits | 7) + 1, product * bits);
+    if (too_large || overflows(product, bits))
+        return in_shape(refuse(Status::bad_shape, "its shape makes a size beyond 64 bits"));
+    if (product * bits % 8 != 0)
+        return in_shape(unlike(Status::bad_shape, "its size in bits is not a multiple of 8", (product * bits | 7) + 1,
+                               product * bits));
     if (e->begin > e->end) return unlike(Status::bad_header, "its data_offsets run backwards", e->begin, e->end);
     if (e->end - e->begin != product * bits / 8)
-        return unlike(Status::bad_shape, "its data_offsets do not span the bytes its shape and dtype need", product * bits / 8, e->end - e->begin);
+        return in_shape(unlike(Status::bad_shape, "its data_offsets do not span the bytes its shape and dtype need",
+                               product * bits / 8, e->end - e->begin));
     return Status::ok;
 }
 
 // Every entry of a well-formed header by itself: tensors from the front of `entries`, metadata from the back.
-SSM_LOCAL Status read_entries(const char* text, size_t bytes, Entry* entries, int32_t n_entries, int32_t* n_tensors, Fault* fault) noexcept {
+SSM_LOCAL Status read_entries(const char* text, size_t bytes, Entry* entries, int32_t n_entries, int32_t* n_tensors,
+                              Fault* fault) noexcept {
     using json::Kind;
     using json::Token;
-    json::Reader r             = json::open(text, bytes);
-    int32_t      n             = 0, n_metadata = 0;
+    json::Reader r = json::open(text, bytes);
+    int32_t      n = 0, n_metadata = 0;
     bool         metadata_seen = false;
-    const auto   add           = [](Entry* to, const Token& key) {
-        *to          = Entry();
-        to->name     = key.text;
+    const auto   add = [](Entry* to, const Token& key) {
+        *to = Entry();
+        to->name = key.text;
         to->name_len = int32_t(key.len);
-        to->hash     = hash(Bytes(key.text, key.len));
+        to->hash = hash(Bytes(key.text, key.len));
         return to;
     };
     json::next(&r);
@@ -2047,16 +2096,19 @@ SSM_LOCAL Status read_entries(const char* text, size_t bytes, Entry* entries, in
             if (s != Status::ok) return s;
             continue;
         }
-        if (metadata_seen) return blame(fault, Status::bad_header, "__metadata__", 12, "stands twice in the header");
+        if (metadata_seen)
+            return blame(fault, Status::bad_header, "__metadata__", 12, "the metadata stands twice in the header");
         metadata_seen = true;
         const Token v = json::next(&r);
         if (v.kind == Kind::null) continue; // as good as none
-        if (v.kind != Kind::object) return blame(fault, Status::bad_header, "__metadata__", 12, "is not an object");
+        if (v.kind != Kind::object)
+            return blame(fault, Status::bad_header, "__metadata__", 12, "the metadata is not an object");
         for (Token k = json::next(&r); k.kind == Kind::key; k = json::next(&r)) {
             const Token s = json::next(&r);
-            if (s.kind != Kind::string) return blame(fault, Status::bad_header, k.text, k.len, "its metadata value is not a string");
-            Entry* e     = add(&entries[n_entries - ++n_metadata], k);
-            e->value     = s.text;
+            if (s.kind != Kind::string)
+                return blame(fault, Status::bad_header, k.text, k.len, "its metadata value is not a string");
+            Entry* e = add(&entries[n_entries - ++n_metadata], k);
+            e->value = s.text;
             e->value_len = int32_t(s.len);
         }
     }
@@ -2102,11 +2154,11 @@ SSM_LOCAL const Entry* find(const Index& ix, const char* name, bool is_metadata)
     size_t len = 0;
     while (name[len] != 0) ++len;
     const Bytes    bytes(name, len, false);
-    const uint64_t h  = hash(bytes);
+    const uint64_t h = hash(bytes);
     int32_t        lo = 0, hi = ix.n_entries;
     while (lo < hi) {
         const int32_t middle = lo + (hi - lo) / 2;
-        const int     c      = order(ix.entries[middle], h, bytes, is_metadata);
+        const int     c = order(ix.entries[middle], h, bytes, is_metadata);
         if (c == 0) return &ix.entries[middle];
         if (c < 0) lo = middle + 1;
         else hi = middle;
@@ -2116,9 +2168,9 @@ SSM_LOCAL const Entry* find(const Index& ix, const char* name, bool is_metadata)
 } // namespace detail
 
 SSM_API size_t index_bytes(Blob blob) noexcept {
-    const char* text  = nullptr;
+    const char* text = nullptr;
     size_t      bytes = 0;
-    int32_t     n     = 0;
+    int32_t     n = 0;
     if (detail::find_header(blob, &text, &bytes, nullptr) != Status::ok) return 0;
     if (detail::count_entries(text, bytes, &n, nullptr) != Status::ok) return 0;
     return size_t(n) * sizeof(Entry) + alignof(Entry);
@@ -2129,7 +2181,7 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     if (out == nullptr) return blame(fault, Status::bad_argument, "", 0, "no index given");
 
     // 1. Length, limit, file size, UTF-8, JSON.
-    const char* text       = nullptr;
+    const char* text = nullptr;
     size_t      text_bytes = 0, length = 0;
     int32_t     n = 0, n_tensors = 0;
     Status      s = find_header(blob, &text, &text_bytes, fault);
@@ -2145,9 +2197,11 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     // 2. Room for the entries.
     const size_t need = size_t(n) * sizeof(Entry) + alignof(Entry);
     if (memory == nullptr || bytes < need)
-        return blame(fault, Status::arena_too_small, "", 0, "the memory for the index of the file is too small", int64_t(need), memory == nullptr ? 0 : for_fault(bytes));
-    const size_t past    = reinterpret_cast<uintptr_t>(memory) % alignof(Entry);
-    Entry*       entries = static_cast<Entry*>(static_cast<void*>(static_cast<unsigned char*>(memory) + (alignof(Entry) - past) % alignof(Entry)));
+        return blame(fault, Status::arena_too_small, "", 0, "the memory for the index of the file is too small",
+                     int64_t(need), memory == nullptr ? 0 : for_fault(bytes));
+    const size_t past = reinterpret_cast<uintptr_t>(memory) % alignof(Entry);
+    Entry*       entries = static_cast<Entry*>(
+        static_cast<void*>(static_cast<unsigned char*>(memory) + (alignof(Entry) - past) % alignof(Entry)));
 
     // 3. Every entry by itself.
     if ((s = read_entries(text, text_bytes, entries, n, &n_tensors, fault)) != Status::ok) return s;
@@ -2158,25 +2212,35 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     uint64_t at = 0;
     for (int32_t i = 0; i < n_tensors; at = entries[i++].end) {
         const Entry& e = entries[i];
-        if (e.begin < at) return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins inside another tensor", for_fault(at), for_fault(e.begin));
-        if (e.begin > at) return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins behind a hole in the data", for_fault(at), for_fault(e.begin));
-        if (uint64_t(size_t(e.end)) != e.end)
-            return blame(fault, Status::unsupported, e.name, size_t(e.name_len), "ends beyond what this machine can address", for_fault(SIZE_MAX), for_fault(e.end));
-        if (e.end > data_bytes) return blame(fault, Status::truncated, e.name, size_t(e.name_len), "ends behind the end of the file", for_fault(e.end), for_fault(data_bytes));
+        if (e.begin < at)
+            return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins inside another tensor",
+                         for_fault(at), for_fault(e.begin));
+        if (e.begin > at)
+            return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins behind a hole in the data",
+                         for_fault(at), for_fault(e.begin));
+        if (!fits_size_t(e.end))
+            return blame(fault, Status::unsupported, e.name, size_t(e.name_len),
+                         "ends beyond what this machine can address", for_fault(SIZE_MAX), for_fault(e.end));
+        if (e.end > data_bytes)
+            return blame(fault, Status::truncated, e.name, size_t(e.name_len), "ends behind the end of the file",
+                         for_fault(e.end), for_fault(data_bytes));
     }
-    if (at != data_bytes) return blame(fault, Status::bad_header, "", 0, "bytes follow the last tensor", for_fault(at), for_fault(data_bytes));
+    if (at != data_bytes)
+        return blame(fault, Status::bad_header, "", 0, "bytes follow the last tensor", for_fault(at),
+                     for_fault(data_bytes));
 
     // 5. No name stands twice.
     sort_entries(entries, n, [](const Entry& a, const Entry& b) { return order(a, b) < 0; });
     for (int32_t i = 1; i < n; ++i)
         if (order(entries[i - 1], entries[i]) == 0)
             return blame(fault, Status::bad_header, entries[i].name, size_t(entries[i].name_len),
-                         entries[i].value != nullptr ? "this metadata key stands twice" : "a tensor of this name stands twice");
+                         entries[i].value != nullptr ? "this metadata key stands twice"
+                                                     : "a tensor of this name stands twice");
 
-    out->entries    = entries;
-    out->n_entries  = n;
-    out->n_tensors  = n_tensors;
-    out->data       = static_cast<const unsigned char*>(blob.data) + 8 + text_bytes;
+    out->entries = entries;
+    out->n_entries = n;
+    out->n_tensors = n_tensors;
+    out->data = static_cast<const unsigned char*>(blob.data) + 8 + text_bytes;
     out->data_bytes = data_bytes;
     return Status::ok;
 }
@@ -2185,7 +2249,7 @@ SSM_API const Entry* find_tensor(const Index& ix, const char* name) noexcept { r
 SSM_API const Entry* find_metadata(const Index& ix, const char* key) noexcept { return detail::find(ix, key, true); }
 
 SSM_API int64_t shape_of(const Entry& e, int64_t dims[max_rank]) noexcept {
-    const char* p       = e.shape_text; // known to be good: integers, commas and blanks
+    const char* p = e.shape_text; // known to be good: integers, commas and blanks
     int64_t     product = 1;
     for (int32_t k = 0; k < e.rank; ++k) {
         uint64_t d = 0;
@@ -2196,24 +2260,28 @@ SSM_API int64_t shape_of(const Entry& e, int64_t dims[max_rank]) noexcept {
     }
     return product;
 }
-SSM_API const char* dtype_name(uint8_t dtype) noexcept { return dtype < detail::n_dtypes ? detail::dtypes[dtype].name : nullptr; }
-SSM_API int32_t     dtype_bits(uint8_t dtype) noexcept { return dtype < detail::n_dtypes ? detail::dtypes[dtype].bits : 0; }
+SSM_API const char* dtype_name(uint8_t dtype) noexcept {
+    return dtype < detail::n_dtypes ? detail::dtypes[dtype].name : nullptr;
+}
+SSM_API int32_t dtype_bits(uint8_t dtype) noexcept { return dtype < detail::n_dtypes ? detail::dtypes[dtype].bits : 0; }
 
-// ---- 13. Mapping a file ------------------------------------------------------------------------------------------------
+// ---- 13. Mapping a file ---------------------------------------------------------------------------------------------
 //
-// A read-only mapping of a regular file; the only place that knows an operating system. If another program cuts the file
-// short while it is mapped, the system ends this one at the first touch of a lost page: replace model files by renaming.
+// A read-only mapping of a regular file; the only place that knows an operating system. If another program cuts the
+// file short while it is mapped, the system ends this one at the first touch of a lost page: replace model files by
+// renaming.
 
 #ifndef SSM_NO_FILES
 #if defined(_WIN32)
 SSM_API Status map_file(Blob* out, const char* path) noexcept {
     if (out == nullptr || path == nullptr) return Status::bad_argument;
-    HANDLE file = CreateFileA(path, GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+    HANDLE file =
+        CreateFileA(path, GENERIC_READ, FILE_SHARE_READ, nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
     if (file == INVALID_HANDLE_VALUE) return Status::io;
-    LARGE_INTEGER size    = {};
-    Status        s       = Status::io;
+    LARGE_INTEGER size = {};
+    Status        s = Status::io;
     HANDLE        mapping = nullptr;
-    void*         data    = nullptr;
+    void*         data = nullptr;
     if (GetFileType(file) == FILE_TYPE_DISK && GetFileSizeEx(file, &size) && size.QuadPart > 0) {
         if (uint64_t(size.QuadPart) > SIZE_MAX) s = Status::unsupported;
         else mapping = CreateFileMappingA(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
@@ -2238,11 +2306,11 @@ SSM_API Status map_file(Blob* out, const char* path) noexcept {
     const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not to wait for the writer of a FIFO
     if (file < 0) return Status::io;
     struct stat info;
-    Status      s    = Status::io;
+    Status      s = Status::io;
     void*       data = MAP_FAILED;
     if (::fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
         const uint64_t size = uint64_t(info.st_size);
-        if (uint64_t(size_t(size)) != size) s = Status::unsupported;
+        if (!detail::fits_size_t(size)) s = Status::unsupported;
         else data = ::mmap(nullptr, size_t(size), PROT_READ, MAP_PRIVATE, file, 0);
     }
     const bool closed = ::close(file) == 0;
@@ -2262,11 +2330,10 @@ SSM_API void unmap_file(Blob* blob) noexcept {
 #else // no files known here
 SSM_API Status map_file(Blob*, const char*) noexcept { return Status::unsupported; }
 SSM_API void   unmap_file(Blob* blob) noexcept {
-    if (blob != nullptr) *blob = Blob();
+      if (blob != nullptr) *blob = Blob();
 }
 #endif
 #endif // SSM_NO_FILES
-
 // ---- 12. Loading -------------------------------------------------------------------------------------------------------
 //
 // From an index of tensors to a model: config from metadata and shapes, every tensor checked by name, dtype, shape and

@@ -1,7 +1,7 @@
-// strict_checker.hpp - a second opinion on safetensors files, for tests only: slow, plain and written unlike the library.
+// strict_checker.hpp - a second opinion on safetensors files, for tests only: slow, plain, written unlike the library.
 //
-// It decodes the whole header to code points, builds a tree of it with the standard containers, recursion and exceptions,
-// and then applies the rules ST-01 to ST-20 to the tree. The library must agree with it on every file.
+// It decodes the whole header to code points, builds a tree of it with the standard containers, recursion and
+// exceptions, and then applies the rules ST-01 to ST-20 to the tree. The library must agree with it on every file.
 // SPDX-License-Identifier: MIT
 #ifndef STRICT_CHECKER_HPP
 #define STRICT_CHECKER_HPP
@@ -18,7 +18,9 @@
 
 namespace strict {
 
-struct Refused : std::runtime_error { using std::runtime_error::runtime_error; };
+struct Refused : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 struct Tensor {
     std::string           dtype;
@@ -61,7 +63,9 @@ inline void encode(std::string& out, uint32_t c) {
     if (c < 0x80) out += char(c);
     else if (c < 0x800) out += char(192 + c / 64), out += char(128 + c % 64);
     else if (c < 0x10000) out += char(224 + c / 4096), out += char(128 + c / 64 % 64), out += char(128 + c % 64);
-    else out += char(240 + c / 262144), out += char(128 + c / 4096 % 64), out += char(128 + c / 64 % 64), out += char(128 + c % 64);
+    else
+        out += char(240 + c / 262144), out += char(128 + c / 4096 % 64), out += char(128 + c / 64 % 64),
+            out += char(128 + c % 64);
 }
 
 // ---- JSON, as a tree
@@ -72,7 +76,7 @@ struct Value {
     std::vector<Value>                         items;
     std::vector<std::pair<std::string, Value>> members;
     const Value*                               find(const std::string& name) const {
-        for (const auto& m : members)
+                                      for (const auto& m : members)
             if (m.first == name) return &m.second;
         return nullptr;
     }
@@ -85,7 +89,7 @@ struct Value {
 };
 
 class Parser {
-public:
+  public:
     explicit Parser(std::u32string t) : text(std::move(t)) {}
     Value document() {
         Value v = value(0);
@@ -94,7 +98,7 @@ public:
         return v;
     }
 
-private:
+  private:
     std::u32string text;
     size_t         at = 0;
 
@@ -131,7 +135,8 @@ private:
             if (c == U'"') return out;
             if (c < 32) throw Refused("JSON: control character");
             if (c == U'\\') {
-                const std::map<char32_t, char32_t> simple = {{U'"', U'"'}, {U'\\', U'\\'}, {U'/', U'/'}, {U'b', 8}, {U'f', 12}, {U'n', 10}, {U'r', 13}, {U't', 9}};
+                const std::map<char32_t, char32_t> simple = {{U'"', U'"'}, {U'\\', U'\\'}, {U'/', U'/'}, {U'b', 8},
+                                                             {U'f', 12},   {U'n', 10},     {U'r', 13},   {U't', 9}};
                 c = take();
                 if (c == U'u') {
                     uint32_t u = hex();
@@ -175,7 +180,7 @@ private:
         case U'[': {
             if (depth == 32) throw Refused("limit: depth");
             const bool object = take() == U'{';
-            v.type            = object ? '{' : '[';
+            v.type = object ? '{' : '[';
             blanks();
             if (peek() == (object ? U'}' : U']')) {
                 ++at;
@@ -196,11 +201,21 @@ private:
             expect(object ? U'}' : U']');
             return v;
         }
-        case U'"': v.type = '"', v.text = string(); return v;
-        case U't': v.type = 't', word(U"true"); return v;
-        case U'f': v.type = 'f', word(U"false"); return v;
-        case U'n': v.type = 'n', word(U"null"); return v;
-        default: v.type = '0', v.text = number(); return v;
+        case U'"':
+            v.type = '"', v.text = string();
+            return v;
+        case U't':
+            v.type = 't', word(U"true");
+            return v;
+        case U'f':
+            v.type = 'f', word(U"false");
+            return v;
+        case U'n':
+            v.type = 'n', word(U"null");
+            return v;
+        default:
+            v.type = '0', v.text = number();
+            return v;
         }
     }
 };
@@ -209,8 +224,10 @@ private:
 
 inline uint64_t integer(const Value& v) { // ST-12
     const std::string most = "18446744073709551615";
-    if (v.type != '0' || v.text.find_first_not_of("0123456789") != std::string::npos) throw Refused("ST-12: not an integer");
-    if (v.text.size() > most.size() || (v.text.size() == most.size() && v.text > most)) throw Refused("ST-12: beyond 64 bits");
+    if (v.type != '0' || v.text.find_first_not_of("0123456789") != std::string::npos)
+        throw Refused("ST-12: not an integer");
+    if (v.text.size() > most.size() || (v.text.size() == most.size() && v.text > most))
+        throw Refused("ST-12: beyond 64 bits");
     return std::stoull(v.text);
 }
 
@@ -222,8 +239,10 @@ inline uint64_t product(uint64_t a, uint64_t b) {
 
 inline const std::map<std::string, unsigned>& dtype_sizes() { // in bits
     static const std::map<std::string, unsigned> sizes = {
-        {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-        {"I16", 16}, {"U16", 16}, {"F16", 16}, {"BF16", 16}, {"I32", 32}, {"U32", 32}, {"F32", 32}, {"C64", 64}, {"F64", 64}, {"I64", 64}, {"U64", 64}};
+        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8},        {"U8", 8},          {"I8", 8},
+        {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+        {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+        {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
     return sizes;
 }
 
@@ -261,7 +280,7 @@ inline File check(const std::string& bytes) {
         if (offsets->type != '[' || offsets->items.size() != 2) throw Refused("ST-13");
         Tensor   t;
         uint64_t elements = 1;
-        t.dtype           = dtype->text;
+        t.dtype = dtype->text;
         for (const Value& d : shape->items) t.shape.push_back(integer(d));
         if (t.shape.size() > 8) throw Refused("limit: rank");
         for (uint64_t d : t.shape) elements = product(elements, d);

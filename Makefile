@@ -1,0 +1,76 @@
+# Makefile - builds the program and runs the tests.
+#
+#   make          the program, build/ssm             make demo       ranks this repository's own history
+#   make check    the tests                          make check-all  everything slow: sanitizers, valgrind, fuzzing, headers
+#   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
+#   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
+#
+# SPDX-License-Identifier: MIT
+
+CXX      ?= g++
+CLANG    ?= $(firstword $(foreach c,clang++-16 clang++-14 clang++,$(shell command -v $c)))
+OPT      ?= -O2
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Werror
+FLAGS    := -std=c++17 -g $(WARN) -MMD -MP -pthread $(EXTRA)
+BUILD    ?= build
+FUZZ_SECONDS ?= 600
+
+TOOLS := $(patsubst tools/%.cpp,$(BUILD)/tools/%.o,$(wildcard tools/*.cpp))
+TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
+UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
+
+.PHONY: all demo check check-all asan valgrind fuzz headers bench weights clean doctest
+all: $(BUILD)/ssm
+
+$(BUILD)/ssm: $(TOOLS)
+	$(CXX) $(EXTRA) -o $@ $^ -pthread
+$(BUILD)/test: $(TESTS) $(UNITS)
+	$(CXX) $(EXTRA) -o $@ $^ -pthread
+$(BUILD)/tools/%.o: tools/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(FLAGS) $(OPT) -c $< -o $@
+$(BUILD)/tests/%.o: tests/%.cpp | doctest
+	@mkdir -p $(@D)
+	$(CXX) $(FLAGS) $(OPT) '-DSSM_TEST_DIR="$(CURDIR)/tests"' -c $< -o $@
+$(BUILD)/tools/train.o: OPT += -O3
+-include $(wildcard $(BUILD)/*/*.d)
+
+# The tests need doctest: a Debian package, installed if this user may, named otherwise.
+doctest:
+	@echo '#include <doctest/doctest.h>' | $(CXX) -std=c++17 -E -x c++ - >/dev/null 2>&1 || sh tests/need.sh doctest-dev
+
+demo: $(BUILD)/ssm
+	@sh tests/demo.sh $(BUILD)/ssm
+
+check: $(BUILD)/test $(BUILD)/ssm
+	$(BUILD)/test
+	bash tests/cli.sh $(BUILD)/ssm
+	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors
+	sh tests/weights.sh $(BUILD)/ssm
+
+asan:
+	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS" check
+
+valgrind:
+	sh tests/need.sh valgrind
+	$(MAKE) OPT=-O1 BUILD=$(BUILD)/valgrind $(BUILD)/valgrind/test
+	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(BUILD)/valgrind/test --test-case-exclude="*vector forms*,*random strings*,*million*,*mutants*,*error over*,*slow*"
+
+# The header alone: every compiler that is here, every switch, a Cortex-M4 build without libc.
+headers:
+	sh tests/headers.sh
+
+fuzz:
+	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
+
+check-all: check headers asan valgrind fuzz
+
+bench: $(BUILD)/ssm
+	$(BUILD)/ssm bench weights/next.safetensors
+	$(BUILD)/ssm bench tests/golden/s4d/03_postnorm_mean_h16_n8_l2.safetensors
+
+weights: $(BUILD)/ssm
+	sh weights/make.sh $(BUILD)/ssm "$(DATA)"
+
+clean:
+	rm -rf $(BUILD)

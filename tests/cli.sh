@@ -1,0 +1,440 @@
+#!/usr/bin/env bash
+# cli.sh - the program from outside: each verb, each exit status, pipes, hostile input.
+# SPDX-License-Identifier: MIT
+#
+# Usage: tests/cli.sh PATH/TO/ssm. Needs bash and coreutils; failing system calls are tested too where strace is there.
+
+set -u
+export LC_ALL=C
+ssm=$(realpath "${1:?usage: cli.sh PATH/TO/ssm}")
+here=$(cd "$(dirname "$0")" && pwd)
+golden=$here/golden/s4d
+one=$golden/01_zoh_h8_n4.safetensors                 # one input, four outputs, mean pooling
+three=$golden/03_postnorm_mean_h16_n8_l2.safetensors # three inputs
+clip=$golden/08_clip50_h16_n8.safetensors
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+passed=0 failed=0
+
+ok() { passed=$((passed + 1)); }
+no() {
+    failed=$((failed + 1))
+    printf 'FAILED: %s\n' "$@" >&2
+}
+# same NAME GOT WANT
+same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:600}" "  want: ${3:0:600}"; fi; }
+# check NAME STATUS STDOUT STDERR COMMAND...: all three exactly; standard input is the caller's.
+check() {
+    local name=$1 status=$2 out=$3 err=$4
+    shift 4
+    "$@" >got.out 2>got.err
+    same "$name" "$? $(cat got.out)|$(cat got.err)" "$status $out|$err"
+}
+# like NAME STATUS STDERR-PATTERN COMMAND...: nothing on standard output, one line on standard error that matches.
+like() {
+    local name=$1 status=$2 pattern=$3
+    shift 3
+    "$@" >got.out 2>got.err </dev/null
+    local got=$? line
+    line=$(cat got.err)
+    # shellcheck disable=SC2053
+    if [ $got == "$status" ] && [ ! -s got.out ] && [ "$(wc -l <got.err)" == 1 ] && [[ $line == $pattern ]] && [ ${#line} -le 399 ]; then ok
+    else no "$name" "  got:  $got $line" "  want: $status $pattern"; fi
+}
+
+# ---- Usage
+
+"$ssm" >got.out 2>got.err; same "no verb" "$? $(head -c 10 got.err) $(wc -c <got.out)" "2 usage: ssm 0"
+"$ssm" help >got.out 2>got.err; same "help" "$? $(head -c 10 got.out) $(wc -c <got.err)" "0 usage: ssm 0"
+check "version" 0 "ssm 0.1.0" "" "$ssm" version
+check "--version" 0 "ssm 0.1.0" "" "$ssm" --version
+for verb in inspect info score selftest eval bench; do
+    "$ssm" $verb --help >got.out 2>got.err
+    same "$verb --help" "$? $(head -c $((11 + ${#verb})) got.out) $(wc -c <got.err)" "0 usage: ssm $verb 0"
+    "$ssm" help $verb >got2.out 2>&1
+    same "help $verb" "$(cat got2.out)" "$(cat got.out)"
+    like "$verb without a file" 2 "ssm $verb: expected *, got 0; see ssm $verb --help" "$ssm" $verb
+    like "$verb with an unknown option" 2 "ssm $verb: unknown option \"--no-such\"; see ssm $verb --help" "$ssm" $verb --no-such "$one"
+    like "$verb with a missing file" 4 "ssm $verb: missing: No such file or directory" "$ssm" $verb missing $([ $verb == eval ] && echo .)
+done
+like "unknown verb" 2 'ssm: unknown verb "frobnicate"; see ssm help' "$ssm" frobnicate
+like "verb with control characters" 2 'ssm: unknown verb "\\x1b\[31m\\x0a"; see ssm help' "$ssm" $'\x1b[31m\n'
+like "too many operands" 2 'ssm score: unexpected operand "extra"; see ssm score --help' "$ssm" score "$one" extra
+like "value missing" 2 'ssm score: --isa needs a value' "$ssm" score "$one" --isa
+like "value not wanted" 2 'ssm score: --f32 takes no value' "$ssm" score "$one" --f32=1
+like "back-end unknown" 2 'ssm score: --isa: got "mmx", expected one of best, scalar*' "$ssm" score "$one" --isa mmx
+like "rate not a number" 2 'ssm score: --s16: got "fast", expected a whole number from 1 to 1000000000' "$ssm" score "$one" --s16 fast
+like "rate 0" 2 'ssm score: --s16: got "0", *' "$ssm" score "$one" --s16 0
+like "two formats" 2 'ssm score: expected at most one of *' "$ssm" score "$one" --f32 --u8
+like "last without frames" 2 'ssm score: --last needs one of *' "$ssm" score "$one" --last
+check "options in front, --" 0 "" "" "$ssm" score --isa=scalar -- "$one" </dev/null
+
+# ---- inspect, info and bad files
+
+# container FILE HEADER [DATA]: a safetensors file; header and data as printf takes them.
+container() {
+    printf '%b' "$2" >header
+    local n
+    n=$(wc -c <header)
+    { printf "\\x$(printf %02x $((n % 256)))\\x$(printf %02x $((n / 256)))\\0\\0\\0\\0\\0\\0"; cat header; printf '%b' "${3:-}"; } >"$1"
+}
+container empty.st '{}'
+check "inspect {}" 0 "" "" "$ssm" inspect empty.st
+container small.st '{"__metadata__":{"k":"v w","a":"1"},"b c":{"dtype":"U8","shape":[],"data_offsets":[4,5]},"a":{"dtype":"F16","shape":[ 2 , 1 ],"data_offsets":[0,4]}}' '12345'
+check "inspect order and form" 0 $'# a: 1\n# k: v w\na F16 [2,1] 4\nb\\x20c U8 [] 1' "" "$ssm" inspect small.st
+container escapes.st '{"x\\u001b[2J\\u202e\\n\\"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+check "inspect escapes" 0 'x\x1b[2J\u{202e}\x0a\x22 U8 [0] 0' "" "$ssm" inspect escapes.st
+container forged.st '{"evil\\u001b]0;x\\u0007":{"dtype":"U9","shape":[0],"data_offsets":[0,0]}}'
+like "escaped name in an error" 3 'ssm inspect: forged.st: tensor "evil\\u001b]0;x\\u0007": *' "$ssm" inspect forged.st
+container long.st "{\"$(printf 'n%.0s' {1..500})\":{\"dtype\":\"U9\",\"shape\":[0],\"data_offsets\":[0,0]}}"
+like "long name in an error" 3 'ssm inspect: long.st: tensor "nnnnnnnnnnnn*n...": *' "$ssm" inspect long.st
+: >nothing.st
+head -c 7 "$one" >seven.st
+head -c 1000 "$one" >cut.st
+{ cat "$one"; printf x; } >more.st
+mkdir folder
+for verb in inspect info score selftest bench; do
+    like "$verb: empty file" 3 "ssm $verb: nothing.st: is empty, expected a safetensors file" "$ssm" $verb nothing.st
+    like "$verb: a folder" 4 "ssm $verb: folder: is a directory, expected a file" "$ssm" $verb folder
+    like "$verb: a device" 4 "ssm $verb: /dev/null: is not a regular file" "$ssm" $verb /dev/null
+    like "$verb: 7 bytes" 3 "ssm $verb: seven.st: shorter than the 8 bytes * begins with: expected 8, got 7" "$ssm" $verb seven.st
+    like "$verb: cut short" 3 "ssm $verb: cut.st: *: expected *, got *" "$ssm" $verb cut.st
+    like "$verb: bytes added" 3 "ssm $verb: more.st: *" "$ssm" $verb more.st
+done
+like "info: not a model" 3 'ssm info: small.st: *not a model this build knows*' "$ssm" info small.st
+"$ssm" info "$one" >got.out 2>got.err
+same "info" "$? $(grep -c -e '^parameters: 292$' -e '^d_model: 8$' -e '^state bytes: 176$' -e '^fingerprint: [0-9a-f]*$' got.out) $(wc -c <got.err)" "0 4 0"
+same "info --isa" "$("$ssm" info --isa scalar "$one" | grep '^back-end:')" "back-end: scalar"
+
+# ---- selftest and bench
+
+"$ssm" selftest "$golden"/0*.safetensors >got.out 2>got.err
+files=$(ls "$golden"/0*.safetensors | wc -l) ends=$("$ssm" info "$one" | grep -c '^') # ends: replaced below
+ends=$("$ssm" info "$one" | grep '^back-ends of this CPU:' | tr ',' '\n' | wc -l)
+same "selftest" "$? $(grep -c ' ok err=' got.out) $(wc -l <got.out) $(wc -c <got.err)" "0 $((files * ends)) $((files * ends)) 0"
+same "selftest digest" "$("$ssm" selftest --isa scalar "$one" | cut -d' ' -f2,3,6)" "scalar ok digest=4cb1d88fe1feb1cb"
+header=$(head -c $(($(od -An -tu4 -N4 "$one") + 8)) "$one" | tail -c +9)
+[[ $header =~ '"test.output":{'[^}]*'"data_offsets":['([0-9]*) || $header =~ '"test.output": {'[^}]*'"data_offsets": ['([0-9]*) ]]
+cp "$one" wrong.st && chmod u+w wrong.st
+printf '\x40' | dd of=wrong.st bs=1 seek=$((8 + $(od -An -tu4 -N4 "$one") + BASH_REMATCH[1] + 7)) conv=notrunc status=none
+"$ssm" selftest wrong.st >got.out 2>got.err
+same "selftest fails" "$? $(grep -c ' FAIL err=' got.out) $(wc -c <got.err)" "1 $ends 0"
+like "selftest: not golden" 3 'ssm selftest: small.st: metadata "format": got "", expected s4d-golden-1' "$ssm" selftest small.st
+"$ssm" bench --seconds 0.2 --json "$one" >got.out 2>got.err
+same "bench --json" "$? $(head -c 11 got.out) $(tail -c 3 got.out) $(wc -l <got.out) $(wc -c <got.err)" '0 {"version": ]} 1 0'
+"$ssm" bench --seconds 0.2 --isa scalar "$one" >got.out 2>got.err
+same "bench" "$? $(grep -c -e '^back-end scalar' -e '  step  ' -e 'roofline' got.out)" "0 3"
+
+# ---- eval
+
+# A classifier: the model above with task = classify in its metadata, in the place of "init".
+text=$(tail -c +9 "$one" | head -c "$(od -An -tu4 -N4 "$one")")
+pattern='"init": "lin"'
+[[ $text == *'"init":"lin"'* ]] && pattern='"init":"lin"'
+retask() { # FILE VALUE: a copy of the model whose metadata has "task": VALUE, and spaces taken from the padding or added
+    local changed=${text/"$pattern"/"\"task\":\"$2\""} n
+    n=${#changed}
+    { printf "\\x$(printf %02x $((n % 256)))\\x$(printf %02x $((n / 256)))\\0\\0\\0\\0\\0\\0"; printf %s "$changed"; tail -c +$((9 + ${#text})) "$one"; } >"$1"
+}
+retask classify.st classify
+mkdir images
+printf '\0\0\x08\x03\0\0\0\x03\0\0\0\x02\0\0\0\x02\x00\x40\x80\xff\x01\x02\x03\x04\xff\xff\xff\xff' >images/test-images.idx3
+printf '\0\0\x08\x01\0\0\0\x03\x03\x03\x00' >images/test-labels.idx1
+"$ssm" eval classify.st images >got.out 2>got.err
+same "eval classify" "$? $(cut -d: -f1 got.out | tr '\n' ' ')$(grep -e accuracy -e count got.out | tr '\n' ' ')$(cat got.err)" "0 accuracy loss count bytes accuracy: 66.67 count: 3 "
+same "eval in one thread" "$("$ssm" eval classify.st images --threads 1 --isa scalar)" "$(cat got.out)"
+like "eval: no task" 3 'ssm eval: *: metadata "task": missing, expected classify or next' "$ssm" eval "$one" images
+retask odd.st juggle
+like "eval: another task" 3 'ssm eval: odd.st: metadata "task": got "juggle", expected classify or next' "$ssm" eval odd.st images
+like "eval: no data" 4 'ssm eval: folder/test-images.idx3.gz: No such file or directory' "$ssm" eval classify.st folder
+like "eval: --track without histories" 2 'ssm eval: --track is for *' "$ssm" eval classify.st images --track next
+cp images/test-labels.idx1 folder; printf '\0\0\x08\x03\0\0\0\x03\0\0\0\x02\0\0\0\x02\x00' >folder/test-images.idx3
+like "eval: images cut short" 4 'ssm eval: folder/test-images.idx3: expected 12 bytes of data, got 1' "$ssm" eval classify.st folder
+cp images/* folder; printf '\0\0\x08\x01\0\0\0\x03\x03\x03\x09' >folder/test-labels.idx1
+like "eval: a label too large" 3 'ssm eval: classify.st: d_output is 4, but the data has label 9' "$ssm" eval classify.st folder
+printf '\x1f\x8bgarbage' >folder/test-images.idx3
+like "eval: bad gzip" 4 'ssm eval: folder/test-images.idx3: *' "$ssm" eval classify.st folder
+
+# ---- score: good records
+
+score() { "$ssm" score "$one" "$@"; }
+printf '0.1\n0.2\n' | score >good
+first=$(head -1 good) second=$(tail -1 good)
+same "score: values" "$first" "-0.421904087 -0.610072076 0.00403547287 0.744612813"
+check "score: empty input" 0 "" "" score </dev/null
+printf '0.1\n0.2' >in; check "no newline at the end" 0 "$(cat good)" "" score <in
+printf '0.1\r\n0.2\r\n' >in; check "CR LF" 0 "$(cat good)" "" score <in
+printf '0.1\r\n0.2\r' >in; check "CR at the end" 0 "$(cat good)" "" score <in
+printf '\n  \n\t\r\n# comment, {"x":[9]}\n  # more\n 0.1 \n\n\t0.2\t\n' >in; check "blank lines, comments, blanks around" 0 "$(cat good)" "" score <in
+printf '+ 0.1\n0.2\n' >in; check "advance" 0 "$second" "" score <in
+printf '+\t1e-1\n.2\n' >in; check "other spellings of numbers" 0 "$second" "" score <in
+printf '+0.1\n+.2\n' >in; check "a sign is not an advance" 0 "$(cat good)" "" score <in
+printf '?0.1\n? 0.1\n?\t0.1\n0.1\n?0.2\n0.2\n' >in; check "candidates" 0 "$first"$'\n'"$first"$'\n'"$first"$'\n'"$first"$'\n'"$second"$'\n'"$second" "" score <in
+printf '+ 5\n!\n0.1\n  !  \n0.1\n' >in; check "reset" 0 "$first"$'\n'"$first" "" score <in
+printf 'dt=1 0.1\ndt=1, 0.2\n' >in; check "dt 1 is no dt" 0 "$(cat good)" "" score <in
+printf '0.1\ndt=2.5 0.2\n' | score | tail -1 >timed
+same "dt changes the answer" "$([ "$(cat timed)" != "$second" ] && echo yes)" yes
+printf '+ dt=1.0 0.1\n? dt=2.5 0.2\ndt=2.5,0.2\n' >in; check "dt behind + and ?" 0 "$(cat timed)"$'\n'"$(cat timed)" "" score <in
+printf '1e-999\n' | score >a; printf '0\n' | score >b; same "1e-999 is 0" "$(cat a)" "$(cat b)"
+printf '1e9\n-1000000000\n' >in; score <in >got.out 2>got.err; same "largest input" "$? $(wc -l <got.out)" "0 2"
+printf '0.1 0.2 0.3\n0.1,0.2,0.3\n0.1, 0.2\t,\t0.3\n0.1\t0.2  0.3\n' | sed 's/^/?/' >in 2>/dev/null || printf '?0.1 0.2 0.3\n?0.1,0.2,0.3\n' >in
+same "separators" "$("$ssm" score "$three" <in | sort -u | wc -l)" 1
+yj="{\"y\":[${first// /,}]}" zj="{\"y\":[${second// /,}]}"
+printf '{"x":[0.1]}\n { "x" : [ 2e-1 ] } \r\n' >in; check "JSON events" 0 "$yj"$'\n'"$zj" "" score <in
+printf '{"advance":[0.1]}\n{"candidate":[0.2]}\n{"dt":2.5,"candidate":[0.2]}\n0.2\n' >in
+check "JSON advance, candidate, dt" 0 '{"ok":true}'$'\n'"$zj"$'\n'"{\"y\":[$(tr ' ' , <timed)]}"$'\n'"$second" "" score <in
+printf '5\n{"reset":true,"id":"r"}\n0.1\n' >in; score <in 2>&1 | tail -2 >got.out; same "JSON reset" "$(cat got.out)" '{"id":"r","ok":true}'$'\n'"$first"
+printf '{"candidates":[]}\n{"candidates":[[0.1]],"id":1.50e+3}\n' >in
+check "JSON candidates, id unchanged" 0 '{"ys":[]}'$'\n'"{\"id\":1.50e+3,\"ys\":[[${first// /,}]]}" "" score <in
+printf '{"id":"a\\u00e9\\ud83d\\ude00\\"\\\\\\/\\n\\u0000","x":[0.1]}\n{"id":null,"x":[0.2]}\n' >in
+check "JSON string id re-escaped" 0 '{"id":"aé😀\"\\/\u000a\u0000",'"${yj:1}"$'\n''{"id":null,'"${zj:1}" "" score <in
+printf '{"\\u0078":[0.1]}\n' >in; check "JSON keys compare unescaped" 0 "$yj" "" score <in
+{ printf '{"candidates":['; for i in {1..199}; do printf '[0.1],'; done; printf '[0.2]]}\n'; } >in
+score <in | tr ']' '\n' | grep -c '0.744612813$' >got.out; same "200 candidates" "$(cat got.out)" 199
+for i in {1..130}; do echo "? 0.$i"; done | score | tr ' ' , >a
+{ printf '{"candidates":[[0.1]'; for i in {2..130}; do printf ',[0.%s]' $i; done; printf ']}\n'; } | score | tr -d '{}"ys:]' | tr '[' '\n' | grep . >b
+same "candidates together or alone" "$(tr -d '\n' <b | tr -d , )" "$(tr -d '\n,' <a)"
+for isa in $("$ssm" info "$one" | grep '^back-ends of this CPU:' | cut -d: -f2 | tr -d ,); do
+    for i in {1..50}; do echo "dt=$i.5 0.$i"; done | score --isa "$isa" | cksum
+done | sort -u | wc -l >got.out
+same "same bits on every back-end" "$(cat got.out)" 1
+
+# ---- score: bad records. Each stands between two good ones, which must not notice.
+
+bad() { # LINE (as printf %b takes it) MESSAGE
+    printf '0.1\n%b\n0.2\n' "$1" >in
+    check "bad record ${1:0:60}" 1 "$(cat good)" "ssm score: line 2: $2" score <in
+}
+bad '0.1 0.2' 'expected 1 number, got 2'
+bad '1\t2\t3' 'expected 1 number, got 3'
+bad '+' 'expected 1 number, got 0'
+bad '?' 'expected 1 number, got 0'
+bad '? dt=2' 'expected 1 number, got 0'
+bad 'dt=2' 'expected 1 number, got 0'
+bad '0.1,' 'field 2 is empty'
+bad ',0.1' 'field 1 is empty'
+bad '0.1,,0.2' 'field 2 is empty'
+bad '0.1 , , 0.2' 'field 2 is empty'
+bad ',' 'field 1 is empty'
+bad 'dt=2,' 'field 1 is empty'
+bad 'dt=2,,1' 'field 1 is empty'
+bad 'abc' 'field 1: got "abc", expected a number'
+bad 'nan' 'field 1: got "nan", expected a number'
+bad 'NaN' 'field 1: got "NaN", expected a number'
+bad 'inf' 'field 1: got "inf", expected a number'
+bad '-Infinity' 'field 1: got "-Infinity", expected a number'
+bad '0x10' 'field 1: got "0x10", expected a number'
+bad '0x1p3' 'field 1: got "0x1p3", expected a number'
+bad '1e' 'field 1: got "1e", expected a number'
+bad '1e+' 'field 1: got "1e+", expected a number'
+bad '.' 'field 1: got ".", expected a number'
+bad -- 'field 1: got "--", expected a number'
+bad '--1' 'field 1: got "--1", expected a number'
+bad '1_000' 'field 1: got "1_000", expected a number'
+bad '1;2' 'field 1: got "1;2", expected a number'
+bad '0.1 junk' 'field 2: got "junk", expected a number'
+bad '0.1 # no' 'field 2: got "#", expected a number'
+bad '0.1 ? 0.2' 'field 2: got "?", expected a number'
+bad '0.1 + 0.2' 'field 2: got "+", expected a number'
+bad '0.1!' 'field 1: got "0.1!", expected a number'
+bad '??0.1' 'field 1: got "?0.1", expected a number'
+bad '1e999' 'field 1: "1e999" is out of range'
+bad '-1e39' 'field 1: "-1e39" is out of range'
+bad '1000000100' 'field 1: "1000000100" is out of range'
+bad '0.1\0000' 'field 1: got "0.1\x00", expected a number'
+bad '\0000' 'field 1: got "\x00", expected a number'
+bad '\0377\0376' 'field 1: got "\xff\xfe", expected a number'
+bad '\0300\0200' 'field 1: got "\xc0\x80", expected a number'
+bad '\0357\0273\02770.1' 'field 1: got "\u{feff}0.1", expected a number'
+bad '0.1\0302\0205' 'field 1: got "0.1\u{85}", expected a number'
+bad '\033[2J' 'field 1: got "\x1b[2J", expected a number'
+bad '\0342\0200\0256x' 'field 1: got "\u{202e}x", expected a number'
+bad '"0.1"' 'field 1: got "\x220.1\x22", expected a number'
+bad '[0.1]' 'field 1: got "[0.1]", expected a number'
+bad '0.1\r0.2' 'field 1: got "0.1\x0d0.2", expected a number'
+bad '%s%n' 'field 1: got "%s%n", expected a number'
+bad "$(printf 'z%.0s' {1..300})" "field 1: got \"$(printf 'z%.0s' {1..37})...\", expected a number"
+bad '!!' 'unexpected text after "!"'
+bad '! 0.1' 'unexpected text after "!"'
+dt='dt: expected a number above 0 and at most 1048576'
+for d in 0 -1 nan inf 1e999 1e-999 1048577 '' ' 1' x 2x 0x2; do bad "dt=$d 0.1" "$dt"; done
+bad 'dt=2dt=2 0.1' "$dt"
+bad 'dt=2 dt=2 0.1' 'field 1: got "dt=2", expected a number'
+bad 'dt2 0.1' 'field 1: got "dt2", expected a number'
+bad 'DT=2 0.1' 'field 1: got "DT=2", expected a number'
+bad '! dt=2' 'unexpected text after "!"'
+
+badjson() { # LINE (as printf %b takes it) MESSAGE [ID]
+    printf '0.1\n%b\n0.2\n' "$1" >in
+    check "bad JSON ${1:0:60}" 1 "$first"$'\n'"{${3:+\"id\":$3,}\"error\":\"line 2: $2\"}"$'\n'"$second" "" score <in
+}
+badjson '{"x":[0.1,0.2]}' '\"x\": expected 1 number, got 2'
+badjson '{"x":[]}' '\"x\": expected 1 number, got 0'
+badjson '{"x":0.1}' '\"x\": expected an array'
+badjson '{"x":"0.1"}' '\"x\": expected an array'
+badjson '{"x":null}' '\"x\": expected an array'
+badjson '{"x":{"a":[1]}}' '\"x\": expected an array'
+badjson '{"x":["0.1"]}' '\"x\": element 1: expected a number'
+badjson '{"x":[[0.1]]}' '\"x\": element 1: expected a number'
+badjson '{"x":[null]}' '\"x\": element 1: expected a number'
+badjson '{"x":[true]}' '\"x\": element 1: expected a number'
+badjson '{"x":[1e999],"id":5}' '\"x\": element 1: \"1e999\" is out of range' 5
+badjson '{"id":"q","x":[1e10]}' '\"x\": element 1: \"1e10\" is out of range' '"q"'
+badjson '{"candidate":[1,2],"id":-0.0}' '\"candidate\": expected 1 number, got 2' -0.0
+badjson '{"candidates":[0.1]}' '\"candidates\": candidate 1: expected an array'
+badjson '{"candidates":[[0.1],[0.1,0.2]]}' '\"candidates\": candidate 2: expected 1 number, got 2'
+badjson '{"candidates":[[0.1],[true]]}' '\"candidates\": candidate 2: element 1: expected a number'
+badjson '{"candidates":{}}' '\"candidates\": expected an array'
+badjson '{}' 'expected one of \"x\", \"advance\", \"candidate\", \"candidates\", \"reset\"'
+badjson '{"id":3}' 'expected one of \"x\", \"advance\", \"candidate\", \"candidates\", \"reset\"' 3
+badjson '{"reset":false}' '\"reset\": expected true'
+badjson '{"reset":1}' '\"reset\": expected true'
+badjson '{"reset":true,"dt":2}' '\"dt\" beside \"reset\"'
+badjson '{"x":[0.1],"reset":true}' '\"reset\" beside \"x\"'
+badjson '{"x":[0.1],"x":[0.1]}' '\"x\" stands twice'
+badjson '{"x":[0.1],"\\u0078":[0.1]}' '\"x\" stands twice'
+badjson '{"x":[0.1],"dt":1,"dt":1}' '\"dt\" stands twice'
+badjson '{"x":[0.1],"id":1,"id":2}' '\"id\" stands twice' 2
+badjson '{"x":[0.1],"id":[1]}' '\"id\": expected a number, a string or null' null
+badjson '{"x":[0.1],"id":true}' '\"id\": expected a number, a string or null' null
+badjson '{"x":[0.1],"dt":0}' "$dt"
+badjson '{"x":[0.1],"dt":-1}' "$dt"
+badjson '{"x":[0.1],"dt":1e999}' "$dt"
+badjson '{"x":[0.1],"dt":"1"}' "$dt"
+badjson '{"x":[0.1],"dt":[1]}' "$dt"
+badjson '{"y":[0.1]}' 'unknown key \"y\"'
+badjson '{"\\u001b[2J\\u202e":1}' 'unknown key \"\\x1b[2J\\u{202e}\"'
+# Malformed JSON: whose words they are is the parser's matter; here only that there is one answer and nothing else changes.
+for text in '{' '{"x"' '{"x":' '{"x":[' '{"x":[0.1' '{"x":[0.1]' '{"x":[0.1]]' '{"x":[0.1]}}' '{"x":[0.1]} {"x":[0.1]}' '{"x":[0.1]} 0.1' \
+    '{"x":[0.1,]}' '{"x":[,0.1]}' '{"x":[0.1],}' '{,}' '{"x":[.1]}' '{"x":[+1]}' '{"x":[01]}' '{"x":[0x1]}' '{"x":[1.]}' '{"x":[NaN]}' \
+    '{"x":[Infinity]}' '{"x":[-]}' "{'x':[0.1]}" '{x:[0.1]}' '{"x":[0.1] "id":1}' '{"x" [0.1]}' '{"x":[0.1],"id":"\\ud800"}' \
+    '{"x":[0.1],"id":"\\x"}' '{"x":[0.1],"id":"\t"}' '{"x":[0.1],"id":"\0377"}' '{"x":[0.1],"id":"\0000"}' '{"x":[0.1],"id":"' \
+    '{"x":[0.1],"a":tru}' '{"x":[0.1]/**/}' '{"x":[0.1]}#' '{}{}' '{"x":[0.1]}\0000' "{\"x\":$(printf '[%.0s' {1..5000})"; do
+    printf '0.1\n%b\n0.2\n' "$text" >in
+    score <in >got.out 2>got.err
+    status=$?
+    middle=$(tail -n +2 got.out | head -n -1)
+    same "malformed JSON ${text:0:40}" "$status $(head -1 got.out)|${middle:0:34}|$(tail -1 got.out)|$(wc -l <got.out)|$(cat got.err)" \
+        "1 $first|{\"error\":\"line 2: malformed JSON: |$second|3|"
+done
+
+# ---- score: long lines, pipes, descriptors
+
+pad() { printf "%*s" "$1" ""; }
+{ printf 0.1; pad 1048573; printf '\n0.2\n'; } >in; check "a line at the limit" 0 "$(cat good)" "" score <in
+{ printf 0.1; pad 1048573; printf '\r\n0.2\n'; } >in; check "a line at the limit, CR LF" 0 "$(cat good)" "" score <in
+{ printf '0.1\n'; pad 1048577; printf '\n0.2\n'; } >in; check "one byte past it" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" score <in
+{ printf '0.1\n0.2\n'; pad 1048577; } >in; check "past it, at the end" 1 "$(cat good)" "ssm score: line 3: longer than 1048576 bytes" score <in
+{ printf '0.1\n '; printf '{'; pad 2000000; printf '\n0.2\n'; } >in; check "a long JSON line" 1 "$first"$'\n''{"error":"line 2: longer than 1048576 bytes"}'$'\n'"$second" "" score <in
+{ printf '0.1\n'; head -c 67108864 /dev/zero | tr '\0' 1; printf '\n0.2\n'; } >in
+if (ulimit -v 65536 && "$ssm" version) >/dev/null 2>&1; then limit() { (ulimit -v 65536; score "$@"); }; else limit() { score "$@"; }; fi
+check "a line of 64 MiB in less memory" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" limit <in
+head -c 3000000 /dev/zero >in; check "zeros without a newline" 1 "" "ssm score: line 1: longer than 1048576 bytes" score <in
+
+printf '0.1\n0.2\n' >in
+dd if=in ibs=1 obs=1 status=none | score >got.out; same "one byte at a time" "$(cat got.out)" "$(cat good)"
+{ sleep 0.1; printf '0.'; sleep 0.1; printf '1\n'; sleep 0.1; printf '0.2'; } | { dd iflag=nonblock count=0 status=none; score; } >got.out
+same "non-blocking standard input" "$? $(cat got.out)" "0 $(cat good)"
+for i in {1..20000}; do echo 0.5; done >many
+score <many >want.out
+{ dd if=/dev/null oflag=nonblock count=0 status=none; score <many; } | { sleep 0.2; cat; } >got.out
+same "non-blocking standard output" "$(cksum <got.out)" "$(cksum <want.out)"
+check "standard input closed" 4 "" "ssm score: standard input: Bad file descriptor" score <&-
+check "standard input a folder" 4 "" "ssm score: standard input: Is a directory" score <folder
+score <in >&- 2>got.err; same "standard output closed" "$? $(cat got.err)" "4 ssm score: standard output: Bad file descriptor"
+score <in >&- 2>&-; same "standard output and error closed" "$?" 4
+score <in 2>&- >got.out; same "standard error closed" "$? $(cat got.out)" "0 $(cat good)"
+if [ -c /dev/full ]; then
+    for args in "score $one" "inspect $one" "info $one" "selftest $one" "help" "version" "score --help"; do
+        # shellcheck disable=SC2086
+        "$ssm" $args <in >/dev/full 2>got.err
+        same "full disk: ${args%% *}" "$? $(cut -d: -f2- <got.err)" "4  standard output: No space left on device"
+    done
+fi
+{ score <many 2>got.err; echo $? >status; } | head -1 >/dev/null
+same "a reader that leaves" "$(cat status) $(wc -c <got.err)" "4 0"
+
+coproc "$ssm" score "$one" 2>/dev/null
+answer="" answer2=""
+echo 0.1 >&"${COPROC[1]}"; read -r -t 5 answer <&"${COPROC[0]}"
+echo 0.2 >&"${COPROC[1]}"; read -r -t 5 answer2 <&"${COPROC[0]}"
+same "answers come before the next record" "$answer $answer2" "$first $second"
+pid=$COPROC_PID; exec {COPROC[1]}>&-; wait "$pid"; same "end of input" "$?" 0
+
+for i in {1..2000}; do echo 'x y z'; done >in
+score <in >got.out 2>got.err; same "2,000 bad lines" "$? $(wc -c <got.out) $(wc -l <got.err)" "1 0 2000"
+
+# ---- score: raw frames
+
+printf '\x00\x00\x00\x40\x00\x80' | score --s16 8000 >a; printf '0\n0.5\n-1\n' | score >b; same "--s16" "$(cat a)" "$(cat b)"
+printf '\x00\x00\x00\x40\x00\x80' | score --s16 8000 --last >a; same "--last" "$(cat a)" "$(tail -1 b)"
+printf '\x00\x00\x00\x3f\x00\x00\x80\xbf' | score --f32 >a; printf '0.5\n-1\n' | score >b; same "--f32" "$(cat a)" "$(cat b)"
+printf '\x00\xff' | score --u8 >a; printf '0\n1\n' | score >b; same "--u8" "$(cat a)" "$(cat b)"
+printf '\x00\x00\x00\x3f\x00\x00\xc0\x7f\x00\x00\x80\x7f\x00\x00\x80\xbf' >in
+printf '0.5\n-1\n' | score >b
+check "--f32 with NaN and infinity" 1 "$(cat b)" $'ssm score: frame 2: value 1 is NaN\nssm score: frame 3: value 1 is out of range' score --f32 <in
+printf '\x00\x00\x00\x3f\x00' >in; printf '0.5\n' | score >b
+check "--f32 cut short" 1 "$(cat b)" "ssm score: frame 2: expected 4 bytes, got 1" score --f32 <in
+printf '\x00\xff\x33\x66\x99\xcc' | "$ssm" score "$three" --u8 | wc -l >a; same "--u8 in threes" "$(cat a)" 2
+head -c 200000 /dev/zero | score --u8 --last >a; same "a frame at a time or many" "$(cat a)" "$(head -c 200000 /dev/zero | dd ibs=777 obs=777 status=none | score --u8 | tail -1)"
+check "--u8 without input" 0 "" "" score --u8 --last </dev/null
+
+# ---- score: states
+
+printf '0.1\n' | score --save-state state >got.out; same "save" "$? $(cat got.out) $(wc -c <state) $(ls state*)" "0 $first 228 state"
+printf '0.2\n' >in; check "load" 0 "$second" "" score --load-state state <in
+printf '!\n0.1\n' >in; check "reset after load" 0 "$first" "" score --load-state state <in
+check "load and save" 0 "$second" "" score --load-state state --save-state state --isa scalar < <(printf '0.2\n')
+printf '+0.1\n+0.2\n' | score --save-state both >/dev/null; same "states compare" "$(cksum <state)" "$(cksum <both)"
+printf 'x\n' | score --load-state state --save-state after 2>/dev/null; same "bad records do not move the state" "$(cksum <after)" "$(cksum <state)"
+like "state missing" 4 'ssm score: none: No such file or directory' "$ssm" score "$one" --load-state none
+like "state a folder" 4 'ssm score: folder: is not a regular file' "$ssm" score "$one" --load-state folder
+like "state of another model" 3 'ssm score: other: *' bash -c "'$ssm' score '$clip' --save-state other </dev/null >/dev/null && exec '$ssm' score '$one' --load-state other"
+like "state too long" 3 'ssm score: *: longer than the 228 bytes expected' "$ssm" score "$one" --load-state "$one"
+like "save to a device" 4 'ssm score: /dev/null: is not a regular file, cannot be saved to' "$ssm" score "$one" --save-state /dev/null
+like "save to a missing folder" 4 'ssm score: no/where: cannot create the temporary file beside it: No such file or directory' "$ssm" score "$one" --save-state no/where
+good_bytes=0
+for ((n = 0; n < 228; n += 3)); do
+    head -c $n state >part
+    score --load-state part </dev/null >/dev/null 2>&1; [ $? == 3 ] && good_bytes=$((good_bytes + 1))
+    byte=$(od -An -tu1 -j$n -N1 state)
+    { head -c $n state; printf "\\x$(printf %02x $((byte ^ (1 << n % 8))))"; tail -c +$((n + 2)) state; } >part
+    score --load-state part </dev/null >/dev/null 2>&1; [ $? == 3 ] && good_bytes=$((good_bytes + 1))
+done
+same "damaged states are refused" $good_bytes 152
+
+for signal in TERM INT; do
+    rm -f state fifo got.out; mkfifo fifo
+    "$ssm" score "$one" --save-state state <fifo >got.out 2>got.err &
+    pid=$!
+    exec 9>fifo; echo 0.1 >&9
+    for i in {1..50}; do [ -s got.out ] && break; sleep 0.05; done
+    # A background job of a script ignores SIGINT from the start; the program catches it all the same.
+    kill -$signal $pid; wait $pid
+    same "SIG$signal saves the state" "$? $(cat got.out) $(printf '0.2\n' | score --load-state state)" "0 $first $second"
+    exec 9>&-
+done
+
+if command -v strace >/dev/null && strace -qq -o /dev/null true 2>/dev/null; then
+    printf '0.1\n' | score --save-state old >/dev/null
+    export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0 # its leak check does not work under strace
+    for fault in openat:error=EACCES write:error=ENOSPC fsync:error=EIO close:error=EIO rename:error=EROFS write:signal=KILL fsync:signal=KILL \
+        rename:signal=KILL; do
+        cp old state
+        (printf '0.2\n' | strace -qq -o /dev/null -P state.tmp -P "$PWD/state.tmp" -e inject=$fault:when=1 "$ssm" score "$one" --save-state state >/dev/null 2>got.err) 2>/dev/null
+        status=$?
+        want=4; [[ $fault == *KILL ]] && want=137
+        same "save with $fault" "$status $(cksum <state)" "$want $(cksum <old)"
+        [ $want == 4 ] && same "one line for $fault" "$(wc -l <got.err) $(ls state.tmp 2>/dev/null)" "1 "
+        rm -f state.tmp
+    done
+    echo 0.1 >in
+    strace -qq -o /dev/null -P "$work/in" -e inject=read:error=EIO:when=1 "$ssm" score "$one" <in >got.out 2>got.err
+    same "read error" "$? $(cat got.err)" "4 ssm score: standard input: Input/output error"
+fi
+(trap '' XFSZ; ulimit -f 0; printf '0.2\n' | "$ssm" score "$one" --save-state limited >/dev/null 2>&1; echo $?) >status 2>/dev/null || true
+same "a size limit" "$(ls limited 2>/dev/null)" ""
+
+echo "$passed passed, $failed failed"
+[ $failed == 0 ]

@@ -1,0 +1,33 @@
+#!/bin/sh
+# cmake.sh - configures, builds and installs with CMake, then uses the installed package from another project.
+# SPDX-License-Identifier: MIT
+set -e
+here=$(cd "$(dirname "$0")/.." && pwd)
+if ! command -v cmake >/dev/null; then
+    echo "skipped: cmake is not installed"
+    [ "${CI:-}" != true ]
+    exit
+fi
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+cmake -S "$here" -B "$out/build" >/dev/null
+cmake --build "$out/build" -j2 --target ssm_program >/dev/null
+cmake --install "$out/build" --prefix "$out/prefix" >/dev/null
+mkdir "$out/user"
+cat > "$out/user/CMakeLists.txt" <<'TXT'
+cmake_minimum_required(VERSION 3.16)
+project(user CXX)
+find_package(ssm 0.1 REQUIRED)
+add_executable(user user.cpp)
+target_link_libraries(user ssm::ssm)
+TXT
+cat > "$out/user/user.cpp" <<'TXT'
+#define SSM_IMPLEMENTATION
+#include <ssm.hpp>
+int main() { return ssm::message(ssm::Status::ok)[0] == 'o' ? 0 : 1; }
+TXT
+cmake -S "$out/user" -B "$out/user/build" -DCMAKE_PREFIX_PATH="$out/prefix" >/dev/null
+cmake --build "$out/user/build" >/dev/null
+"$out/user/build/user"
+"$out/prefix/bin/ssm" version
+echo "cmake: ok"

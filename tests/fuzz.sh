@@ -1,0 +1,23 @@
+#!/bin/sh
+# fuzz.sh - libFuzzer on each target of tests/fuzz: fuzz.sh BUILD-FOLDER SECONDS-EACH
+# SPDX-License-Identifier: MIT
+set -e
+build=$1 seconds=$2
+cd "$(dirname "$0")/.."
+clang=$(command -v clang++-14 || command -v clang++-16 || true)
+if [ -z "$clang" ]; then
+    echo "skipped: fuzzing needs clang++-14 and libclang-rt-14-dev"
+    [ "${CI:-}" != true ]
+    exit
+fi
+mkdir -p "$build"
+for target in load score; do
+    more=
+    [ $target = score ] && more="tools/score_records.cpp tools/tool.cpp"
+    $clang -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all tests/fuzz/$target.cpp $more -o "$build/$target"
+    mkdir -p "$build/$target.corpus"
+    dict=-dict=tests/fuzz/score.dict
+    [ $target = load ] && dict=-dict=tests/fuzz/safetensors.dict
+    "$build/$target" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 $dict \
+        "$build/$target.corpus" tests/fuzz/corpus/$target 2>&1 | tail -n 12
+done

@@ -1,0 +1,13 @@
+#!/bin/sh
+# weights.sh - the shipped models are the ones their cards describe, and score stored inputs to stored values: weights.sh SSM
+# SPDX-License-Identifier: MIT
+set -e
+ssm=$1
+cd "$(dirname "$0")/.."
+(cd weights && sha256sum --quiet -c SHA256SUMS)
+"$ssm" inspect weights/next.safetensors >/dev/null
+for isa in scalar best; do
+    "$ssm" rank weights/next.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev > build/history.out
+    cmp build/history.out tests/golden/history.expected || { echo "FAIL: the ranking of tests/golden/history.ev changed ($isa)"; exit 1; }
+done
+echo "weights: ok"

@@ -1,0 +1,10 @@
+// train.cpp - `ssm train`: trains a small model on this CPU.
+// SPDX-License-Identifier: MIT
+//
+// Where to read on: train_run.hpp (the loop), train_task.hpp (what is learned), train_settings.hpp (the keys of a
+// configuration), s4d_net.hpp (the network and its gradients).
+
+#include "train_run.hpp"
+
+int verb_train(int argc, char** argv);
+int verb_train(int argc, char** argv) { return train::verb(argc, argv); }
