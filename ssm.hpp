@@ -1,10 +1,10 @@
 // ssm.hpp - small recurrent state-space models, anywhere: one header, no dependency, no heap.
 //
-// ---- 0. Manual ---------------------------------------------------------------------------------------------------------
+// ---- 0. Manual ------------------------------------------------------------------------------------------------------
 //
-// What it is. A runtime for trained state-space sequence models. It loads a safetensors file in place, keeps the model's
-// state in memory that you own, and advances it one event at a time. This version runs S4D (diagonal state spaces with the
-// GELU + GLU block of the public code) in float.
+// What it is. A runtime for trained state-space sequence models. It loads a safetensors file in place, keeps the
+// model's state in memory that you own, and advances it one event at a time. This version runs S4D (diagonal state
+// spaces with the GELU + GLU block of the public code) in float.
 //
 // Quick start. In exactly one .cpp file:
 //
@@ -25,38 +25,41 @@
 //     ssm::step(model, &state, &scratch, event, score);                  // what just happened
 //     ssm::step_batch(model, state, &scratch, candidates, 64, scores);   // what might come next; the state stays
 //
-// Every call that can fail returns a Status, which the compiler will not let you drop; load() and its kin say in a Fault
-// which tensor or key is meant and why.
+// Every call that can fail returns a Status, which the compiler will not let you drop; load() and its kin say in a
+// Fault which tensor or key is meant and why.
 //
 // Memory. The library never allocates. One arena holds the tables load() makes, states and scratch; arena_bytes() is
-// constexpr, so firmware can write `static unsigned char ram[ssm::arena_bytes(config)]`. Matrices stay in the file, at any
-// alignment, and are never written: the blob must outlive the Model. A state is plain bytes without pointers: copy it with
-// memcpy to fork a stream, write it out with save().
+// constexpr, so firmware can write `static unsigned char ram[ssm::arena_bytes(config)]`. Matrices stay in the file, at
+// any alignment, and are never written: the blob must outlive the Model. A state is plain bytes without pointers: copy
+// it with memcpy to fork a stream, write it out with save().
 //
-// Threads. A Model does not change after load(): any number of threads may share it. A State has one writer at a time, a
-// Scratch one user at a time.
+// Threads. A Model does not change after load(): any number of threads may share it. A State has one writer at a time,
+// a Scratch one user at a time.
 //
-// Determinism. Sums run in one fixed order on every back-end, multiplications and additions are never fused, and exp, sin,
-// erf are made of IEEE operations here, so a model gives the same bits on every CPU with IEEE floats and denormals, for every
-// batch size and split. If the host turns on flush-to-zero, results may differ by what it flushes, numbers below 1.2e-38.
+// Determinism. Sums run in one fixed order on every back-end, multiplications and additions are never fused, and exp,
+// sin, erf are made of IEEE operations here, so a model gives the same bits on every CPU with IEEE floats and
+// denormals, for every batch size and split. If the host turns on flush-to-zero, results may differ by what it flushes,
+// numbers below 1.2e-38.
 //
-// States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0. Without
-// clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays have |a| <= 1.
-// Inputs that are NaN, infinite or beyond 1e9 are refused before anything changes, and so are time steps outside (0, 2^20].
+// States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0.
+// Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays have
+// |a| <= 1. Inputs that are NaN, infinite or beyond 1e9 are refused before anything changes, and so are time steps
+// outside (0, 2^20].
 //
-// Files. safetensors with F32, F16 or BF16 tensors under the public names of S4D, either spelling (see section 9), and this
-// metadata: prenorm (true, false), pool (mean, last, none), disc (zoh, bilinear), optional clip and arch (s4d). Shapes give
-// all else. Tensors whose names begin with test. grad. trace. golden. final. state. are passed over, any other surplus tensor
-// is refused. Limits are named constants in section 1.
+// Files. safetensors with F32, F16 or BF16 tensors under the public names of S4D, either spelling (see section 9), and
+// this metadata: prenorm (true, false), pool (mean, last, none), disc (zoh, bilinear), optional clip and arch (s4d).
+// Shapes give all else. Tensors whose names begin with test. grad. trace. golden. final. state. are passed over, any
+// other surplus tensor is refused. Limits are named constants in section 1.
 //
 // Macros, all of them:
 //
-//     SSM_IMPLEMENTATION   code here                        SSM_STATIC    a private copy, for this file only (with the former)
-//     SSM_NO_SIMD          scalar kernels only              SSM_NO_FILES  without map_file
-//     SSM_ASSERT(x)        what an internal check does; default assert(), nothing under NDEBUG
+//     SSM_IMPLEMENTATION   code here
+//     SSM_STATIC           with the former: a private copy, for this file only
+//     SSM_NO_SIMD          scalar kernels only
+//     SSM_NO_FILES         without map_file
 //
-// Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17 compilers get
-// scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
+// Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
+// compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
 // Not here yet: other cells than S4D, integer models, other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -65,10 +68,10 @@
 #ifndef SSM_HPP
 #define SSM_HPP
 
-// ---- 1. API -----------------------------------------------------------------------------------------------------------
+// ---- 1. API ---------------------------------------------------------------------------------------------------------
 //
-// Everything a caller sees. Sizes in bytes are size_t and end in _bytes; counts are int32_t. What a call changes is passed
-// by pointer, what it reads by const reference. Nothing here allocates, throws, prints or keeps a global.
+// Everything a caller sees. Sizes in bytes are size_t and end in _bytes; counts are int32_t. What a call changes is
+// passed by pointer, what it reads by const reference. Nothing here allocates, throws, prints or keeps a global.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -86,7 +89,7 @@ namespace ssm {
 // ---- Status
 
 // What a call can report. Zero is success. Values are stable: append, never renumber.
-enum class [[nodiscard]] Status : uint8_t {
+enum class [[nodiscard]] Status : uint8_t{
     ok = 0,
     bad_argument,    // null pointer, n < 0, batch larger than the scratch was made for
     truncated,       // the blob ends before its header says it does
@@ -100,19 +103,19 @@ enum class [[nodiscard]] Status : uint8_t {
     bad_value,       // see Fault::name: a weight that is NaN or infinite, or makes an unstable model; got = its index
     arena_too_small, // see Fault::want (bytes needed) and got (bytes left)
     bad_state,       // a saved state of another model or another type, or damaged; Fault::detail says what
-    bad_input,       // an input that is NaN, infinite or beyond max_input, or a time step that is not positive and finite
-    unsupported,     // a valid request, left out of this build or not possible for this model
-    io,              // only from the file helper
+    bad_input,   // an input that is NaN, infinite or beyond max_input, or a time step that is not positive and finite
+    unsupported, // a valid request, left out of this build or not possible for this model
+    io,          // only from the file helper
 };
 SSM_API const char* message(Status s) noexcept; // a short English phrase; static storage, never null
 
-// Optional detail of a failure. `name`: the tensor or metadata key it is about, as it stands in the file (still escaped),
-// cut to fit, NUL-terminated; empty if it is about the whole. `detail`: a constant sentence. `want` and `got`: numbers that
-// belong to the sentence, where has_numbers is set.
+// Optional detail of a failure. `name`: the tensor or metadata key it is about, as it stands in the file (still
+// escaped), cut to fit, NUL-terminated; empty if it is about the whole. `detail`: a constant sentence. `want` and
+// `got`: numbers that belong to the sentence, where has_numbers is set.
 struct Fault {
-    char        name[96]    = "";
-    char        found[48]   = ""; // what stands there, as in the file and cut to fit: an unknown dtype, a shape; mostly empty
-    const char* detail      = "";
+    char name[96] = "";
+    char found[48] = ""; // what stands there, as in the file and cut to fit: an unknown dtype, a shape; mostly empty
+    const char* detail = "";
     bool        has_numbers = false;
     int64_t     want = 0, got = 0;
 };
@@ -120,35 +123,35 @@ struct Fault {
 // ---- Config
 
 enum class Arch : uint8_t { s4d };
-enum class DType : uint8_t { f32, f16, bf16 };         // of a weight matrix that is used in place
-enum class Disc : uint8_t { zoh, bilinear };           // how S4D turns continuous parameters into a step
-enum class Pool : uint8_t { none, last, mean };        // what the decoder reads: each step, the last step, the running mean
+enum class DType : uint8_t { f32, f16, bf16 };  // of a weight matrix that is used in place
+enum class Disc : uint8_t { zoh, bilinear };    // how S4D turns continuous parameters into a step
+enum class Pool : uint8_t { none, last, mean }; // what the decoder reads: each step, the last step, the running mean
 
 // Limits, in one place. A file beyond one of them is refused with a message that names it.
 constexpr uint64_t max_header_bytes = 100'000'000; // of a safetensors header; the format's own limit
-constexpr int32_t  max_depth        = 32;          // nesting of JSON
-constexpr int32_t  max_rank         = 8;           // dimensions of a tensor
-constexpr int32_t  max_fields       = 32;          // fields of one tensor's entry in the header
-constexpr int32_t  max_layers       = 256;
-constexpr int32_t  max_width        = 16384;       // d_model, d_input, d_output
-constexpr int32_t  max_d_state      = 512;         // N; N/2 modes are stored
-constexpr int32_t  max_batch        = 65536;
-constexpr float    max_input        = 1e9f;        // magnitude of an input number
-constexpr float    max_dt           = 1048576.0f;  // time since the previous event, in training steps
+constexpr int32_t  max_depth = 32;                 // nesting of JSON
+constexpr int32_t  max_rank = 8;                   // dimensions of a tensor
+constexpr int32_t  max_fields = 32;                // fields of one tensor's entry in the header
+constexpr int32_t  max_layers = 256;
+constexpr int32_t  max_width = 16384; // d_model, d_input, d_output
+constexpr int32_t  max_d_state = 512; // N; N/2 modes are stored
+constexpr int32_t  max_batch = 65536;
+constexpr float    max_input = 1e9f;    // magnitude of an input number
+constexpr float    max_dt = 1048576.0f; // time since the previous event, in training steps
 
 // The shape of a model, in the names of the papers. Read from the blob, or a constexpr written by `ssm convert`.
 struct Config {
-    Arch    arch       = Arch::s4d;
-    Disc    disc       = Disc::zoh;
-    Pool    pool       = Pool::mean;
-    bool    prenorm    = false;   // LayerNorm in front of each layer (true) or behind its residual sum (false)
-    int32_t n_layers   = 1;
-    int32_t d_input    = 1;       // floats per step given by the caller
-    int32_t d_output   = 1;       // floats per step returned
-    int32_t d_model    = 8;       // H, channels
-    int32_t d_state    = 4;       // N, real state size of a channel; N/2 complex modes are stored
-    float   state_clip = 0.0f;    // every real and imaginary part of the state stays in [-clip, +clip]; 0: off
-    int32_t n_entries  = 0;       // entries in the file's header (tensors and metadata); only sizes load()'s workspace
+    Arch    arch = Arch::s4d;
+    Disc    disc = Disc::zoh;
+    Pool    pool = Pool::mean;
+    bool    prenorm = false; // LayerNorm in front of each layer (true) or behind its residual sum (false)
+    int32_t n_layers = 1;
+    int32_t d_input = 1;       // floats per step given by the caller
+    int32_t d_output = 1;      // floats per step returned
+    int32_t d_model = 8;       // H, channels
+    int32_t d_state = 4;       // N, real state size of a channel; N/2 complex modes are stored
+    float   state_clip = 0.0f; // every real and imaginary part of the state stays in [-clip, +clip]; 0: off
+    int32_t n_entries = 0;     // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
     return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.prenorm == b.prenorm &&
@@ -161,58 +164,79 @@ SSM_API bool valid(const Config& c) noexcept; // ranges, and that no size below 
 
 // One entry of a file's header. Points into the blob.
 struct Entry {
-    const char* name       = nullptr; // between its quotes, still escaped
-    uint64_t    hash       = 0;       // of the unescaped name; orders the index
-    uint64_t    begin      = 0;       // tensor: byte offsets in the data buffer. Metadata: the value, see `value`
-    uint64_t    end        = 0;
-    const char* value      = nullptr; // metadata: the string value between its quotes, still escaped; null for a tensor
+    const char* name = nullptr; // between its quotes, still escaped
+    uint64_t    hash = 0;       // of the unescaped name; orders the index
+    uint64_t    begin = 0;      // tensor: byte offsets in the data buffer. Metadata: the value, see `value`
+    uint64_t    end = 0;
+    const char* value = nullptr;      // metadata: the string value between its quotes, still escaped; null for a tensor
     const char* shape_text = nullptr; // tensor: text of the shape array, from its '['
-    int32_t     name_len   = 0;
-    int32_t     value_len  = 0;
-    uint8_t     dtype      = 0;       // index into dtype_name()
-    uint8_t     rank       = 0;
-    uint8_t     used       = 0;       // set by load() when the architecture has a place for it
+    int32_t     name_len = 0;
+    int32_t     value_len = 0;
+    uint8_t     dtype = 0; // index into dtype_name()
+    uint8_t     rank = 0;
+    uint8_t     used = 0; // set by load() when the architecture has a place for it
 };
 
-struct Blob { const void* data = nullptr; size_t bytes = 0; }; // read-only; outlives the Model
+struct Blob {
+    const void* data = nullptr;
+    size_t      bytes = 0;
+}; // read-only; outlives the Model
 
 // The index of a file: `n_entries` entries sorted by (hash, unescaped name). Lives in the caller's memory.
 struct Index {
-    Entry*      entries    = nullptr;
-    int32_t     n_entries  = 0;
-    int32_t     n_tensors  = 0;
+    Entry*               entries = nullptr;
+    int32_t              n_entries = 0;
+    int32_t              n_tensors = 0;
     const unsigned char* data = nullptr; // the data buffer
-    uint64_t    data_bytes = 0;
+    uint64_t             data_bytes = 0;
 };
 
-// Bytes of memory read_index() needs for this blob. One pass over the header; 0 if it is not well-formed JSON (read_index()
-// then says what is wrong, and needs no memory for that).
+// Bytes of memory read_index() needs for this blob. One pass over the header; 0 if it is not well-formed JSON
+// (read_index() then says what is wrong, and needs no memory for that).
 SSM_API size_t index_bytes(Blob blob) noexcept;
 
 // Checks the whole container by every rule of the format (nothing is used before all of it is proven) and fills `out`.
-// `memory`: at least index_bytes(blob) bytes, any alignment. On failure `out` is unchanged and `fault` says what and where.
+// `memory`: at least index_bytes(blob) bytes, any alignment. On failure `out` is unchanged and `fault` says what and
+// where.
 SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fault* fault = nullptr) noexcept;
 
-SSM_API const Entry* find_tensor(const Index& ix, const char* name) noexcept;   // null if absent; `name` is a C string
+SSM_API const Entry* find_tensor(const Index& ix, const char* name) noexcept; // null if absent; `name` is a C string
 SSM_API const Entry* find_metadata(const Index& ix, const char* key) noexcept;
-SSM_API int64_t      shape_of(const Entry& e, int64_t dims[max_rank]) noexcept; // fills `rank` dims; returns the product
-SSM_API const char*  dtype_name(uint8_t dtype) noexcept;                        // "F32", "BF16", ...; null past the last
-SSM_API int32_t      dtype_bits(uint8_t dtype) noexcept;
+SSM_API int64_t     shape_of(const Entry& e, int64_t dims[max_rank]) noexcept; // fills `rank` dims; returns the product
+SSM_API const char* dtype_name(uint8_t dtype) noexcept;                        // "F32", "BF16", ...; null past the last
+SSM_API int32_t     dtype_bits(uint8_t dtype) noexcept;
 
 // ---- JSON: what headers and requests are read with
 
 namespace json {
-enum class Kind : uint8_t { error, end, object, end_object, array, end_array, key, string, number, true_, false_, null };
+enum class Kind : uint8_t {
+    error,
+    end,
+    object,
+    end_object,
+    array,
+    end_array,
+    key,
+    string,
+    number,
+    true_,
+    false_,
+    null
+};
 
 // A token points into the text. For key and string: the bytes between the quotes, still escaped, valid UTF-8, escapes
 // checked. For number: its characters.
-struct Token { Kind kind = Kind::error; const char* text = nullptr; size_t len = 0; };
+struct Token {
+    Kind        kind = Kind::error;
+    const char* text = nullptr;
+    size_t      len = 0;
+};
 
-// A pull parser: strict RFC 8259, no recursion, no memory but itself. After Kind::error, `error` is a constant sentence and
-// `p` stands at the byte it is about.
+// A pull parser: strict RFC 8259, no recursion, no memory but itself. After Kind::error, `error` is a constant sentence
+// and `p` stands at the byte it is about.
 struct Reader {
-    const char* p     = nullptr;
-    const char* end   = nullptr;
+    const char* p = nullptr;
+    const char* end = nullptr;
     const char* error = "";
     uint32_t    is_object = 0; // one bit a level
     int32_t     depth = 0;
@@ -220,52 +244,67 @@ struct Reader {
 };
 SSM_API Reader open(const void* text, size_t bytes) noexcept;
 SSM_API Token  next(Reader* r) noexcept;
-SSM_API bool   skip(Reader* r, const Token& first) noexcept;             // the rest of the value that begins with `first`
-SSM_API bool   equals(const Token& t, const char* text) noexcept;        // unescaped content equals a C string
+SSM_API bool   skip(Reader* r, const Token& first) noexcept;      // the rest of the value that begins with `first`
+SSM_API bool   equals(const Token& t, const char* text) noexcept; // unescaped content equals a C string
 SSM_API size_t unescape(const Token& t, char* out, size_t cap) noexcept; // UTF-8 bytes; returns the length needed
 SSM_API bool   to_uint(const Token& t, uint64_t* out) noexcept;          // 0 | [1-9][0-9]*, below 2^64
 } // namespace json
 
 // Decimal text to the nearest float, ties to even; correct for every input length, independent of locale and rounding
-// mode. Grammar: [+-] digits [. digits] [e|E [+-] digits], at least one digit before or after the point. Returns the number of bytes
-// read, 0 if there is no number there. Beyond the float range *out is infinite (the caller refuses it); below, a signed 0.
+// mode. Grammar: [+-] digits [. digits] [e|E [+-] digits], at least one digit before or after the point. Returns the
+// number of bytes read, 0 if there is no number there. Beyond the float range *out is infinite (the caller refuses it);
+// below, a signed 0.
 SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept;
 
 // ---- Memory
 
-struct Arena   { void* data = nullptr; size_t bytes = 0, used = 0; };          // caller's memory, handed out front to back
-struct State   { void* data = nullptr; size_t bytes = 0; };                    // plain bytes, no pointers; one writer at a time
-struct Scratch { void* data = nullptr; size_t bytes = 0; int32_t batch = 0; }; // holds nothing between calls; one a thread
+struct Arena {
+    void*  data = nullptr;
+    size_t bytes = 0, used = 0;
+}; // caller's memory, handed out front to back
+struct State {
+    void*  data = nullptr;
+    size_t bytes = 0;
+}; // plain bytes, no pointers; one writer at a time
+struct Scratch {
+    void*   data = nullptr;
+    size_t  bytes = 0;
+    int32_t batch = 0;
+}; // holds nothing between calls; one a thread
 
 struct Layer;   // weights of one layer: pointers into blob and arena
 struct Kernels; // the functions of one back-end
 
 // A weight matrix used in place: [rows][cols], row-major, little-endian, at any alignment.
-struct Matrix { const unsigned char* data = nullptr; int32_t rows = 0, cols = 0; DType dtype = DType::f32; };
+struct Matrix {
+    const unsigned char* data = nullptr;
+    int32_t              rows = 0, cols = 0;
+    DType                dtype = DType::f32;
+};
 
 struct Model { // read-only after load(); any number of threads may share it
     Config         config;
     Matrix         encoder, decoder;
     const float*   encoder_bias = nullptr;
     const float*   decoder_bias = nullptr;
-    const Layer*   layers       = nullptr;
-    const Kernels* kernels      = nullptr; // the back-end for this CPU
-    uint64_t       fingerprint  = 0;       // of every byte of the blob; stamped into saved states
+    const Layer*   layers = nullptr;
+    const Kernels* kernels = nullptr; // the back-end for this CPU
+    uint64_t       fingerprint = 0;   // of every byte of the blob; stamped into saved states
 };
 
 // Sizes. constexpr, so firmware can declare its buffers statically. `batch`: rows one call may work on at a time.
-constexpr size_t state_bytes(const Config& c) noexcept;                                  // one stream
-constexpr size_t scratch_bytes(const Config& c, int32_t batch = 1) noexcept;             // temporaries
-constexpr size_t model_bytes(const Config& c) noexcept;                                  // the tables load() builds
-constexpr size_t saved_bytes(const Config& c) noexcept;                                  // what save() writes
+constexpr size_t state_bytes(const Config& c) noexcept;                      // one stream
+constexpr size_t scratch_bytes(const Config& c, int32_t batch = 1) noexcept; // temporaries
+constexpr size_t model_bytes(const Config& c) noexcept;                      // the tables load() builds
+constexpr size_t saved_bytes(const Config& c) noexcept;                      // what save() writes
 constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batch = 1) noexcept; // all of it
 
 // ---- Loading
 
 enum class Isa : uint8_t { best, scalar, avx2 };
 struct LoadOptions {
-    Isa           isa    = Isa::best; // tests force a back-end here
-    const Config* expect = nullptr;   // firmware: refuse any blob whose shape is not exactly this
+    Isa           isa = Isa::best;     // tests force a back-end here
+    const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
     bool          check_values = true; // look for NaN and Inf in every weight (reads the whole file once)
 };
 SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2"; null past the last
@@ -279,24 +318,26 @@ SSM_API Status inspect(Config* out, Blob blob, void* memory, size_t bytes, Fault
 SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt = LoadOptions(),
                     Fault* fault = nullptr) noexcept;
 
-// Carve a fresh state / a scratch out of the arena. (Or fill State{ptr, bytes} by hand, 8-byte aligned, and reset() it.)
+// Carve a fresh state / a scratch out of the arena. (Or fill State{ptr, bytes} by hand, 8-byte aligned, and reset()
+// it.)
 SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept;
 SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* arena) noexcept;
 
 // ---- Running
 //
-// x: inputs, row after row of d_input floats. dt: time since the previous event, in training steps, one a row; null means
-// 1 for every row. y: rows of d_output floats. x and y may not overlap. Nothing changes unless the result is ok.
+// x: inputs, row after row of d_input floats. dt: time since the previous event, in training steps, one a row; null
+// means 1 for every row. y: rows of d_output floats. x and y may not overlap. Nothing changes unless the result is ok.
 
 // Advance one stream by one step.
 SSM_API Status step(const Model& m, State* s, Scratch* w, const float* x, float* y, float dt = 1.0f) noexcept;
 
-// Advance one stream by n steps: x[n][d_input]; y (may be null) gets the last output only. Same bits as n calls of step(),
-// whatever n and the scratch's batch.
+// Advance one stream by n steps: x[n][d_input]; y (may be null) gets the last output only. Same bits as n calls of
+// step(), whatever n and the scratch's batch.
 SSM_API Status prefill(const Model& m, State* s, Scratch* w, const float* x, int32_t n, float* y,
                        const float* dt = nullptr) noexcept;
 
-// Score n candidates, each as if it were the next step after `from`, which is not changed: x[n][d_input], y[n][d_output].
+// Score n candidates, each as if it were the next step after `from`, which is not changed: x[n][d_input],
+// y[n][d_output].
 SSM_API Status step_batch(const Model& m, const State& from, Scratch* w, const float* x, int32_t n, float* y,
                           const float* dt = nullptr) noexcept;
 
@@ -311,12 +352,12 @@ SSM_API Status score_streams(const Model& m, const State* states, int32_t n, Scr
 // Back to the all-zero state of a fresh stream. To fork a stream, memcpy its bytes.
 SSM_API void reset(const Model& m, State* s) noexcept;
 
-SSM_API uint64_t steps_of(const Model& m, const State& s) noexcept;  // events since the last reset
-SSM_API bool     clipped(const Model& m, const State& s) noexcept;   // sticky: a part of the state was limited or was NaN
+SSM_API uint64_t steps_of(const Model& m, const State& s) noexcept; // events since the last reset
+SSM_API bool     clipped(const Model& m, const State& s) noexcept; // sticky: a part of the state was limited or was NaN
 
-// Little-endian bytes with a header (magic, version, fingerprint, shape) and a CRC-32, which guards against accidents, not
-// against intent. save() returns the bytes written; the bytes needed if dst is null; 0 if cap is too small. A saved state
-// restores to bit-identical scores on any machine. restore() refuses anything else and then leaves `s` as it was.
+// Little-endian bytes with a header (magic, version, fingerprint, shape) and a CRC-32, which guards against accidents,
+// not against intent. save() returns the bytes written; the bytes needed if dst is null; 0 if cap is too small. A saved
+// state restores to bit-identical scores on any machine. restore() refuses anything else and then leaves `s` as it was.
 SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept;
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault = nullptr) noexcept;
 
@@ -332,13 +373,13 @@ SSM_API void   unmap_file(Blob* blob) noexcept;
 // ---- Sizes, spelled out
 
 namespace detail {
-constexpr size_t  padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } // channels come in blocks of eight
-constexpr size_t  modes(const Config& c) noexcept { return size_t(c.d_state / 2) * padded(c.d_model); } // of one layer
-constexpr size_t  aligned(size_t bytes) noexcept { return (bytes + 15) / 16 * 16; }
-constexpr size_t  state_header_bytes = 16;                  // uint64 steps, uint32 flags, uint32 unused
-constexpr size_t  saved_header_bytes = 64;
-constexpr size_t  layer_bytes        = 16 * sizeof(void*);  // at least sizeof(Layer)
-constexpr size_t  pool_floats(const Config& c) noexcept { return c.pool == Pool::mean ? padded(c.d_model) : 0; }
+constexpr size_t padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } // channels come in blocks of eight
+constexpr size_t modes(const Config& c) noexcept { return size_t(c.d_state / 2) * padded(c.d_model); } // of one layer
+constexpr size_t aligned(size_t bytes) noexcept { return (bytes + 15) / 16 * 16; }
+constexpr size_t state_header_bytes = 16; // uint64 steps, uint32 flags, uint32 unused
+constexpr size_t saved_header_bytes = 64;
+constexpr size_t layer_bytes = 16 * sizeof(void*); // at least sizeof(Layer)
+constexpr size_t pool_floats(const Config& c) noexcept { return c.pool == Pool::mean ? padded(c.d_model) : 0; }
 } // namespace detail
 
 // State: header, running mean [H padded] if pooling is mean, then per layer [block of 8 channels][mode][re im][8].
@@ -351,15 +392,18 @@ constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
 }
 constexpr size_t model_bytes(const Config& c) noexcept {
     const size_t h = size_t(c.d_model), per_layer = detail::layer_bytes + 2 * detail::aligned(4 * h) +
-                   detail::aligned(8 * h) + detail::aligned(4 * detail::padded(c.d_model)) + detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
+                                                    detail::aligned(8 * h) +
+                                                    detail::aligned(4 * detail::padded(c.d_model)) +
+                                                    detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
     return detail::aligned(4 * h) + detail::aligned(4 * size_t(c.d_output)) + size_t(c.n_layers) * per_layer;
 }
 constexpr size_t saved_bytes(const Config& c) noexcept {
     return detail::saved_header_bytes + state_bytes(c) - detail::state_header_bytes + 4;
 }
-// The index of the file's header stands in the arena while load() runs, where states and scratch come to stand afterwards.
+// The index of the file's header stands in the arena while load() runs, where states and scratch come to stand
+// afterwards.
 constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) noexcept {
-    const size_t index   = size_t(c.n_entries) * sizeof(Entry) + 32;
+    const size_t index = size_t(c.n_entries) * sizeof(Entry) + 32;
     const size_t running = size_t(n_states) * detail::aligned(state_bytes(c)) + scratch_bytes(c, batch);
     return 16 + model_bytes(c) + (index > running ? index : running);
 }
@@ -369,11 +413,11 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #if defined(SSM_IMPLEMENTATION) && !defined(SSM_IMPLEMENTED)
 #define SSM_IMPLEMENTED
 
-// ---- 2. Platform -------------------------------------------------------------------------------------------------------
+// ---- 2. Platform ----------------------------------------------------------------------------------------------------
 //
-// Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless the
-// code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_TARGET, SSM_MEMCPY
-// and SSM_HAS_* for the back-ends this compiler can build.
+// Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless
+// the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_TARGET,
+// SSM_MEMCPY and SSM_HAS_* for the back-ends this compiler can build.
 
 #include <float.h>
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -398,26 +442,18 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #include <cpuid.h>
 #include <immintrin.h>
 #endif
-#ifndef SSM_ASSERT
-#ifdef NDEBUG
-#define SSM_ASSERT(x) ((void)0)
-#else
-#include <assert.h>
-#define SSM_ASSERT(x) assert(x)
-#endif
-#endif
-
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 #endif
-#if defined(__GNUC__) // vectors never cross a call that is not inlined; gcc says so at the end of the file, so never popped
+#if defined(__GNUC__) // vectors never cross a call that is not inlined; gcc says so at the end of the file, so never
+                      // popped
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-#ifndef SSM_NO_FILES // used by section 13 alone
+#ifndef SSM_NO_FILES // used by section 12 alone
 #if defined(_WIN32)
 #ifndef WIN32_LEAN_AND_MEAN
 #define WIN32_LEAN_AND_MEAN
@@ -435,10 +471,10 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #endif
 
 namespace ssm {
-// ---- 3. Small things ---------------------------------------------------------------------------------------------------
+// ---- 3. Small things ------------------------------------------------------------------------------------------------
 //
-// Byte-wise memory access that works at any alignment and byte order, conversions between number formats, and the one way
-// to fill a Fault. Exports copy, fill_zero, equal_bytes, load_*, store_*, f16_to_f32, bf16_to_f32, blame.
+// Byte-wise memory access that works at any alignment and byte order, conversions between number formats, and the one
+// way to fill a Fault. Exports copy, fill_zero, equal_bytes, load_*, store_*, f16_to_f32, bf16_to_f32, blame.
 
 namespace detail {
 
@@ -463,8 +499,8 @@ SSM_INLINE uint32_t load_u32(const unsigned char* p) noexcept {
     return uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
 }
 SSM_INLINE uint64_t load_u64(const unsigned char* p) noexcept { return load_u32(p) | uint64_t(load_u32(p + 4)) << 32; }
-SSM_INLINE void store_u32(unsigned char* p, uint32_t v) noexcept {
-    for (int i = 0; i < 4; ++i) p[i] = static_cast<unsigned char>(v >> 8 * i);
+SSM_INLINE void     store_u32(unsigned char* p, uint32_t v) noexcept {
+        for (int i = 0; i < 4; ++i) p[i] = static_cast<unsigned char>(v >> 8 * i);
 }
 SSM_INLINE void store_u64(unsigned char* p, uint64_t v) noexcept {
     store_u32(p, uint32_t(v));
@@ -487,11 +523,11 @@ SSM_INLINE bool is_finite(float x) noexcept { return (bits_of(x) & 0x7f800000) !
 // Records what went wrong; `fault` may be null. Returns `s` so that callers can write `return blame(...)`.
 SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len, const char* detail) noexcept {
     if (fault != nullptr) {
-        *fault   = Fault();
+        *fault = Fault();
         size_t n = name_len < sizeof fault->name - 1 ? name_len : sizeof fault->name - 1;
         copy(fault->name, name, n);
         fault->name[n] = 0;
-        fault->detail  = detail;
+        fault->detail = detail;
     }
     return s;
 }
@@ -500,18 +536,18 @@ SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len
     (void)blame(fault, s, name, name_len, detail);
     if (fault != nullptr) {
         fault->has_numbers = true;
-        fault->want        = want;
-        fault->got         = got;
+        fault->want = want;
+        fault->got = got;
     }
     return s;
 }
 } // namespace detail
-// ---- 4. Maths ----------------------------------------------------------------------------------------------------------
+// ---- 4. Maths -------------------------------------------------------------------------------------------------------
 //
-// Elementary functions without libm, made of +, -, * and / alone, so that every machine gets the same bits. Each is written
-// once, for F = float or for F = a vector of eight floats (a compiler vector type; the back-ends in section 6 use it).
-// The ..._f64 forms serve load(), which prepares parameters in double. Stated errors are against exact values; tests/maths.cpp
-// measures them. Exports exp, expm1, sigmoid, normal_cdf, sincos_turns, rsqrt.
+// Elementary functions without libm, made of +, -, * and / alone, so that every machine gets the same bits. Each is
+// written once, for F = float or for F = a vector of eight floats (a compiler vector type; the back-ends in section 6
+// use it). The ..._f64 forms serve load(), which prepares parameters in double. Stated errors are against exact values;
+// tests/maths.cpp measures them. Exports exp, expm1, sigmoid, normal_cdf, sincos_turns, rsqrt.
 
 namespace detail {
 
@@ -551,18 +587,18 @@ constexpr float round_magic = 12582912.0f; // 1.5 * 2^23: adding it leaves a flo
 
 // exp(x) = 2^n (1 + e): n = round(x / ln 2), e = expm1 of the rest, |rest| <= 0.347. NaN gives NaN.
 template <class F> SSM_INLINE void exp_parts(const F& x, typename lanes<F>::I* n, F* e) noexcept {
-    using L   = lanes<F>;
+    using L = lanes<F>;
     F shifted = x * 1.44269504f + L::set(round_magic);
-    *n        = L::bits(shifted) - 0x4b400000;
-    F nf      = shifted - round_magic;
-    F r       = (x - nf * 0.693145752f) - nf * 1.42860677e-6f; // ln 2 in two pieces; the first product is exact
-    F p       = L::set(1.98412698e-4f);
-    p         = p * r + 1.38888889e-3f;
-    p         = p * r + 8.33333333e-3f;
-    p         = p * r + 4.16666667e-2f;
-    p         = p * r + 1.66666667e-1f;
-    p         = p * r + 0.5f;
-    *e        = r + (r * r) * p;
+    *n = L::bits(shifted) - 0x4b400000;
+    F nf = shifted - round_magic;
+    F r = (x - nf * 0.693145752f) - nf * 1.42860677e-6f; // ln 2 in two pieces; the first product is exact
+    F p = L::set(1.98412698e-4f);
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    *e = r + (r * r) * p;
 }
 template <class F> SSM_INLINE F pow2(const typename lanes<F>::I& n) noexcept { // -126 <= n <= 127
     return lanes<F>::from_bits(lanes<F>::shl(n + 127, 23));
@@ -571,8 +607,8 @@ template <class F> SSM_INLINE F pow2(const typename lanes<F>::I& n) noexcept { /
 // exp(x). Relative error below 1.5e-7 where the result is normal; 0 below -104, +Inf above 88.73.
 template <class F> SSM_INLINE F exp_f32(const F& v) noexcept {
     using L = lanes<F>;
-    F x     = select(L::less(v, L::set(-110.0f)), L::set(-110.0f), v);
-    x       = select(L::less(L::set(90.0f), x), L::set(90.0f), x);
+    F x = select(L::less(v, L::set(-110.0f)), L::set(-110.0f), v);
+    x = select(L::less(L::set(90.0f), x), L::set(90.0f), x);
     typename L::I n;
     F             e;
     exp_parts(x, &n, &e);
@@ -582,8 +618,8 @@ template <class F> SSM_INLINE F exp_f32(const F& v) noexcept {
 
 // exp(x) and exp(x) - 1 together, for x <= 0. expm1: relative error below 4e-7.
 template <class F> SSM_INLINE void exp_and_expm1(const F& v, F* ex, F* em) noexcept {
-    using L   = lanes<F>;
-    const F x = select(L::less(v, L::set(-80.0f)), L::set(-80.0f), v);
+    using L = lanes<F>;
+    const F       x = select(L::less(v, L::set(-80.0f)), L::set(-80.0f), v);
     typename L::I n;
     F             e;
     exp_parts(x, &n, &e);
@@ -595,8 +631,8 @@ template <class F> SSM_INLINE void exp_and_expm1(const F& v, F* ex, F* em) noexc
 // 1 / (1 + exp(-x)). Relative error below 3e-7 for x > -87; monotone to 0 below.
 template <class F> SSM_INLINE F sigmoid(const F& x) noexcept {
     using L = lanes<F>;
-    F e     = exp_f32(F(-magnitude(x)));
-    F d     = L::set(1.0f) / (e + 1.0f);
+    F e = exp_f32(F(-magnitude(x)));
+    F d = L::set(1.0f) / (e + 1.0f);
     return select(L::less(x, L::set(0.0f)), F(e * d), d);
 }
 
@@ -604,39 +640,39 @@ template <class F> SSM_INLINE F sigmoid(const F& x) noexcept {
 // For z = |x| / sqrt 2: erfc(z) = exp(-z^2) P(t), t = 1 / (1 + 0.375 z); P fitted by us to a relative error of 2e-8.
 template <class F> SSM_INLINE F normal_cdf(const F& x) noexcept {
     using L = lanes<F>;
-    F z     = magnitude(x) * 0.707106781f;
-    z       = select(L::less(L::set(10.5f), z), L::set(10.5f), z);
-    F t     = L::set(1.0f) / (z * 0.375f + 1.0f);
-    F p     = L::set(0.0613174736f);
-    p       = p * t - 0.286287397f;
-    p       = p * t + 0.430307806f;
-    p       = p * t - 0.227089942f;
-    p       = p * t + 0.272163182f;
-    p       = p * t + 0.122153513f;
-    p       = p * t + 0.205151230f;
-    p       = p * t + 0.210671976f;
-    p       = p * t + 0.211612180f;
-    F q     = exp_f32(F(-(z * z))) * (p * t) * 0.5f;
+    F z = magnitude(x) * 0.707106781f;
+    z = select(L::less(L::set(10.5f), z), L::set(10.5f), z);
+    F t = L::set(1.0f) / (z * 0.375f + 1.0f);
+    F p = L::set(0.0613174736f);
+    p = p * t - 0.286287397f;
+    p = p * t + 0.430307806f;
+    p = p * t - 0.227089942f;
+    p = p * t + 0.272163182f;
+    p = p * t + 0.122153513f;
+    p = p * t + 0.205151230f;
+    p = p * t + 0.210671976f;
+    p = p * t + 0.211612180f;
+    F q = exp_f32(F(-(z * z))) * (p * t) * 0.5f;
     return select(L::less(x, L::set(0.0f)), q, F(L::set(1.0f) - q));
 }
 
 // sin and cos of t turns, |t| <= 0.5. Absolute error below 1.5e-7.
 template <class F> SSM_INLINE void sincos_turns(const F& t, F* s, F* c) noexcept {
-    using L         = lanes<F>;
+    using L = lanes<F>;
     F             q = t * 4.0f + L::set(round_magic);
     typename L::I k = L::bits(q) - 0x4b400000; // quarter turns
     F             z = (t - (q - round_magic) * 0.25f) * 6.28318531f;
     F             w = z * z;
     F             a = L::set(2.75573192e-6f);
-    a               = a * w - 1.98412698e-4f;
-    a               = a * w + 8.33333333e-3f;
-    a               = a * w - 1.66666667e-1f;
-    a               = z + (z * w) * a;
-    F b             = L::set(-2.75573192e-7f);
-    b               = b * w + 2.48015873e-5f;
-    b               = b * w - 1.38888889e-3f;
-    b               = b * w + 4.16666667e-2f;
-    b               = (w * w) * b + (L::set(1.0f) - w * 0.5f);
+    a = a * w - 1.98412698e-4f;
+    a = a * w + 8.33333333e-3f;
+    a = a * w - 1.66666667e-1f;
+    a = z + (z * w) * a;
+    F b = L::set(-2.75573192e-7f);
+    b = b * w + 2.48015873e-5f;
+    b = b * w - 1.38888889e-3f;
+    b = b * w + 4.16666667e-2f;
+    b = (w * w) * b + (L::set(1.0f) - w * 0.5f);
     typename L::I odd = -(k & 1);
     *s = L::from_bits(L::bits(select(odd, b, a)) ^ L::shl(k & 2, 30));
     *c = L::from_bits(L::bits(select(odd, a, b)) ^ L::shl((k + 1) & 2, 30));
@@ -654,7 +690,7 @@ SSM_INLINE float rsqrt(float x) noexcept {
 // The part of turns * dt that is left after whole turns, in [-0.5, 0.5]. In double: a fast mode turns many times.
 SSM_INLINE float turn_fraction(double turns, float dt) noexcept {
     constexpr double magic = 6755399441055744.0; // 1.5 * 2^52
-    double           t     = turns * static_cast<double>(dt);
+    double           t = turns * static_cast<double>(dt);
     return static_cast<float>(t - ((t + magic) - magic));
 }
 
@@ -671,11 +707,11 @@ SSM_LOCAL void exp_and_expm1_f64(double x, double* ex, double* em) noexcept {
     if (x > 700.0) x = 700.0;
     int    n = x == x ? int(x * 1.4426950408889634 + (x < 0 ? -0.5 : 0.5)) : 0;
     double r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10; // ln 2 in two pieces
-    double p = 0.0;                                                               // expm1(r) by its series, from the far end
+    double p = 0.0; // expm1(r) by its series, from the far end
     for (int k = 16; k >= 1; --k) p = (1.0 + p) * r / k;
     double s = pow2_f64(n);
-    *ex      = s * p + s;
-    *em      = s * p + (s - 1.0);
+    *ex = s * p + s;
+    *em = s * p + (s - 1.0);
 }
 SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t| < 2^50
     constexpr double magic = 6755399441055744.0;
@@ -687,19 +723,28 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
     a = z - z * a;
     b = 1.0 - b;
     switch (k & 3) {
-    case 0: *s = a, *c = b; break;
-    case 1: *s = b, *c = -a; break;
-    case 2: *s = -a, *c = -b; break;
-    default: *s = -b, *c = a; break;
+    case 0:
+        *s = a, *c = b;
+        break;
+    case 1:
+        *s = b, *c = -a;
+        break;
+    case 2:
+        *s = -a, *c = -b;
+        break;
+    default:
+        *s = -b, *c = a;
+        break;
     }
 }
 } // namespace detail
 
-// ---- 5. Kernels --------------------------------------------------------------------------------------------------------
+// ---- 5. Kernels -----------------------------------------------------------------------------------------------------
 //
-// The loops that carry the work, each with its contract. The scalar version *is* the specification: a back-end must give
-// its bits. No kernel allocates, keeps state or needs alignment; all lengths work. Sums over inputs run in eight
-// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels and scalar.
+// The loops that carry the work, each with its contract. The scalar version *is* the specification: a back-end must
+// give its bits. No kernel allocates, keeps state or needs alignment; all lengths work. Sums over inputs run in eight
+// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels and
+// scalar.
 
 struct Kernels {
     const char* name;
@@ -717,12 +762,13 @@ struct Kernels {
                      float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes, float clip);
 
     // ab for a step of dt times the trained one: zoh from rates (rho = Re z, turns = Im z / 2 pi) and gain (B / A),
-    // bilinear from rates (Re z / 2, turns: Im z / 2) and gain (B dt). z = A dt. rho, gain: as ab's layout with 1 and 2 planes.
+    // bilinear from rates (Re z / 2, turns: Im z / 2) and gain (B dt). z = A dt. rho, gain: as ab's layout with 1 and 2
+    // planes.
     void (*s4d_discretize)(float* ab, const float* rho, const double* turns, const float* gain, float dt, Disc disc,
                            int32_t count); // count: blocks * modes
 
-    void (*gelu)(float* y, const float* x, int32_t n);                   // y = x Phi(x); y may be x
-    void (*glu)(float* r, const float* v, int32_t n);                    // r += v[0..n) * sigmoid(v[n..2n))
+    void (*gelu)(float* y, const float* x, int32_t n); // y = x Phi(x); y may be x
+    void (*glu)(float* r, const float* v, int32_t n);  // r += v[0..n) * sigmoid(v[n..2n))
     void (*layer_norm)(float* y, const float* x, const float* weight, const float* bias, int32_t n); // y may be x
 };
 
@@ -751,14 +797,16 @@ SSM_INLINE float element(const unsigned char* data, DType t, size_t i) noexcept 
 // Eight floats at a time for F = f32x8, one for F = float; a short last group is filled up with zeros.
 template <class F> constexpr int32_t width = int32_t(sizeof(F) / sizeof(float));
 template <class F> SSM_INLINE F      load(const float* p, int32_t count) noexcept {
-    F v = lanes<F>::set(0.0f);
-    if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(&v, p, sizeof(F));
-    else for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(reinterpret_cast<unsigned char*>(&v) + 4 * k, p + k, 4);
+         F v = lanes<F>::set(0.0f);
+         if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(&v, p, sizeof(F));
+    else
+        for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(reinterpret_cast<unsigned char*>(&v) + 4 * k, p + k, 4);
     return v;
 }
 template <class F> SSM_INLINE void store(float* p, const F& v, int32_t count) noexcept {
     if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(p, &v, sizeof(F));
-    else for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(p + k, reinterpret_cast<const unsigned char*>(&v) + 4 * k, 4);
+    else
+        for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(p + k, reinterpret_cast<const unsigned char*>(&v) + 4 * k, 4);
 }
 
 // The element-wise kernels, for any F.
@@ -804,8 +852,8 @@ SSM_INLINE void layer_norm_loop(float* y, const float* x, const float* weight, c
 
 // a, b of eight channels of one mode.
 template <class F>
-SSM_INLINE void discretize_loop(float* ab, const float* rho, const double* turns, const float* gain, float dt, Disc disc,
-                                int32_t count) noexcept {
+SSM_INLINE void discretize_loop(float* ab, const float* rho, const double* turns, const float* gain, float dt,
+                                Disc disc, int32_t count) noexcept {
     using L = lanes<F>;
     for (int32_t i = 0; i < count; ++i, ab += 32, rho += 8, turns += 8, gain += 16) {
         float angle[8];
@@ -819,19 +867,19 @@ SSM_INLINE void discretize_loop(float* ab, const float* rho, const double* turns
                 exp_and_expm1(x, &e, &em);
                 sincos_turns(t, &s, &c);
                 sincos_turns(F(t * 0.5f), &s2, &c2);
-                ar   = e * c;
-                ai   = e * s;
+                ar = e * c;
+                ai = e * s;
                 F dr = em * c - (s2 * s2) * 2.0f; // Re(exp(z dt) - 1)
-                br   = gr * dr - gi * ai;
-                bi   = gr * ai + gi * dr;
+                br = gr * dr - gi * ai;
+                bi = gr * ai + gi * dr;
             } else { // a = (1 + w) / (1 - w), b = B dt / (1 - w), w = z dt / 2 = x + i t
                 F d = L::set(1.0f) - x;
                 F q = L::set(1.0f) / (d * d + t * t);
-                ar  = ((L::set(1.0f) - x * x) - t * t) * q;
-                ai  = (t * q) * 2.0f;
+                ar = ((L::set(1.0f) - x * x) - t * t) * q;
+                ai = (t * q) * 2.0f;
                 F p = (d * q) * dt, o = (t * q) * dt;
-                br  = gr * p - gi * o;
-                bi  = gr * o + gi * p;
+                br = gr * p - gi * o;
+                bi = gr * o + gi * p;
             }
             store(ab + k, ar, 8), store(ab + 8 + k, ai, 8), store(ab + 16 + k, br, 8), store(ab + 24 + k, bi, 8);
         }
@@ -854,7 +902,7 @@ struct scalar {
         for (int32_t o = 0; o < W.rows; ++o) {
             const unsigned char* w = W.data + size_t(o) * row_bytes;
             for (int32_t i = 0; i < n; ++i) {
-                const float* xi   = x + ptrdiff_t(i) * x_stride;
+                const float* xi = x + ptrdiff_t(i) * x_stride;
                 float        s[8] = {0, 0, 0, 0, 0, 0, 0, 0};
                 for (int32_t k = 0; k < W.cols; ++k) s[k % 8] += element(w, W.dtype, size_t(k)) * xi[k];
                 y[ptrdiff_t(i) * y_stride + o] = sum_lanes(s) + (bias != nullptr ? bias[o] : 0.0f);
@@ -862,22 +910,23 @@ struct scalar {
         }
     }
 
-    static bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out, const float* u,
-                         float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes, float clip) {
+    static bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
+                         const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
+                         float clip) {
         bool hit = false;
         for (int32_t b = 0; b < blocks; ++b) {
             const ptrdiff_t at = ptrdiff_t(b) * modes;
             for (int32_t t = 0; t < T; ++t) {
                 const float* h_old = t == 0 ? h_in : h_out;
                 for (int32_t k = 0; k < 8; ++k) {
-                    const float uk  = u[ptrdiff_t(t) * stride + b * 8 + k];
+                    const float uk = u[ptrdiff_t(t) * stride + b * 8 + k];
                     float       sum = 0.0f;
                     for (int32_t j = 0; j < modes; ++j) {
                         const float *p = ab + (at + j) * 32 + k, *q = c + (at + j) * 16 + k;
-                        const float *x = h_old + (at + j) * 16 + k;
+                        const float* x = h_old + (at + j) * 16 + k;
                         float        xr = x[0], xi = x[8];
-                        float        r  = limit((p[0] * xr - p[8] * xi) + p[16] * uk, clip, &hit);
-                        float        i  = limit((p[0] * xi + p[8] * xr) + p[24] * uk, clip, &hit);
+                        float        r = limit((p[0] * xr - p[8] * xi) + p[16] * uk, clip, &hit);
+                        float        i = limit((p[0] * xi + p[8] * xr) + p[24] * uk, clip, &hit);
                         float*       to = h_out + (at + j) * 16 + k;
                         to[0] = r, to[8] = i;
                         sum += q[0] * r - q[8] * i;
@@ -901,10 +950,10 @@ struct scalar {
 };
 } // namespace detail
 
-// ---- 6. Back-ends ------------------------------------------------------------------------------------------------------
+// ---- 6. Back-ends ---------------------------------------------------------------------------------------------------
 //
-// Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place in
-// this file with an intrinsic. Exports avx2.
+// Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
+// in this file with an intrinsic. Exports avx2.
 
 namespace detail {
 
@@ -914,9 +963,11 @@ struct avx2 : scalar {
     static constexpr const char* name = "avx2";
 
     // Eight weights, up-cast.
-    template <DType T> static inline __attribute__((always_inline)) SSM_AVX2 __m256 weights(const unsigned char* p) noexcept {
+    template <DType T>
+    static inline __attribute__((always_inline)) SSM_AVX2 __m256 weights(const unsigned char* p) noexcept {
         if constexpr (T == DType::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
-        else if constexpr (T == DType::f16) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        else if constexpr (T == DType::f16)
+            return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
         else
             return _mm256_castsi256_ps(
                 _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
@@ -932,19 +983,18 @@ struct avx2 : scalar {
     }
     // R rows (1, 4 or 8) of one product. The last group of columns is read through a zero-padded copy.
     template <DType T, int R>
-    static inline __attribute__((always_inline)) SSM_AVX2 void rows(float* y, const unsigned char* w, size_t row_bytes,
-                                                                    const float* bias, const float* x,
-                                                                    int32_t cols) noexcept {
-        constexpr int size = T == DType::f32 ? 4 : 2;
-        __m256        s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+    static inline __attribute__((always_inline)) SSM_AVX2 void
+    rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x, int32_t cols) noexcept {
+        constexpr int        size = T == DType::f32 ? 4 : 2;
+        __m256               s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
         const size_t         step4 = R >= 4 ? row_bytes : 0, step8 = R == 8 ? row_bytes : 0;
         const unsigned char *w1 = w + step4, *w2 = w1 + step4, *w3 = w2 + step4;
         const unsigned char *w4 = w3 + step8, *w5 = w4 + step8, *w6 = w5 + step8, *w7 = w6 + step8;
         int32_t              k = 0;
         for (; k + 8 <= cols; k += 8) {
-            const __m256    v  = _mm256_loadu_ps(x + k);
+            const __m256    v = _mm256_loadu_ps(x + k);
             const ptrdiff_t at = ptrdiff_t(k) * size;
-            s0                 = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(w + at), v));
+            s0 = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(w + at), v));
             if constexpr (R >= 4) {
                 s1 = _mm256_add_ps(s1, _mm256_mul_ps(weights<T>(w1 + at), v));
                 s2 = _mm256_add_ps(s2, _mm256_mul_ps(weights<T>(w2 + at), v));
@@ -958,13 +1008,13 @@ struct avx2 : scalar {
             }
         }
         if (k < cols) {
-            alignas(32) float     v8[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            alignas(32) float         v8[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             alignas(32) unsigned char tail[8][32] = {};
-            const size_t          bytes = size_t(cols - k) * size;
+            const size_t              bytes = size_t(cols - k) * size;
             copy(v8, x + k, size_t(cols - k) * 4);
             for (int r = 0; r < R; ++r) copy(tail[r], w + size_t(r) * row_bytes + size_t(k) * size, bytes);
             const __m256 v = _mm256_load_ps(v8);
-            s0             = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(tail[0]), v));
+            s0 = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(tail[0]), v));
             if constexpr (R >= 4) {
                 s1 = _mm256_add_ps(s1, _mm256_mul_ps(weights<T>(tail[1]), v));
                 s2 = _mm256_add_ps(s2, _mm256_mul_ps(weights<T>(tail[2]), v));
@@ -982,14 +1032,15 @@ struct avx2 : scalar {
             return;
         }
         const __m128 zero = _mm_setzero_ps();
-        if constexpr (R >= 4) _mm_storeu_ps(y, _mm_add_ps(join(s0, s1, s2, s3), bias != nullptr ? _mm_loadu_ps(bias) : zero));
+        if constexpr (R >= 4)
+            _mm_storeu_ps(y, _mm_add_ps(join(s0, s1, s2, s3), bias != nullptr ? _mm_loadu_ps(bias) : zero));
         if constexpr (R == 8)
             _mm_storeu_ps(y + 4, _mm_add_ps(join(s4, s5, s6, s7), bias != nullptr ? _mm_loadu_ps(bias + 4) : zero));
     }
     // Rows o.. in groups of R over all n inputs, so that a group stays in the first-level cache. Returns the next row.
     template <DType T, int R>
-    static SSM_AVX2 int32_t groups(int32_t o, float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
-                                   int32_t x_stride, int32_t n) noexcept {
+    static SSM_AVX2 int32_t groups(int32_t o, float* y, int32_t y_stride, const Matrix& W, const float* bias,
+                                   const float* x, int32_t x_stride, int32_t n) noexcept {
         const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
         for (; o + R <= W.rows; o += R)
             for (int32_t i = 0; i < n; ++i)
@@ -1001,28 +1052,34 @@ struct avx2 : scalar {
     static SSM_AVX2 void matmul_of(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
                                    int32_t x_stride, int32_t n) noexcept {
         int32_t o = groups<T, 8>(0, y, y_stride, W, bias, x, x_stride, n);
-        o         = groups<T, 4>(o, y, y_stride, W, bias, x, x_stride, n);
+        o = groups<T, 4>(o, y, y_stride, W, bias, x, x_stride, n);
         groups<T, 1>(o, y, y_stride, W, bias, x, x_stride, n);
     }
     static void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x, int32_t x_stride,
                        int32_t n) {
         switch (W.dtype) {
-        case DType::f32: matmul_of<DType::f32>(y, y_stride, W, bias, x, x_stride, n); break;
-        case DType::f16: matmul_of<DType::f16>(y, y_stride, W, bias, x, x_stride, n); break;
-        case DType::bf16: matmul_of<DType::bf16>(y, y_stride, W, bias, x, x_stride, n); break;
+        case DType::f32:
+            matmul_of<DType::f32>(y, y_stride, W, bias, x, x_stride, n);
+            break;
+        case DType::f16:
+            matmul_of<DType::f16>(y, y_stride, W, bias, x, x_stride, n);
+            break;
+        case DType::bf16:
+            matmul_of<DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
+            break;
         }
     }
 
-    // One step of one block without the clip, watching the largest magnitude; where that passes the clip (or is NaN) the new
-    // state is walked again, limited and read out. Limiting is element-wise, so this is the specified step.
+    // One step of one block without the clip, watching the largest magnitude; where that passes the clip (or is NaN)
+    // the new state is walked again, limited and read out. Limiting is element-wise, so this is the specified step.
     static SSM_AVX2 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
                                   const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
                                   float clip) {
-        bool          hit   = false;
-        const __m256i abs   = _mm256_set1_epi32(0x7fffffff);
+        bool          hit = false;
+        const __m256i abs = _mm256_set1_epi32(0x7fffffff);
         const __m256i bound = _mm256_set1_epi32(bits_of(clip));
         for (int32_t b = 0; b < blocks; ++b) {
-            const ptrdiff_t at    = ptrdiff_t(b) * modes;
+            const ptrdiff_t at = ptrdiff_t(b) * modes;
             const float *   p_end = ab + (at + modes) * 32, *h = h_in + at * 16;
             const __m256    d = _mm256_loadu_ps(D + b * 8);
             float*          to_first = h_out + at * 16;
@@ -1035,12 +1092,10 @@ struct avx2 : scalar {
                 for (const float* p = ab + at * 32; p != p_end; p += 32, q += 16, x += 16, to += 16) {
                     const __m256 xr = _mm256_loadu_ps(x), xi = _mm256_loadu_ps(x + 8);
                     const __m256 ar = _mm256_loadu_ps(p), ai = _mm256_loadu_ps(p + 8);
-                    const __m256 r =
-                        _mm256_add_ps(_mm256_sub_ps(_mm256_mul_ps(ar, xr), _mm256_mul_ps(ai, xi)),
-                                      _mm256_mul_ps(_mm256_loadu_ps(p + 16), v));
-                    const __m256 i =
-                        _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(ar, xi), _mm256_mul_ps(ai, xr)),
-                                      _mm256_mul_ps(_mm256_loadu_ps(p + 24), v));
+                    const __m256 r = _mm256_add_ps(_mm256_sub_ps(_mm256_mul_ps(ar, xr), _mm256_mul_ps(ai, xi)),
+                                                   _mm256_mul_ps(_mm256_loadu_ps(p + 16), v));
+                    const __m256 i = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(ar, xi), _mm256_mul_ps(ai, xr)),
+                                                   _mm256_mul_ps(_mm256_loadu_ps(p + 24), v));
                     _mm256_storeu_ps(to, r);
                     _mm256_storeu_ps(to + 8, i);
                     top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(r), abs));
@@ -1059,7 +1114,7 @@ struct avx2 : scalar {
         alignas(32) float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         for (int32_t j = 0; j < modes; ++j, h += 16, c += 16)
             for (int k = 0; k < 8; ++k) {
-                h[k]     = limit(h[k], clip, hit);
+                h[k] = limit(h[k], clip, hit);
                 h[k + 8] = limit(h[k + 8], clip, hit);
                 sum[k] += c[k] * h[k] - c[k + 8] * h[k + 8];
             }
@@ -1079,15 +1134,16 @@ struct avx2 : scalar {
 #endif
 } // namespace detail
 
-// ---- 7. Choosing a back-end --------------------------------------------------------------------------------------------
+// ---- 7. Choosing a back-end -----------------------------------------------------------------------------------------
 //
-// One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the answer
-// in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
+// One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the
+// answer in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
 
 namespace detail {
 
 template <class K>
-inline constexpr Kernels table{K::name, &K::matmul, &K::s4d_scan, &K::s4d_discretize, &K::gelu, &K::glu, &K::layer_norm};
+inline constexpr Kernels table{K::name,  &K::matmul, &K::s4d_scan,  &K::s4d_discretize,
+                               &K::gelu, &K::glu,    &K::layer_norm};
 
 #if defined(SSM_HAS_AVX2)
 // AVX2 and F16C in the CPU, and the operating system saves the wide registers.
@@ -1110,43 +1166,51 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
         if (isa == Isa::avx2) return nullptr;
 #endif
         return &table<scalar>;
-    case Isa::scalar: return &table<scalar>;
-    default: return nullptr;
+    case Isa::scalar:
+        return &table<scalar>;
+    default:
+        return nullptr;
     }
 }
 } // namespace detail
 
 SSM_API const char* isa_name(Isa isa) noexcept {
     switch (isa) {
-    case Isa::best: return "best";
-    case Isa::scalar: return "scalar";
-    case Isa::avx2: return "avx2";
+    case Isa::best:
+        return "best";
+    case Isa::scalar:
+        return "scalar";
+    case Isa::avx2:
+        return "avx2";
     }
     return nullptr;
 }
 SSM_API bool isa_runs_here(Isa isa) noexcept { return detail::kernels_of(isa) != nullptr; }
 
-// ---- 8. Model parts ----------------------------------------------------------------------------------------------------
+// ---- 8. Model parts -------------------------------------------------------------------------------------------------
 //
 // What a loaded layer is, how a state and a scratch are laid out, and the small helpers that walk them.
 
 struct Layer {
     const float*  norm_weight = nullptr; // [H]
-    const float*  norm_bias   = nullptr; // [H]
-    const float*  ab          = nullptr; // [block][mode][ar ai br bi][8], for dt = 1
-    const float*  c           = nullptr; // [block][mode][2 cr, 2 ci][8]
-    const float*  rho         = nullptr; // [block][mode][8]     what s4d_discretize makes a and b of
-    const double* turns       = nullptr; // [block][mode][8]
-    const float*  gain        = nullptr; // [block][mode][re im][8]
-    const float*  D           = nullptr; // [H padded]
+    const float*  norm_bias = nullptr;   // [H]
+    const float*  ab = nullptr;          // [block][mode][ar ai br bi][8], for dt = 1
+    const float*  c = nullptr;           // [block][mode][2 cr, 2 ci][8]
+    const float*  rho = nullptr;         // [block][mode][8]     what s4d_discretize makes a and b of
+    const double* turns = nullptr;       // [block][mode][8]
+    const float*  gain = nullptr;        // [block][mode][re im][8]
+    const float*  D = nullptr;           // [H padded]
     Matrix        mix;                   // output_linear [2H][H]
-    const float*  mix_bias    = nullptr; // [2H]
+    const float*  mix_bias = nullptr;    // [2H]
 };
 
 namespace detail {
 static_assert(sizeof(Layer) <= layer_bytes, "detail::layer_bytes must cover Layer");
 
-struct StateHeader { uint64_t steps; uint32_t flags, unused; };
+struct StateHeader {
+    uint64_t steps;
+    uint32_t flags, unused;
+};
 static_assert(sizeof(StateHeader) == state_header_bytes, "a state's bytes are the same on every machine");
 
 SSM_LOCAL StateHeader header_of(const State& s) noexcept {
@@ -1158,13 +1222,14 @@ SSM_LOCAL float* floats_of(const State& s) noexcept {
     return reinterpret_cast<float*>(static_cast<unsigned char*>(s.data) + state_header_bytes);
 }
 
-// The rows of one call: consecutive steps of one stream, candidates for one stream, or one row for each of many streams.
+// The rows of one call: consecutive steps of one stream, candidates for one stream, or one row for each of many
+// streams.
 enum class Rows : uint8_t { steps, candidates, streams, stream_candidates };
 struct Call {
-    Rows         rows   = Rows::steps;
+    Rows         rows = Rows::steps;
     const State* states = nullptr; // one, or n for streams
-    int32_t      n      = 0;
-    const float* dt     = nullptr;
+    int32_t      n = 0;
+    const float* dt = nullptr;
     const State& of(int32_t i) const noexcept {
         return states[rows == Rows::streams || rows == Rows::stream_candidates ? i : 0];
     }
@@ -1173,10 +1238,11 @@ struct Call {
 
 // Where things stand in a scratch of `batch` rows.
 struct Work {
-    float *  r, *z, *v, *discarded, *ab;
+    float *r, *z, *v, *discarded, *ab;
     Work(const Config& c, const Scratch& w) noexcept {
         const size_t rows = size_t(w.batch) * padded(c.d_model);
-        r = static_cast<float*>(w.data), z = r + rows, v = z + rows, discarded = v + 2 * rows, ab = discarded + modes(c) * 2;
+        r = static_cast<float*>(w.data), z = r + rows, v = z + rows, discarded = v + 2 * rows,
+        ab = discarded + modes(c) * 2;
     }
 };
 
@@ -1186,13 +1252,13 @@ SSM_LOCAL void set_flags(const State& s, uint32_t flags) noexcept {
     copy(s.data, &h, sizeof h);
 }
 
-// ---- 9. Recurrences ----------------------------------------------------------------------------------------------------
+// ---- 9. Recurrences -------------------------------------------------------------------------------------------------
 //
 // S4D: per channel h and mode j, with z = dt A, dt = exp(log_dt), A = -exp(log_A_real) + i A_imag:
 //
-//     x_hj <- clip(a_hj x_hj + b_hj u_h)          zoh: a = exp(z), b = B (exp(z) - 1) / A;  bilinear: a = (1 + z/2) / (1 - z/2),
-//     s_h  =  2 sum_j Re(C_hj x_hj) + D_h u_h                b = B dt / (1 - z/2)        (Gu et al. 2022, arXiv 2206.11893)
-//     v = W gelu(s) + bias;  o = v[0:H] sigmoid(v[H:2H])
+//     x_hj <- clip(a_hj x_hj + b_hj u_h)          zoh: a = exp(z), b = B (exp(z) - 1) / A;  bilinear: a = (1 + z/2) /
+//     (1 - z/2), s_h  =  2 sum_j Re(C_hj x_hj) + D_h u_h                b = B dt / (1 - z/2)        (Gu et al. 2022,
+//     arXiv 2206.11893) v = W gelu(s) + bias;  o = v[0:H] sigmoid(v[H:2H])
 //
 //     tensor                                     shape        here
 //     s4_layers.i.kernel.log_dt                  (H)          folded into ab
@@ -1204,15 +1270,15 @@ SSM_LOCAL void set_flags(const State& s, uint32_t flags) noexcept {
 // A row's dt multiplies the step size: time since the previous event, in training steps.
 
 // s[row] of one layer for every row of the call; `at`: where the layer's state begins, in floats. u may be s.
-SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, ptrdiff_t at, const Work& work, const float* u,
-                        float* s) noexcept {
-    const Config& c      = m.config;
+SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, ptrdiff_t at, const Work& work,
+                        const float* u, float* s) noexcept {
+    const Config& c = m.config;
     const int32_t stride = int32_t(padded(c.d_model)), blocks = stride / 8, n_modes = c.d_state / 2;
-    const float   clip   = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
-    float         made   = 1.0f; // the dt that work.ab was made for; 1 stands for the layer's own
+    const float   clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    float         made = 1.0f; // the dt that work.ab was made for; 1 stands for the layer's own
     for (int32_t i = 0; i < call.n;) {
         const float dt = call.dt != nullptr ? call.dt[i] : 1.0f;
-        int32_t     T  = 1;
+        int32_t     T = 1;
         if (call.rows == Rows::steps) // rows of equal dt in one go
             while (i + T < call.n && (call.dt == nullptr || bits_of(call.dt[i + T]) == bits_of(dt))) ++T;
         const float* ab = layer.ab;
@@ -1220,21 +1286,22 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
             if (bits_of(dt) != bits_of(made))
                 m.kernels->s4d_discretize(work.ab, layer.rho, layer.turns, layer.gain, dt, c.disc, blocks * n_modes);
             made = dt;
-            ab   = work.ab;
+            ab = work.ab;
         }
-        float*     h   = floats_of(call.of(i)) + at;
-        const bool hit = m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : work.discarded,
-                                             u + ptrdiff_t(i) * stride, s + ptrdiff_t(i) * stride, stride, T, blocks,
-                                             n_modes, clip);
+        float*     h = floats_of(call.of(i)) + at;
+        const bool hit =
+            m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : work.discarded, u + ptrdiff_t(i) * stride,
+                                s + ptrdiff_t(i) * stride, stride, T, blocks, n_modes, clip);
         if (hit && call.moves()) set_flags(call.of(i), 1u);
         i += T;
     }
 }
 
-// ---- 10. Running -------------------------------------------------------------------------------------------------------
+// ---- 10. Running ----------------------------------------------------------------------------------------------------
 //
-// encoder -> layers with their residual sums and norms -> pooling -> decoder, for all rows of a call at once. Checks come
-// first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset, save, restore.
+// encoder -> layers with their residual sums and norms -> pooling -> decoder, for all rows of a call at once. Checks
+// come first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset, save,
+// restore.
 
 // Pooling "mean" keeps a running mean: out = mean + (r - mean) / count. out may be mean.
 SSM_LOCAL void pool_mean(float* out, const float* mean, const float* r, uint64_t count, int32_t n) noexcept {
@@ -1257,7 +1324,8 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(modes(c) * 2)) {
         const Layer& layer = m.layers[l];
         if (c.prenorm)
-            for (int32_t i = 0; i < n; ++i) K.layer_norm(z + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
+            for (int32_t i = 0; i < n; ++i)
+                K.layer_norm(z + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
         s4d_rows(m, layer, call, at, work, c.prenorm ? z : r, z);
         K.gelu(z, z, n * stride);
         K.matmul(work.v, 2 * stride, layer.mix, layer.mix_bias, z, stride, n);
@@ -1272,7 +1340,7 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
         head.steps += 1;
         if (c.pool == Pool::mean) {
             float* mean = floats_of(call.of(i));
-            float* out  = call.moves() ? mean : r + i * stride;
+            float* out = call.moves() ? mean : r + i * stride;
             pool_mean(out, mean, r + i * stride, head.steps, H);
             if (call.moves()) copy(r + i * stride, mean, size_t(H) * sizeof(float));
         }
@@ -1327,7 +1395,7 @@ SSM_LOCAL void* take(Arena* a, size_t bytes, Fault* fault = nullptr) noexcept {
     const size_t left = a->bytes - a->used;
     if (a->data == nullptr || a->used > a->bytes || skew > left || bytes > left - skew) {
         (void)blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(bytes + skew),
-              a->used > a->bytes ? 0 : int64_t(left));
+                    a->used > a->bytes ? 0 : int64_t(left));
         return nullptr;
     }
     unsigned char* p = static_cast<unsigned char*>(a->data) + a->used + skew;
@@ -1335,17 +1403,17 @@ SSM_LOCAL void* take(Arena* a, size_t bytes, Fault* fault = nullptr) noexcept {
     return p;
 }
 
-constexpr char     saved_magic[]   = "SSMSTATE";
-constexpr uint32_t saved_version   = 1;
-constexpr uint32_t saved_order     = 0x01020304;
-constexpr uint32_t saved_type_f32  = 1;
+constexpr char     saved_magic[] = "SSMSTATE";
+constexpr uint32_t saved_version = 1;
+constexpr uint32_t saved_order = 0x01020304;
+constexpr uint32_t saved_type_f32 = 1;
 
 // CRC-32 (IEEE 802.3, reflected), four bits at a time.
 SSM_LOCAL uint32_t crc32(const unsigned char* p, size_t n) noexcept {
     constexpr uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
                                     0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
                                     0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
-    uint32_t           crc       = 0xffffffffu;
+    uint32_t           crc = 0xffffffffu;
     for (size_t i = 0; i < n; ++i) {
         crc = table[(crc ^ p[i]) & 15] ^ crc >> 4;
         crc = table[(crc ^ uint32_t(p[i]) >> 4) & 15] ^ crc >> 4;
@@ -1353,8 +1421,8 @@ SSM_LOCAL uint32_t crc32(const unsigned char* p, size_t n) noexcept {
     return ~crc;
 }
 
-// Layout of a saved state: magic[8], version, byte order mark, total bytes (64), fingerprint (64), arch, n_layers, d_model,
-// d_state, element type, flags, steps (64), then the floats of the state, then the CRC-32 of all before it.
+// Layout of a saved state: magic[8], version, byte order mark, total bytes (64), fingerprint (64), arch, n_layers,
+// d_model, d_state, element type, flags, steps (64), then the floats of the state, then the CRC-32 of all before it.
 SSM_LOCAL void saved_header(const Model& m, const StateHeader& h, unsigned char* p) noexcept {
     const Config& c = m.config;
     copy(p, saved_magic, 8);
@@ -1375,7 +1443,8 @@ SSM_LOCAL void saved_header(const Model& m, const StateHeader& h, unsigned char*
 SSM_API Status step(const Model& m, State* s, Scratch* w, const float* x, float* y, float dt) noexcept {
     return detail::run_all(m, {detail::Rows::steps, s, 1, &dt}, w, x, y);
 }
-SSM_API Status prefill(const Model& m, State* s, Scratch* w, const float* x, int32_t n, float* y, const float* dt) noexcept {
+SSM_API Status prefill(const Model& m, State* s, Scratch* w, const float* x, int32_t n, float* y,
+                       const float* dt) noexcept {
     return detail::run_all(m, {detail::Rows::steps, s, n, dt}, w, x, y);
 }
 SSM_API Status step_batch(const Model& m, const State& from, Scratch* w, const float* x, int32_t n, float* y,
@@ -1397,7 +1466,7 @@ SSM_API void reset(const Model& m, State* s) noexcept {
 SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept {
     if (out == nullptr || arena == nullptr || m.kernels == nullptr) return Status::bad_argument;
     const size_t bytes = state_bytes(m.config);
-    void*        p     = detail::take(arena, bytes);
+    void*        p = detail::take(arena, bytes);
     if (p == nullptr) return Status::arena_too_small;
     *out = State{p, bytes};
     reset(m, out);
@@ -1407,7 +1476,7 @@ SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* 
     if (out == nullptr || arena == nullptr || m.kernels == nullptr || batch < 1 || batch > max_batch)
         return Status::bad_argument;
     const size_t bytes = scratch_bytes(m.config, batch);
-    void*        p     = detail::take(arena, bytes);
+    void*        p = detail::take(arena, bytes);
     if (p == nullptr) return Status::arena_too_small;
     *out = Scratch{p, bytes, batch};
     return Status::ok;
@@ -1436,8 +1505,8 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
     if (s == nullptr || src == nullptr || m.kernels == nullptr || !good_state(m, *s)) return Status::bad_argument;
-    const auto  no    = [&](const char* why) { return blame(fault, Status::bad_state, "", 0, why); };
-    const auto* p     = static_cast<const unsigned char*>(src);
+    const auto   no = [&](const char* why) { return blame(fault, Status::bad_state, "", 0, why); };
+    const auto*  p = static_cast<const unsigned char*>(src);
     const size_t total = saved_bytes(m.config);
     if (bytes < saved_header_bytes + 4) return no("shorter than a saved state's header");
     if (!equal_bytes(p, saved_magic, 8)) return no("not a saved state");
@@ -1452,7 +1521,7 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     saved_header(m, h, expected);
     if (bytes != total || !equal_bytes(p, expected, saved_header_bytes)) return no("its shape is not this model's");
     if (h.flags > 1u) return no("holds flags that this version does not know");
-    const float  clip   = m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
+    const float  clip = m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
     const size_t pooled = pool_floats(m.config), count = (total - 4 - saved_header_bytes) / 4;
     for (size_t i = 0; i < count; ++i) {
         const float v = load_f32(p + saved_header_bytes + 4 * i), bound = i < pooled ? FLT_MAX : clip;
@@ -2265,7 +2334,7 @@ SSM_API const char* dtype_name(uint8_t dtype) noexcept {
 }
 SSM_API int32_t dtype_bits(uint8_t dtype) noexcept { return dtype < detail::n_dtypes ? detail::dtypes[dtype].bits : 0; }
 
-// ---- 13. Mapping a file ---------------------------------------------------------------------------------------------
+// ---- 12. Mapping a file ---------------------------------------------------------------------------------------------
 //
 // A read-only mapping of a regular file; the only place that knows an operating system. If another program cuts the
 // file short while it is mapped, the system ends this one at the first touch of a lost page: replace model files by
@@ -2334,12 +2403,12 @@ SSM_API void   unmap_file(Blob* blob) noexcept {
 }
 #endif
 #endif // SSM_NO_FILES
-// ---- 12. Loading -------------------------------------------------------------------------------------------------------
+// ---- 13. Loading ----------------------------------------------------------------------------------------------------
 //
 // From an index of tensors to a model: config from metadata and shapes, every tensor checked by name, dtype, shape and
-// value, S4D parameters made into a and b in double. Two spellings of an S4D layer are known: that of the minimal public
-// code ("kernel.log_dt", ...) and that of the full one ("layer.kernel.inv_dt", ...), whose A_imag has the opposite sign.
-// Exports valid, inspect, load, message.
+// value, S4D parameters made into a and b in double. Two spellings of an S4D layer are known: that of the minimal
+// public code ("kernel.log_dt", ...) and that of the full one ("layer.kernel.inv_dt", ...), whose A_imag has the
+// opposite sign. Exports valid, inspect, load, message.
 
 SSM_API bool valid(const Config& c) noexcept {
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
@@ -2353,16 +2422,16 @@ namespace detail {
 // A tensor's name, built up in place.
 struct Name {
     char   text[96] = "";
-    size_t len      = 0;
+    size_t len = 0;
     Name&  add(const char* s) noexcept {
-        for (; *s != 0 && len < sizeof text - 1; ++s) text[len++] = *s;
+         for (; *s != 0 && len < sizeof text - 1; ++s) text[len++] = *s;
         text[len] = 0;
-        return *this;
+         return *this;
     }
     Name& add(int32_t n) noexcept {
         char    digits[12] = "";
-        size_t  at         = sizeof digits - 1;
-        int32_t rest       = n;
+        size_t  at = sizeof digits - 1;
+        int32_t rest = n;
         do digits[--at] = static_cast<char>('0' + rest % 10);
         while ((rest /= 10) > 0);
         return add(digits + at);
@@ -2396,22 +2465,22 @@ SSM_LOCAL Status agrees(const Index& ix, const char* key, int32_t found, Fault* 
     uint64_t    n = 0;
     if (!metadata(ix, key, &v)) return Status::ok;
     if (json::to_uint(v, &n) && n == uint64_t(found)) return Status::ok;
-    return blame(fault, Status::bad_config, key, Name().add(key).len, "metadata does not agree with the tensors' shapes",
-                 int64_t(n), found);
+    return blame(fault, Status::bad_config, key, Name().add(key).len,
+                 "metadata does not agree with the tensors' shapes", int64_t(n), found);
 }
 
 // Dimension k of a tensor that must exist; 0 if it has another rank.
-SSM_LOCAL Status dimension(const Index& ix, const char* name, int32_t rank, int32_t k, int32_t lo, int32_t hi, int32_t* out,
-                           Fault* fault) noexcept {
-    const Entry* e   = find_tensor(ix, name);
+SSM_LOCAL Status dimension(const Index& ix, const char* name, int32_t rank, int32_t k, int32_t lo, int32_t hi,
+                           int32_t* out, Fault* fault) noexcept {
+    const Entry* e = find_tensor(ix, name);
     const size_t len = Name().add(name).len;
     if (e == nullptr) return blame(fault, Status::missing_tensor, name, len, "missing");
     int64_t dims[max_rank] = {};
     shape_of(*e, dims);
-    if (e->rank != rank)
-        return blame(fault, Status::bad_shape, name, len, "wrong number of dimensions", rank, e->rank);
+    if (e->rank != rank) return blame(fault, Status::bad_shape, name, len, "wrong number of dimensions", rank, e->rank);
     if (dims[k] < lo || dims[k] > hi)
-        return blame(fault, Status::bad_shape, name, len, dims[k] < lo ? "a dimension is too small" : "a dimension is beyond this build's limit",
+        return blame(fault, Status::bad_shape, name, len,
+                     dims[k] < lo ? "a dimension is too small" : "a dimension is beyond this build's limit",
                      dims[k] < lo ? lo : hi, dims[k]);
     *out = int32_t(dims[k]);
     return Status::ok;
@@ -2427,15 +2496,27 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
     static const char* const bools[] = {"false", "true", "False", "True"};
     static const char* const pools[] = {"none", "last", "mean"};
     static const char* const discs[] = {"zoh", "bilinear"};
-    if (word(ix, "arch", archs, 1, 0) < 0) return bad_key(fault, "arch", "not an architecture of this build, expected s4d");
+    if (word(ix, "arch", archs, 1, 0) < 0)
+        return bad_key(fault, "arch", "not an architecture of this build, expected s4d");
     const bool full = full_form(ix);
     if (!full && find_tensor(ix, "s4_layers.0.D") == nullptr)
-        return bad_key(fault, "", "not a model this build knows: neither s4_layers.0.D nor s4_layers.0.layer.D is there");
+        return bad_key(fault, "",
+                       "not a model this build knows: neither s4_layers.0.D nor s4_layers.0.layer.D is there");
 
-    const int pre = word(ix, "prenorm", bools, 4, -2), pool = word(ix, "pool", pools, 3, -2), disc = word(ix, "disc", discs, 2, -2);
-    if (pre < 0) return bad_key(fault, "prenorm", pre == -2 ? "metadata missing, expected true or false" : "metadata not understood, expected true or false");
-    if (pool < 0) return bad_key(fault, "pool", pool == -2 ? "metadata missing, expected mean, last or none" : "metadata not understood, expected mean, last or none");
-    if (disc < 0) return bad_key(fault, "disc", disc == -2 ? "metadata missing, expected zoh or bilinear" : "metadata not understood, expected zoh or bilinear");
+    const int pre = word(ix, "prenorm", bools, 4, -2), pool = word(ix, "pool", pools, 3, -2),
+              disc = word(ix, "disc", discs, 2, -2);
+    if (pre < 0)
+        return bad_key(fault, "prenorm",
+                       pre == -2 ? "metadata missing, expected true or false"
+                                 : "metadata not understood, expected true or false");
+    if (pool < 0)
+        return bad_key(fault, "pool",
+                       pool == -2 ? "metadata missing, expected mean, last or none"
+                                  : "metadata not understood, expected mean, last or none");
+    if (disc < 0)
+        return bad_key(fault, "disc",
+                       disc == -2 ? "metadata missing, expected zoh or bilinear"
+                                  : "metadata not understood, expected zoh or bilinear");
     c.prenorm = pre % 2 == 1, c.pool = Pool(pool), c.disc = Disc(disc);
     json::Token v;
     if (metadata(ix, "clip", &v)) {
@@ -2445,7 +2526,7 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
         c.state_clip = clip;
     }
 
-    Status s = Status::ok;
+    Status  s = Status::ok;
     int32_t n = 0;
     if ((s = dimension(ix, "encoder.weight", 2, 0, 1, max_width, &c.d_model, fault)) != Status::ok) return s;
     if ((s = dimension(ix, "encoder.weight", 2, 1, 1, max_width, &c.d_input, fault)) != Status::ok) return s;
@@ -2455,9 +2536,16 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
     c.d_state = 2 * n;
     for (c.n_layers = 0; find_tensor(ix, layer_name("s4_layers.", c.n_layers, full ? "layer.D" : "D").text) != nullptr;)
         if (++c.n_layers > max_layers)
-            return blame(fault, Status::bad_config, "n_layers", 8, "more layers than this build's limit", max_layers, c.n_layers);
-    const struct { const char* key; int32_t value; } keys[] = {{"d_model", c.d_model}, {"d_state", c.d_state}, {"n_layers", c.n_layers},
-                                                               {"d_input", c.d_input}, {"d_output", c.d_output}};
+            return blame(fault, Status::bad_config, "n_layers", 8, "more layers than this build's limit", max_layers,
+                         c.n_layers);
+    const struct {
+        const char* key;
+        int32_t     value;
+    } keys[] = {{"d_model", c.d_model},
+                {"d_state", c.d_state},
+                {"n_layers", c.n_layers},
+                {"d_input", c.d_input},
+                {"d_output", c.d_output}};
     for (const auto& k : keys)
         if ((s = agrees(ix, k.key, k.value, fault)) != Status::ok) return s;
     if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
@@ -2469,7 +2557,7 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
 struct Binder {
     const Index& ix;
     bool         check_values;
-    Status       status  = Status::ok;
+    Status       status = Status::ok;
     Fault        first;
     int32_t      missing = 0;
 
@@ -2487,7 +2575,7 @@ struct Binder {
             return nullptr;
         }
         Entry* e = ix.entries + (found - ix.entries);
-        e->used  = 1;
+        e->used = 1;
         int64_t got[max_rank] = {};
         shape_of(*e, got);
         if (e->rank != rank) return fail(Status::bad_shape, name, "wrong number of dimensions", rank, e->rank), nullptr;
@@ -2496,19 +2584,21 @@ struct Binder {
                 return fail(Status::bad_shape, name, "a dimension does not fit the model", want[k], got[k]), nullptr;
         DType t;
         if (!dtype_of(*e, &t)) {
-            if (status == Status::ok) status = blame(&first, Status::bad_dtype, name.text, name.len, "expected dtype F32, F16 or BF16");
+            if (status == Status::ok)
+                status = blame(&first, Status::bad_dtype, name.text, name.len, "expected dtype F32, F16 or BF16");
             return nullptr;
         }
         const size_t count = size_t(e->end - e->begin) / (t == DType::f32 ? 4 : 2);
         if (check_values)
             for (size_t i = 0; i < count; ++i)
                 if (!is_finite(element(ix.data + e->begin, t, i)))
-                    return fail(Status::bad_value, name, "holds NaN or Inf, at the index given", 0, int64_t(i)), nullptr;
+                    return fail(Status::bad_value, name, "holds NaN or Inf, at the index given", 0, int64_t(i)),
+                           nullptr;
         return e;
     }
     static bool dtype_of(const Entry& e, DType* t) noexcept {
         static const char* const names[] = {"F32", "F16", "BF16"};
-        const char*              name    = dtype_name(e.dtype);
+        const char*              name = dtype_name(e.dtype);
         for (int i = 0; i < 3; ++i)
             if (equal_text(name, names[i])) return *t = DType(i), true;
         return false;
@@ -2522,9 +2612,10 @@ struct Binder {
         dtype_of(*e, &t);
         return element(ix.data + e->begin, t, i);
     }
-    Matrix matrix(const Name& name, int64_t rows, int64_t cols, bool conv = false) noexcept { // conv: a third dimension of 1
+    Matrix matrix(const Name& name, int64_t rows, int64_t cols,
+                  bool conv = false) noexcept { // conv: a third dimension of 1
         const int64_t want[3] = {rows, cols, 1};
-        const Entry*  e       = tensor(name, conv ? 3 : 2, want);
+        const Entry*  e = tensor(name, conv ? 3 : 2, want);
         Matrix        m;
         if (e == nullptr) return m;
         m.data = ix.data + e->begin, m.rows = int32_t(rows), m.cols = int32_t(cols);
@@ -2546,13 +2637,14 @@ struct Binder {
 // One layer's continuous parameters, whichever spelling the file uses.
 struct S4dParameters {
     const Entry *log_dt, *log_A_real, *A_imag, *B, *C;
-    int32_t      dt_modes, sets;  // log_dt has one number a channel or one a mode; A and B come in `sets`, channel h uses h % sets
-    double       sign;            // of A_imag
+    int32_t      dt_modes,
+        sets;    // log_dt has one number a channel or one a mode; A and B come in `sets`, channel h uses h % sets
+    double sign; // of A_imag
 };
 
 // a and b of every mode, in double, rounded once.
-SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p, const Name& dt_name, const Name& A_name, float* ab,
-                           float* cc, float* rho, double* turns, float* gain) noexcept {
+SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p, const Name& dt_name,
+                           const Name& A_name, float* ab, float* cc, float* rho, double* turns, float* gain) noexcept {
     const int32_t H = c.d_model, n = c.d_state / 2;
     fill_zero(ab, modes(c) * 16), fill_zero(cc, modes(c) * 8), fill_zero(rho, modes(c) * 4);
     fill_zero(turns, modes(c) * 8), fill_zero(gain, modes(c) * 8);
@@ -2560,10 +2652,14 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
         for (int32_t j = 0; j < n; ++j) {
             const size_t at = size_t(h / 8) * size_t(n) + size_t(j), k = size_t(h % 8);
             const size_t from = size_t(h % p.sets) * size_t(n) + size_t(j);
-            const double log_dt = static_cast<double>(bind.value(p.log_dt, p.dt_modes == 1 ? size_t(h) : size_t(h) * size_t(n) + size_t(j)));
-            const double log_A  = static_cast<double>(bind.value(p.log_A_real, from));
-            if (!(log_dt >= -60.0 && log_dt <= 60.0)) return bind.fail(Status::bad_value, dt_name, "a step size is out of range, at the index given", 0, h);
-            if (!(log_A >= -60.0 && log_A <= 60.0)) return bind.fail(Status::bad_value, A_name, "the logarithm of a decay rate is out of range, at the index given", 0, int64_t(from));
+            const double log_dt = static_cast<double>(
+                bind.value(p.log_dt, p.dt_modes == 1 ? size_t(h) : size_t(h) * size_t(n) + size_t(j)));
+            const double log_A = static_cast<double>(bind.value(p.log_A_real, from));
+            if (!(log_dt >= -60.0 && log_dt <= 60.0))
+                return bind.fail(Status::bad_value, dt_name, "a step size is out of range, at the index given", 0, h);
+            if (!(log_A >= -60.0 && log_A <= 60.0))
+                return bind.fail(Status::bad_value, A_name,
+                                 "the logarithm of a decay rate is out of range, at the index given", 0, int64_t(from));
             double dt, Ar, unused;
             exp_and_expm1_f64(log_dt, &dt, &unused);
             exp_and_expm1_f64(log_A, &Ar, &unused);
@@ -2573,9 +2669,11 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
             const double Bi = p.B != nullptr ? static_cast<double>(bind.value(p.B, 2 * from + 1)) : 0.0;
             const double x = dt * Ar, y = dt * Ai;
             double       ar, ai, br, bi, gr, gi;
-            if (!(y >= -1e9 && y <= 1e9)) return bind.fail(Status::bad_value, A_name, "a mode turns too fast, at the index given", 0, int64_t(from));
+            if (!(y >= -1e9 && y <= 1e9))
+                return bind.fail(Status::bad_value, A_name, "a mode turns too fast, at the index given", 0,
+                                 int64_t(from));
             if (c.disc == Disc::zoh) {
-                double e, em, s, co, s2, c2;
+                double       e, em, s, co, s2, c2;
                 const double t = y / 6.283185307179586477;
                 exp_and_expm1_f64(x, &e, &em);
                 sincos_turns_f64(t, &s, &co);
@@ -2600,12 +2698,13 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
                 const double r = static_cast<double>(to[0]), i = static_cast<double>(to[8]);
                 if (r * r + i * i <= 1.0) break;
                 float& larger = r * r >= i * i ? to[0] : to[8];
-                larger        = float_of(bits_of(larger) - 1);
+                larger = float_of(bits_of(larger) - 1);
             }
             float* g = gain + at * 16 + k;
             g[0] = static_cast<float>(gr), g[8] = static_cast<float>(gi);
             if (!is_finite(to[16]) || !is_finite(to[24]) || !is_finite(g[0]) || !is_finite(g[8]))
-                return bind.fail(Status::bad_value, A_name, "makes an input weight that is not finite, at the index given", 0, int64_t(from));
+                return bind.fail(Status::bad_value, A_name,
+                                 "makes an input weight that is not finite, at the index given", 0, int64_t(from));
             const size_t C_at = (size_t(h) * size_t(n) + size_t(j)) * 2;
             cc[at * 16 + k] = 2.0f * bind.value(p.C, C_at), cc[at * 16 + 8 + k] = 2.0f * bind.value(p.C, C_at + 1);
         }
@@ -2616,15 +2715,16 @@ SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i
     const size_t  m = modes(c);
     const bool    full = full_form(bind.ix);
     const auto    floats = [&](size_t count) { return static_cast<float*>(take(a, count * sizeof(float))); };
-    const auto    name   = [&](const char* rest) { return layer_name("s4_layers.", i, rest); };
+    const auto    name = [&](const char* rest) { return layer_name("s4_layers.", i, rest); };
 
     S4dParameters p{};
-    const Name dt_name = name(full ? "layer.kernel.inv_dt" : "kernel.log_dt"), A_name = name(full ? "layer.kernel.A_real" : "kernel.log_A_real");
+    const Name    dt_name = name(full ? "layer.kernel.inv_dt" : "kernel.log_dt"),
+               A_name = name(full ? "layer.kernel.A_real" : "kernel.log_A_real");
     const int64_t HN2[] = {H, n, 2}, HN[] = {H, n};
     if (full) {
         const Name    B_name = name("layer.kernel.B");
         const int64_t SN[] = {-1, n}, CHN2[] = {1, H, n, 2}, HX[] = {H, -1};
-        p.log_dt     = bind.tensor(dt_name, 2, HX);
+        p.log_dt = bind.tensor(dt_name, 2, HX);
         p.log_A_real = bind.tensor(A_name, 2, SN);
         int64_t dims[max_rank] = {};
         if (p.log_A_real != nullptr) shape_of(*p.log_A_real, dims);
@@ -2632,17 +2732,24 @@ SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i
         if (dims[0] > H) bind.fail(Status::bad_shape, A_name, "a dimension does not fit the model", H, dims[0]);
         const int64_t sets_n[] = {p.sets, n}, B_shape[] = {1, p.sets, n, 2};
         p.A_imag = bind.tensor(name("layer.kernel.A_imag"), 2, sets_n);
-        p.B      = bind.tensor(B_name, 4, B_shape);
-        p.C      = bind.tensor(name("layer.kernel.C"), 4, CHN2);
+        p.B = bind.tensor(B_name, 4, B_shape);
+        p.C = bind.tensor(name("layer.kernel.C"), 4, CHN2);
         if (p.log_dt != nullptr) shape_of(*p.log_dt, dims);
         p.dt_modes = int32_t(dims[1]);
-        if (p.log_dt != nullptr && dims[1] != 1 && dims[1] != n) bind.fail(Status::bad_shape, dt_name, "a dimension does not fit the model", n, dims[1]);
+        if (p.log_dt != nullptr && dims[1] != 1 && dims[1] != n)
+            bind.fail(Status::bad_shape, dt_name, "a dimension does not fit the model", n, dims[1]);
         p.sign = -1.0;
     } else {
-        p = S4dParameters{bind.tensor(dt_name, 1, &H), bind.tensor(A_name, 2, HN), bind.tensor(name("kernel.A_imag"), 2, HN),
-                          nullptr, bind.tensor(name("kernel.C"), 3, HN2), 1, int32_t(H), 1.0};
+        p = S4dParameters{bind.tensor(dt_name, 1, &H),
+                          bind.tensor(A_name, 2, HN),
+                          bind.tensor(name("kernel.A_imag"), 2, HN),
+                          nullptr,
+                          bind.tensor(name("kernel.C"), 3, HN2),
+                          1,
+                          int32_t(H),
+                          1.0};
     }
-    float*  ab = floats(m * 4), *cc = floats(m * 2), *rho = floats(m), *gain = floats(m * 2);
+    float * ab = floats(m * 4), *cc = floats(m * 2), *rho = floats(m), *gain = floats(m * 2);
     double* turns = static_cast<double*>(take(a, m * sizeof(double)));
     if (bind.status == Status::ok) prepare_s4d(c, bind, p, dt_name, A_name, ab, cc, rho, turns, gain);
     layer->ab = ab, layer->c = cc, layer->rho = rho, layer->turns = turns, layer->gain = gain;
@@ -2655,20 +2762,20 @@ SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i
         for (int64_t k = 0; e != nullptr && k < H; ++k) D[k] = bind.value(e, size_t(k));
     } else bind.vector(name("D"), H, D);
     layer->D = D;
-    const Name mix     = name("output_linear.0.weight");
-    layer->mix         = bind.matrix(mix, 2 * H, H, bind.has_rank(mix, 3));
-    layer->mix_bias    = bind.vector(name("output_linear.0.bias"), 2 * H, floats(2 * size_t(H)));
+    const Name mix = name("output_linear.0.weight");
+    layer->mix = bind.matrix(mix, 2 * H, H, bind.has_rank(mix, 3));
+    layer->mix_bias = bind.vector(name("output_linear.0.bias"), 2 * H, floats(2 * size_t(H)));
     layer->norm_weight = bind.vector(layer_name("norms.", i, "weight"), H, floats(size_t(H)));
-    layer->norm_bias   = bind.vector(layer_name("norms.", i, "bias"), H, floats(size_t(H)));
+    layer->norm_bias = bind.vector(layer_name("norms.", i, "bias"), H, floats(size_t(H)));
 }
 
 // Tensors that the model has no place for. Names that golden files use for their expected values are passed over.
 SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
     static const char* const passed[] = {"test.", "grad.", "trace.", "golden.", "final.", "state."};
-    const Entry* first = nullptr;
-    int64_t      count = 0;
+    const Entry*             first = nullptr;
+    int64_t                  count = 0;
     for (int32_t i = 0; i < ix.n_entries; ++i) {
-        const Entry& e    = ix.entries[i];
+        const Entry& e = ix.entries[i];
         bool         pass = e.value != nullptr || e.used != 0;
         for (const char* prefix : passed) {
             const size_t len = Name().add(prefix).len;
@@ -2679,7 +2786,8 @@ SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
         if (first == nullptr || e.begin < first->begin) first = &e;
     }
     if (first == nullptr) return Status::ok;
-    return blame(fault, Status::extra_tensor, first->name, size_t(first->name_len), "the model has no place for this tensor; number of such tensors given", 0, count);
+    return blame(fault, Status::extra_tensor, first->name, size_t(first->name_len),
+                 "the model has no place for this tensor; number of such tensors given", 0, count);
 }
 
 // A hash of every byte of the file, eight at a time: the model's identity in saved states.
@@ -2687,7 +2795,7 @@ SSM_LOCAL uint64_t fingerprint_of(const Blob& b) noexcept {
     const unsigned char* p = static_cast<const unsigned char*>(b.data);
     uint64_t             h = 0x9e3779b97f4a7c15u ^ b.bytes;
     size_t               i = 0;
-    const auto mix = [&h](uint64_t w) { h = (h ^ w) * 0xff51afd7ed558ccdu, h ^= h >> 32; };
+    const auto           mix = [&h](uint64_t w) { h = (h ^ w) * 0xff51afd7ed558ccdu, h ^= h >> 32; };
     for (; i + 8 <= b.bytes; i += 8) mix(load_u64(p + i));
     uint64_t last = 0;
     for (unsigned k = 0; i < b.bytes; ++i, k += 8) last |= uint64_t(p[i]) << k;
@@ -2705,14 +2813,17 @@ SSM_API Status inspect(Config* out, Blob blob, void* memory, size_t bytes, Fault
 
 SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt, Fault* fault) noexcept {
     using namespace detail;
-    if (out == nullptr || arena == nullptr || arena->data == nullptr || arena->used > arena->bytes) return Status::bad_argument;
+    if (out == nullptr || arena == nullptr || arena->data == nullptr || arena->used > arena->bytes)
+        return Status::bad_argument;
     const Kernels* kernels = kernels_of(opt.isa);
-    if (kernels == nullptr) return blame(fault, Status::unsupported, "", 0, "this back-end is not in this build or not on this CPU");
+    if (kernels == nullptr)
+        return blame(fault, Status::unsupported, "", 0, "this back-end is not in this build or not on this CPU");
 
     // 1. The index stands at the far end of the arena until load() returns.
-    Arena        a    = *arena;
+    Arena        a = *arena;
     const size_t need = index_bytes(blob), left = a.bytes - a.used;
-    if (need > left) return blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(need), int64_t(left));
+    if (need > left)
+        return blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(need), int64_t(left));
     a.bytes -= need;
     Index  ix;
     Status s = read_index(&ix, blob, static_cast<unsigned char*>(a.data) + a.bytes, need, fault);
@@ -2722,26 +2833,29 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     Model m;
     if ((s = read_config(&m.config, ix, fault)) != Status::ok) return s;
     const Config& c = m.config;
-    if (opt.expect != nullptr && !(*opt.expect == c)) return blame(fault, Status::config_mismatch, "", 0, "the file's shape is not the one this program expects");
+    if (opt.expect != nullptr && !(*opt.expect == c))
+        return blame(fault, Status::config_mismatch, "", 0, "the file's shape is not the one this program expects");
     if (a.bytes - a.used < 16 || a.bytes - a.used - 16 < model_bytes(c))
-        return blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(model_bytes(c) + 16 + need), int64_t(left));
+        return blame(fault, Status::arena_too_small, "", 0, "the arena is too small",
+                     int64_t(model_bytes(c) + 16 + need), int64_t(left));
 
     // 3. Every tensor.
-    Binder bind(ix, opt.check_values);
+    Binder     bind(ix, opt.check_values);
     const auto floats = [&](int32_t count) { return static_cast<float*>(take(&a, size_t(count) * sizeof(float))); };
-    Layer* layers  = static_cast<Layer*>(take(&a, size_t(c.n_layers) * layer_bytes));
-    m.encoder      = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
+    Layer*     layers = static_cast<Layer*>(take(&a, size_t(c.n_layers) * layer_bytes));
+    m.encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
     m.encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
     for (int32_t i = 0; i < c.n_layers; ++i) {
         layers[i] = Layer();
         load_layer(&layers[i], c, bind, i, &a);
     }
-    m.decoder      = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
+    m.decoder = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
     m.decoder_bias = bind.vector(Name().add("decoder.bias"), c.d_output, floats(c.d_output));
     if (bind.status != Status::ok) {
         if (fault != nullptr) *fault = bind.first;
         if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)
-            fault->has_numbers = true, fault->detail = "missing; number of missing tensors given", fault->got = bind.missing;
+            fault->has_numbers = true, fault->detail = "missing; number of missing tensors given",
+            fault->got = bind.missing;
         return bind.status;
     }
     if ((s = no_extras(ix, fault)) != Status::ok) return s;
@@ -2749,28 +2863,44 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     // 4. All is well: only now does anything of the caller's change.
     m.layers = layers, m.kernels = kernels, m.fingerprint = fingerprint_of(blob);
     arena->used = a.used;
-    *out        = m;
+    *out = m;
     return Status::ok;
 }
 
 SSM_API const char* message(Status s) noexcept {
     switch (s) {
-    case Status::ok: return "ok";
-    case Status::bad_argument: return "bad argument";
-    case Status::truncated: return "the file is shorter than its header says";
-    case Status::bad_header: return "not a valid safetensors file";
-    case Status::bad_config: return "does not describe a model this build can run";
-    case Status::config_mismatch: return "not the model this program was built for";
-    case Status::missing_tensor: return "a tensor is missing";
-    case Status::extra_tensor: return "a tensor is unexpected";
-    case Status::bad_shape: return "a tensor has the wrong shape";
-    case Status::bad_dtype: return "a tensor has the wrong dtype";
-    case Status::bad_value: return "a weight cannot be used";
-    case Status::arena_too_small: return "the memory given is too small";
-    case Status::bad_state: return "not a state that can be restored";
-    case Status::bad_input: return "an input is NaN, infinite or out of range";
-    case Status::unsupported: return "not supported by this build or this model";
-    case Status::io: return "cannot be read";
+    case Status::ok:
+        return "ok";
+    case Status::bad_argument:
+        return "bad argument";
+    case Status::truncated:
+        return "the file is shorter than its header says";
+    case Status::bad_header:
+        return "not a valid safetensors file";
+    case Status::bad_config:
+        return "does not describe a model this build can run";
+    case Status::config_mismatch:
+        return "not the model this program was built for";
+    case Status::missing_tensor:
+        return "a tensor is missing";
+    case Status::extra_tensor:
+        return "a tensor is unexpected";
+    case Status::bad_shape:
+        return "a tensor has the wrong shape";
+    case Status::bad_dtype:
+        return "a tensor has the wrong dtype";
+    case Status::bad_value:
+        return "a weight cannot be used";
+    case Status::arena_too_small:
+        return "the memory given is too small";
+    case Status::bad_state:
+        return "not a state that can be restored";
+    case Status::bad_input:
+        return "an input is NaN, infinite or out of range";
+    case Status::unsupported:
+        return "not supported by this build or this model";
+    case Status::io:
+        return "cannot be read";
     }
     return "unknown status";
 }
@@ -2788,21 +2918,21 @@ SSM_API const char* message(Status s) noexcept {
 #endif
 #endif // SSM_IMPLEMENTATION
 
-// ---- Licence -----------------------------------------------------------------------------------------------------------
+// ---- Licence --------------------------------------------------------------------------------------------------------
 //
 // MIT License
 //
 // Copyright (c) the ssm.hpp authors
 //
-// Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation
-// files (the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy,
-// modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
-// Software is furnished to do so, subject to the following conditions:
+// Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+// documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+// rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+// permit persons to whom the Software is furnished to do so, subject to the following conditions:
 //
 // The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
 // Software.
 //
 // THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
 // WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-// COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
-// ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+// COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+// OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.

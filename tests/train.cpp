@@ -5,6 +5,7 @@
 #include "golden_reader.hpp"
 #include "support.hpp"
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #ifndef SSM_TEST_DIR
 #define SSM_TEST_DIR "tests"
@@ -492,6 +493,47 @@ TEST_CASE("train: settings are read, or refused in one line") {
         CHECK(r.status == train::io_error);
         CHECK(!r.message.empty());
     }
+}
+
+TEST_CASE("train: a folder of images is read, or refused") {
+    const std::string folder = temporary("images"), images = folder + "/train-images.idx3.gz",
+                      labels = folder + "/train-labels.idx1.gz";
+    REQUIRE(::mkdir(folder.c_str(), 0700) == 0);
+    const auto write = [](const std::string& path, const std::string& bytes) {
+        std::ofstream(path, std::ios::binary) << bytes;
+    };
+    const auto head = [](char rank, std::vector<int> dims) {
+        std::string out = {0, 0, 8, rank};
+        for (int d : dims) out += {0, 0, char(d / 256), char(d % 256)};
+        return out;
+    };
+    train::Settings s = small_run();
+    s.data = folder, s.steps = 3;
+    write(images, head(3, {20, 2, 3}) + std::string(120, 'x'));
+    write(labels, head(1, {20}) + std::string(20, '\2'));
+    train::SequenceTask task;
+    std::string         error;
+    REQUIRE(task.prepare(s, &error));
+    CHECK(task.data.count() == 20);
+    CHECK(task.data.start[20] == 120);
+    CHECK(task.outputs == 3);
+    CHECK(task.n_train() == 16);
+    CHECK(run_small(s).status == train::done);
+    const std::vector<std::string> bad = {"",
+                                          head(3, {20, 2, 3}),
+                                          head(3, {20, 2, 3}) + std::string(119, 'x'),
+                                          head(1, {20}) + std::string(20, 'x'),
+                                          head(3, {255 * 256 + 255, 65535, 65535}) + "x",
+                                          head(3, {0, 2, 3}),
+                                          head(3, {19, 2, 3}) + std::string(114, 'x')};
+    for (const std::string& bytes : bad) {
+        write(images, bytes);
+        const train::Result r = run_small(s);
+        CHECK(r.status == train::io_error);
+        CHECK(r.message.find(".gz: ") != std::string::npos);
+    }
+    std::remove(images.c_str()), std::remove(labels.c_str());
+    CHECK(::rmdir(folder.c_str()) == 0);
 }
 
 TEST_CASE("train: gzip files are unpacked, damaged ones refused") {

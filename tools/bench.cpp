@@ -2,9 +2,8 @@
 //
 // First the machine: how many bytes a second the back-end's loads bring in from each level of memory, and how many
 // multiply-adds (unfused, as the engine does them) it completes. Then kernels and whole steps. The roofline share of a
-// measurement is the time the machine needs at least, the larger of its bytes at the measured bandwidth and its multiply-adds
-// at the measured rate, over the time taken.
-// SPDX-License-Identifier: MIT
+// measurement is the time the machine needs at least, the larger of its bytes at the measured bandwidth and its
+// multiply-adds at the measured rate, over the time taken. SPDX-License-Identifier: MIT
 //
 // Kernels are private to the implementation of the library; a private copy of it shows them.
 #define SSM_STATIC
@@ -29,30 +28,32 @@
 namespace {
 using namespace tool;
 
-const char help[] = "usage: ssm bench MODEL [--json] [--isa NAME] [--seconds S]\n"
-                    "\n"
-                    "Measures the machine (read bandwidth, multiply-adds), the kernels at this model's sizes, and whole steps, on every\n"
-                    "back-end of this CPU or the one named, on one core. Times are the fastest and the median of several repetitions;\n"
-                    "roofline share: the least time this machine needs for the bytes and multiply-adds, over the fastest time.\n"
-                    "\n"
-                    "  --json       one JSON object instead of text\n"
-                    "  --isa NAME   this back-end only\n"
-                    "  --seconds S  for the whole run (default 8)\n";
+const char help[] =
+    "usage: ssm bench MODEL [--json] [--isa NAME] [--seconds S]\n"
+    "\n"
+    "Measures the machine (read bandwidth, multiply-adds), the kernels at this model's sizes, and whole steps, on "
+    "every\n"
+    "back-end of this CPU or the one named, on one core. Times are the fastest and the median of several repetitions;\n"
+    "roofline share: the least time this machine needs for the bytes and multiply-adds, over the fastest time.\n"
+    "\n"
+    "  --json       one JSON object instead of text\n"
+    "  --isa NAME   this back-end only\n"
+    "  --seconds S  for the whole run (default 8)\n";
 
 // ---- Time
 
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-struct Time { double fastest = 0.0, median = 0.0; }; // seconds a call
+struct Time {
+    double fastest = 0.0, median = 0.0;
+}; // seconds a call
 
 // Calls `f` often enough to be timed, again and again for `seconds`.
 Time measure(double seconds, const std::function<void()>& f) {
     const double begin = now();
     f();
     size_t calls = 1;
-    double once  = now() - begin;
+    double once = now() - begin;
     while (once < seconds / 20 && calls < (size_t(1) << 30)) { // a sample takes about a twentieth of the time there is
         calls *= 2;
         const double t = now();
@@ -79,8 +80,14 @@ inline void keep(uint32_t& v) { __asm__ volatile("" : "+r"(v)); }
 inline void keep(float& v) { __asm__ volatile("" : "+w"(v)); }
 inline void keep(uint32_t& v) { __asm__ volatile("" : "+r"(v)); }
 #else
-inline void keep(float& v) { volatile float w = v; v = w; }
-inline void keep(uint32_t& v) { volatile uint32_t w = v; v = w; }
+inline void keep(float& v) {
+    volatile float w = v;
+    v = w;
+}
+inline void keep(uint32_t& v) {
+    volatile uint32_t w = v;
+    v = w;
+}
 #endif
 
 volatile uint32_t sink;
@@ -101,14 +108,14 @@ struct scalar {
     }
     static constexpr size_t macs = 8 * mac_loops;
     static void             multiply_add() {
-        float a = 1, b = 1, c = 1, d = 1, e = 1, f = 1, g = 1, h = 1, w = 0.5f, v = 0.25f;
-        keep(w), keep(v);
-        for (size_t i = 0; i < mac_loops; ++i) {
-            a = a * w + v, b = b * w + v, c = c * w + v, d = d * w + v;
-            e = e * w + v, f = f * w + v, g = g * w + v, h = h * w + v;
-            keep(a), keep(b), keep(c), keep(d), keep(e), keep(f), keep(g), keep(h);
+                    float a = 1, b = 1, c = 1, d = 1, e = 1, f = 1, g = 1, h = 1, w = 0.5f, v = 0.25f;
+                    keep(w), keep(v);
+                    for (size_t i = 0; i < mac_loops; ++i) {
+                        a = a * w + v, b = b * w + v, c = c * w + v, d = d * w + v;
+                        e = e * w + v, f = f * w + v, g = g * w + v, h = h * w + v;
+                        keep(a), keep(b), keep(c), keep(d), keep(e), keep(f), keep(g), keep(h);
         }
-        sink = uint32_t(a + b + c + d + e + f + g + h);
+                    sink = uint32_t(a + b + c + d + e + f + g + h);
     }
 };
 
@@ -116,13 +123,13 @@ struct scalar {
 #define TARGET __attribute__((target("avx2")))
 struct avx2 {
     TARGET static void read(const unsigned char* p, size_t bytes) {
-        __m256i    a = _mm256_setzero_si256(), b = a, c = a, d = a;
+        __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
         for (size_t i = 0; i + 128 <= bytes; i += 128) {
             const __m256i* q = reinterpret_cast<const __m256i*>(p + i);
             a = _mm256_or_si256(a, _mm256_loadu_si256(q)), b = _mm256_or_si256(b, _mm256_loadu_si256(q + 1));
             c = _mm256_or_si256(c, _mm256_loadu_si256(q + 2)), d = _mm256_or_si256(d, _mm256_loadu_si256(q + 3));
         }
-        a    = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+        a = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
         sink = uint32_t(_mm256_movemask_epi8(a));
     }
     static constexpr size_t macs = 8 * 12 * mac_loops;
@@ -130,33 +137,40 @@ struct avx2 {
         const __m256 w = _mm256_set1_ps(0.5f), v = _mm256_set1_ps(0.25f);
         __m256       a = v, b = v, c = v, d = v, e = v, f = v, g = v, h = v, i = v, j = v, k = v, l = v;
         for (size_t n = 0; n < mac_loops; ++n) {
-            a = _mm256_add_ps(_mm256_mul_ps(a, w), v), b = _mm256_add_ps(_mm256_mul_ps(b, w), v);
-            c = _mm256_add_ps(_mm256_mul_ps(c, w), v), d = _mm256_add_ps(_mm256_mul_ps(d, w), v);
-            e = _mm256_add_ps(_mm256_mul_ps(e, w), v), f = _mm256_add_ps(_mm256_mul_ps(f, w), v);
-            g = _mm256_add_ps(_mm256_mul_ps(g, w), v), h = _mm256_add_ps(_mm256_mul_ps(h, w), v);
-            i = _mm256_add_ps(_mm256_mul_ps(i, w), v), j = _mm256_add_ps(_mm256_mul_ps(j, w), v);
-            k = _mm256_add_ps(_mm256_mul_ps(k, w), v), l = _mm256_add_ps(_mm256_mul_ps(l, w), v);
+                 a = _mm256_add_ps(_mm256_mul_ps(a, w), v), b = _mm256_add_ps(_mm256_mul_ps(b, w), v);
+                 c = _mm256_add_ps(_mm256_mul_ps(c, w), v), d = _mm256_add_ps(_mm256_mul_ps(d, w), v);
+                 e = _mm256_add_ps(_mm256_mul_ps(e, w), v), f = _mm256_add_ps(_mm256_mul_ps(f, w), v);
+                 g = _mm256_add_ps(_mm256_mul_ps(g, w), v), h = _mm256_add_ps(_mm256_mul_ps(h, w), v);
+                 i = _mm256_add_ps(_mm256_mul_ps(i, w), v), j = _mm256_add_ps(_mm256_mul_ps(j, w), v);
+                 k = _mm256_add_ps(_mm256_mul_ps(k, w), v), l = _mm256_add_ps(_mm256_mul_ps(l, w), v);
         }
-        a    = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)), _mm256_add_ps(e, f));
-        g    = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(g, h), _mm256_add_ps(i, j)), _mm256_add_ps(k, l));
+        a = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)), _mm256_add_ps(e, f));
+        g = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(g, h), _mm256_add_ps(i, j)), _mm256_add_ps(k, l));
         sink = uint32_t(_mm256_movemask_ps(_mm256_add_ps(a, g)));
     }
 };
 #undef TARGET
 #endif
 
-constexpr struct { const char* name; size_t bytes; } levels[] = {
-    {"16 KiB", size_t(16) << 10}, {"256 KiB", size_t(256) << 10}, {"1 MiB", size_t(1) << 20},
-    {"4 MiB", size_t(4) << 20}, {"256 MiB", size_t(256) << 20}};
+constexpr struct {
+    const char* name;
+    size_t      bytes;
+} levels[] = {{"16 KiB", size_t(16) << 10},
+              {"256 KiB", size_t(256) << 10},
+              {"1 MiB", size_t(1) << 20},
+              {"4 MiB", size_t(4) << 20},
+              {"256 MiB", size_t(256) << 20}};
 
 constexpr size_t n_levels = sizeof levels / sizeof levels[0];
 
 struct Machine {
     double bytes_per_s[n_levels] = {}; // 0: not measured
-    double macs_per_s     = 0;
+    double macs_per_s = 0;
     double least(double macs, double bytes, double working_set) const { // seconds
         size_t level = 0;
-        while (level + 1 < n_levels && working_set > static_cast<double>(levels[level].bytes) && bytes_per_s[level + 1] > 0) ++level;
+        while (level + 1 < n_levels && working_set > static_cast<double>(levels[level].bytes) &&
+               bytes_per_s[level + 1] > 0)
+            ++level;
         return std::max(macs / macs_per_s, bytes / bytes_per_s[level]);
     }
 };
@@ -186,38 +200,41 @@ Machine machine_of(ssm::Isa isa, double seconds) {
 struct Row {
     std::string name;
     double      fastest_ns, median_ns;
-    double      per_s;                 // rows of input a second
-    double      macs, bytes;           // a call; 0: not counted
-    double      share;                 // of the roofline; 0: not known
+    double      per_s;       // rows of input a second
+    double      macs, bytes; // a call; 0: not counted
+    double      share;       // of the roofline; 0: not known
 };
 
 // What a step does at least.
-struct Work { double macs = 0, bytes = 0, weights = 0; };
+struct Work {
+    double macs = 0, bytes = 0, weights = 0;
+};
 double matrix_bytes(const ssm::Matrix& w) {
     return static_cast<double>(w.rows) * static_cast<double>(w.cols) * (w.dtype == ssm::DType::f32 ? 4.0 : 2.0);
 }
 Work work_of(const ssm::Model& m, int32_t n_inputs) {
     const ssm::Config& c = m.config;
-    const double       H = c.d_model, n = n_inputs, layers = c.n_layers, modes = static_cast<double>(ssm::detail::modes(c));
-    const double       size = m.encoder.dtype == ssm::DType::f32 ? 4.0 : 2.0;
-    Work               w;
-    w.macs    = n * (H * c.d_input + layers * (2 * H * H + 8 * modes) + H * c.d_output);
+    const double H = c.d_model, n = n_inputs, layers = c.n_layers, modes = static_cast<double>(ssm::detail::modes(c));
+    const double size = m.encoder.dtype == ssm::DType::f32 ? 4.0 : 2.0;
+    Work         w;
+    w.macs = n * (H * c.d_input + layers * (2 * H * H + 8 * modes) + H * c.d_output);
     w.weights = matrix_bytes(m.encoder) + matrix_bytes(m.decoder) + layers * (2 * H * H * size + modes * 6 * 4);
-    w.bytes   = w.weights + n * layers * modes * 4 * 4; // the state, read and written
+    w.bytes = w.weights + n * layers * modes * 4 * 4; // the state, read and written
     return w;
 }
 
 class Bench {
-public:
+  public:
     Bench(const OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds)
         : m_(m), kernels_(*ssm::detail::kernels_of(isa)), machine_(machine), seconds_(seconds) {}
     void                    kernels();
     bool                    steps(ssm::Arena* arena); // false: the model refused
     const std::vector<Row>& rows() const { return rows_; }
 
-private:
-    void add(const std::string& name, double n, double macs, double bytes, double working_set, const std::function<void()>& f) {
-        const Time   t     = measure(seconds_, f);
+  private:
+    void add(const std::string& name, double n, double macs, double bytes, double working_set,
+             const std::function<void()>& f) {
+        const Time   t = measure(seconds_, f);
         const double least = macs > 0 ? machine_.least(macs, bytes, working_set) : 0.0;
         rows_.push_back({name, t.fastest * 1e9, t.median * 1e9, n / t.fastest, macs, bytes, least / t.fastest});
     }
@@ -226,7 +243,7 @@ private:
         std::vector<float> v(n);
         for (float& x : v) {
             seed_ = seed_ * 6364136223846793005u + 1442695040888963407u;
-            x     = scale * (static_cast<float>(seed_ >> 40) / 8388608.0f - 1.0f);
+            x = scale * (static_cast<float>(seed_ >> 40) / 8388608.0f - 1.0f);
         }
         return v;
     }
@@ -241,9 +258,9 @@ private:
 
 void Bench::kernels() {
     const ssm::Config& c = m_.config;
-    const int32_t      H = c.d_model, stride = int32_t(ssm::detail::padded(H)), blocks = stride / 8, modes = c.d_state / 2;
-    const int32_t      n = 64;
-    const size_t       width = size_t(std::max(std::max(stride, c.d_input), c.d_output));
+    const int32_t H = c.d_model, stride = int32_t(ssm::detail::padded(H)), blocks = stride / 8, modes = c.d_state / 2;
+    const int32_t n = 64;
+    const size_t  width = size_t(std::max(std::max(stride, c.d_input), c.d_output));
 
     // The mixing matrix of a layer, in the dtype of the file's.
     const ssm::Entry* entry = ssm::find_tensor(m_.index, "s4_layers.0.output_linear.0.weight");
@@ -252,17 +269,18 @@ void Bench::kernels() {
     if (entry != nullptr && std::strcmp(ssm::dtype_name(entry->dtype), "F16") == 0) mix.dtype = ssm::DType::f16;
     if (entry != nullptr && std::strcmp(ssm::dtype_name(entry->dtype), "BF16") == 0) mix.dtype = ssm::DType::bf16;
     std::vector<float> weights = noise(size_t(2 * H) * size_t(H), 0.1f);
-    if (mix.dtype != ssm::DType::f32) std::memset(weights.data(), 0x2e, weights.size() * 4); // small numbers in either format
+    if (mix.dtype != ssm::DType::f32)
+        std::memset(weights.data(), 0x2e, weights.size() * 4); // small numbers in either format
     mix.data = reinterpret_cast<const unsigned char*>(weights.data());
 
     const std::vector<float> x = noise(size_t(n) * width), bias = noise(size_t(2 * stride));
     std::vector<float>       y(size_t(n) * 2 * std::max(width, size_t(stride)));
     const auto               matmul = [&](const char* name, const ssm::Matrix& w, int32_t rows) {
         const double macs = static_cast<double>(w.rows) * w.cols * rows;
-        add(std::string("matmul ") + name + " " + std::to_string(w.rows) + "x" + std::to_string(w.cols) + ", " + std::to_string(rows) +
-                (rows == 1 ? " row" : " rows"),
-            rows, macs, matrix_bytes(w), matrix_bytes(w),
-            [&, rows] { kernels_.matmul(y.data(), w.rows, w, nullptr, x.data(), w.cols, rows); });
+        add(std::string("matmul ") + name + " " + std::to_string(w.rows) + "x" + std::to_string(w.cols) + ", " +
+                              std::to_string(rows) + (rows == 1 ? " row" : " rows"),
+                          rows, macs, matrix_bytes(w), matrix_bytes(w),
+                          [&, rows] { kernels_.matmul(y.data(), w.rows, w, nullptr, x.data(), w.cols, rows); });
     };
     matmul("encoder", m_.model.encoder, 1);
     matmul("mix", mix, 1);
@@ -270,13 +288,14 @@ void Bench::kernels() {
     matmul("decoder", m_.model.decoder, 1);
 
     const size_t             all = size_t(blocks) * size_t(modes);
-    std::vector<float>       ab  = noise(all * 32, 0.5f), h(all * 16), s(size_t(n) * size_t(stride));
+    std::vector<float>       ab = noise(all * 32, 0.5f), h(all * 16), s(size_t(n) * size_t(stride));
     const std::vector<float> cc = noise(all * 16), D = noise(size_t(stride)), u = noise(size_t(n) * size_t(stride));
     for (int32_t T : {1, n}) {
         const double modes8 = static_cast<double>(all) * 8;
-        add("scan " + std::to_string(T) + (T == 1 ? " step" : " steps"), T, 8 * modes8 * T, modes8 * 24 + modes8 * 16 * T, modes8 * 32,
-            [&, T] {
-                kernels_.s4d_scan(ab.data(), cc.data(), D.data(), h.data(), h.data(), u.data(), s.data(), stride, T, blocks, modes, 50.0f);
+        add("scan " + std::to_string(T) + (T == 1 ? " step" : " steps"), T, 8 * modes8 * T,
+            modes8 * 24 + modes8 * 16 * T, modes8 * 32, [&, T] {
+                kernels_.s4d_scan(ab.data(), cc.data(), D.data(), h.data(), h.data(), u.data(), s.data(), stride, T,
+                                  blocks, modes, 50.0f);
             });
     }
     const std::vector<float> rho = noise(all * 8, 0.01f), gain = noise(all * 16);
@@ -287,24 +306,30 @@ void Bench::kernels() {
     add("gelu " + std::to_string(H), 1, 0, 0, 0, [&] { kernels_.gelu(y.data(), x.data(), H); });
     std::vector<float> r(size_t(stride), 0.0f);
     add("glu " + std::to_string(H), 1, 0, 0, 0, [&] { kernels_.glu(r.data(), bias.data(), H); });
-    add("layer norm " + std::to_string(H), 1, 0, 0, 0, [&] { kernels_.layer_norm(y.data(), x.data(), bias.data(), bias.data(), H); });
+    add("layer norm " + std::to_string(H), 1, 0, 0, 0,
+        [&] { kernels_.layer_norm(y.data(), x.data(), bias.data(), bias.data(), H); });
 }
 
 bool Bench::steps(ssm::Arena* arena) {
-    constexpr int32_t  n = 64;
-    const ssm::Model&  model = m_.model;
-    const size_t       d_in = size_t(m_.config.d_input), d_out = size_t(m_.config.d_output);
-    ssm::State         state;
-    ssm::Scratch       scratch;
-    if (ssm::make_state(&state, model, arena) != ssm::Status::ok || ssm::make_scratch(&scratch, model, n, arena) != ssm::Status::ok)
+    constexpr int32_t n = 64;
+    const ssm::Model& model = m_.model;
+    const size_t      d_in = size_t(m_.config.d_input), d_out = size_t(m_.config.d_output);
+    ssm::State        state;
+    ssm::Scratch      scratch;
+    if (ssm::make_state(&state, model, arena) != ssm::Status::ok ||
+        ssm::make_scratch(&scratch, model, n, arena) != ssm::Status::ok)
         return false;
     std::vector<float> x = noise(size_t(n) * d_in), y(size_t(n) * d_out), dt(size_t(n), 1.5f);
     const Work         one = work_of(model, 1), many = work_of(model, n);
     const double       hot = one.bytes;
-    add("step", 1, one.macs, one.bytes, hot, [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data()) == ssm::Status::ok; });
-    add("step, dt 1.5", 1, one.macs, one.bytes, hot, [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data(), 1.5f) == ssm::Status::ok; });
-    add("64 candidates", n, many.macs, many.bytes, hot, [&] { ran_ &= ssm::step_batch(model, state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
-    add("prefill 64 steps", n, many.macs, many.bytes, hot, [&] { ran_ &= ssm::prefill(model, &state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
+    add("step", 1, one.macs, one.bytes, hot,
+        [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data()) == ssm::Status::ok; });
+    add("step, dt 1.5", 1, one.macs, one.bytes, hot,
+        [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data(), 1.5f) == ssm::Status::ok; });
+    add("64 candidates", n, many.macs, many.bytes, hot,
+        [&] { ran_ &= ssm::step_batch(model, state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
+    add("prefill 64 steps", n, many.macs, many.bytes, hot,
+        [&] { ran_ &= ssm::prefill(model, &state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
     return ran_;
 }
 
@@ -313,7 +338,8 @@ std::string cpu_name() {
     if (std::FILE* f = std::fopen("/proc/cpuinfo", "r")) {
         char line[256];
         while (text.empty() && std::fgets(line, sizeof line, f) != nullptr)
-            if (std::strncmp(line, "model name", 10) == 0 && std::strchr(line, ':') != nullptr) text = std::strchr(line, ':') + 2;
+            if (std::strncmp(line, "model name", 10) == 0 && std::strchr(line, ':') != nullptr)
+                text = std::strchr(line, ':') + 2;
         std::fclose(f);
     }
     while (!text.empty() && text.back() == '\n') text.pop_back();
@@ -322,7 +348,7 @@ std::string cpu_name() {
 #if defined(__VERSION__)
 const char compiler[] = __VERSION__;
 #else
-const char compiler[] = "unknown";
+const char  compiler[] = "unknown";
 #endif
 
 std::string printed(const char* format, double v) {
@@ -333,9 +359,9 @@ std::string printed(const char* format, double v) {
 } // namespace
 
 int verb_bench(int argc, char** argv) {
-    bool     json    = false;
+    bool     json = false;
     double   seconds = 8.0;
-    ssm::Isa isa     = ssm::Isa::best;
+    ssm::Isa isa = ssm::Isa::best;
     Options  options("bench", help);
     options.flag("--json", &json).isa(&isa).number("--seconds", &seconds, 0.05, 3600.0);
     int status = options.read(argc, argv, 1, 1);
@@ -347,19 +373,21 @@ int verb_bench(int argc, char** argv) {
     std::string model_json;
     append_json_string(&model_json, escape(options.operands[0], 160));
 
-    Output            out(1);
-    std::string       text; // of --json
-    constexpr double  measurements = n_levels + 1 + 10 + 4;
-    const double      each = seconds / (static_cast<double>(all.size()) * measurements) * 0.8; // the rest: finding how often to call
+    Output           out(1);
+    std::string      text; // of --json
+    constexpr double measurements = n_levels + 1 + 10 + 4;
+    const double     each =
+        seconds / (static_cast<double>(all.size()) * measurements) * 0.8; // the rest: finding how often to call
     for (size_t b = 0; b < all.size(); ++b) {
         OpenModel m;
         if (open_container("bench", options.operands[0], &m) != done) return bad_file;
         if ((status = open_model("bench", options.operands[0], m, all[b], 1, 64, &m)) != done) return status;
-        const char*   name    = ssm::isa_name(m.model);
+        const char*   name = ssm::isa_name(m.model);
         const Machine machine = machine_of(all[b], each);
         Bench         bench(m, all[b], machine, each);
         bench.kernels();
-        if (!bench.steps(&m.arena)) return fail(bad_file, "bench", escape(options.operands[0], 160) + ": the model refuses a step");
+        if (!bench.steps(&m.arena))
+            return fail(bad_file, "bench", escape(options.operands[0], 160) + ": the model refuses a step");
         if (json) {
             if (b == 0) {
                 text = "{\"version\":\"" SSM_VERSION "\",\"model\":" + model_json + ",\"cpu\":";
@@ -370,15 +398,19 @@ int verb_bench(int argc, char** argv) {
             } else text += ',';
             text += std::string("{\"name\":\"") + name + "\",\"machine\":{\"read_bytes_per_s\":{";
             for (size_t i = 0; i < n_levels; ++i)
-                text += std::string(i == 0 ? "\"" : ",\"") + levels[i].name + "\":" + printed("%.4g", machine.bytes_per_s[i]);
+                text += std::string(i == 0 ? "\"" : ",\"") + levels[i].name +
+                        "\":" + printed("%.4g", machine.bytes_per_s[i]);
             text += "},\"macs_per_s\":" + printed("%.4g", machine.macs_per_s) + "},\"runs\":[";
             bool first = true;
             for (const Row& r : bench.rows()) {
-                text += std::string(first ? "" : ",") + "{\"name\":\"" + r.name + "\",\"ns\":" + printed("%.5g", r.fastest_ns) +
-                        ",\"median_ns\":" + printed("%.5g", r.median_ns) + ",\"rows_per_s\":" + printed("%.5g", r.per_s);
+                text += std::string(first ? "" : ",") + "{\"name\":\"" + r.name +
+                        "\",\"ns\":" + printed("%.5g", r.fastest_ns) +
+                        ",\"median_ns\":" + printed("%.5g", r.median_ns) +
+                        ",\"rows_per_s\":" + printed("%.5g", r.per_s);
                 if (r.macs > 0)
-                    text += ",\"gmac_per_s\":" + printed("%.4g", r.macs / r.fastest_ns) + ",\"gb_per_s\":" +
-                            printed("%.4g", r.bytes / r.fastest_ns) + ",\"roofline_share\":" + printed("%.3f", r.share);
+                    text += ",\"gmac_per_s\":" + printed("%.4g", r.macs / r.fastest_ns) +
+                            ",\"gb_per_s\":" + printed("%.4g", r.bytes / r.fastest_ns) +
+                            ",\"roofline_share\":" + printed("%.3f", r.share);
                 text += "}";
                 first = false;
             }
@@ -389,19 +421,23 @@ int verb_bench(int argc, char** argv) {
         char line[200];
         out.write(std::string("\nback-end ") + name + ", one core\n");
         for (size_t i = 0; i < n_levels; ++i) {
-            std::snprintf(line, sizeof line, "  %-34s %10.1f GB/s\n", (std::string("read within ") + levels[i].name).c_str(),
-                          machine.bytes_per_s[i] * 1e-9);
+            std::snprintf(line, sizeof line, "  %-34s %10.1f GB/s\n",
+                          (std::string("read within ") + levels[i].name).c_str(), machine.bytes_per_s[i] * 1e-9);
             out.write(line);
         }
-        std::snprintf(line, sizeof line, "  %-34s %10.1f GMAC/s\n\n", "multiply-add, not fused", machine.macs_per_s * 1e-9);
+        std::snprintf(line, sizeof line, "  %-34s %10.1f GMAC/s\n\n", "multiply-add, not fused",
+                      machine.macs_per_s * 1e-9);
         out.write(line);
-        std::snprintf(line, sizeof line, "  %-34s %10s %10s %12s %8s %8s %9s\n", "", "ns", "median", "rows/s", "GMAC/s", "GB/s", "roofline");
+        std::snprintf(line, sizeof line, "  %-34s %10s %10s %12s %8s %8s %9s\n", "", "ns", "median", "rows/s", "GMAC/s",
+                      "GB/s", "roofline");
         out.write(line);
         for (const Row& r : bench.rows()) {
-            std::snprintf(line, sizeof line, "  %-34s %10.0f %10.0f %12.0f", r.name.c_str(), r.fastest_ns, r.median_ns, r.per_s);
+            std::snprintf(line, sizeof line, "  %-34s %10.0f %10.0f %12.0f", r.name.c_str(), r.fastest_ns, r.median_ns,
+                          r.per_s);
             out.write(line);
             if (r.macs > 0) {
-                std::snprintf(line, sizeof line, " %8.2f %8.2f %8.0f%%", r.macs / r.fastest_ns, r.bytes / r.fastest_ns, r.share * 100);
+                std::snprintf(line, sizeof line, " %8.2f %8.2f %8.0f%%", r.macs / r.fastest_ns, r.bytes / r.fastest_ns,
+                              r.share * 100);
                 out.write(line);
             }
             out.write("\n");

@@ -10,14 +10,16 @@
 namespace {
 using namespace tool;
 
-const char inspect_help[] = "usage: ssm inspect FILE\n"
-                            "\n"
-                            "What a safetensors file holds, model or not. First its metadata, `# key: value` a line, then a line a tensor in\n"
-                            "the order of the data: name dtype shape bytes. Blanks, quotes and control characters in names are escaped.\n"
-                            "Exit status 3 if the file breaks a rule of the format.\n";
-const char info_help[]    = "usage: ssm info MODEL [--isa NAME]\n"
-                            "\n"
-                            "What a model is (architecture, shape, parameters), the memory it needs, and the back-ends of this CPU.\n";
+const char inspect_help[] =
+    "usage: ssm inspect FILE\n"
+    "\n"
+    "What a safetensors file holds, model or not. First its metadata, `# key: value` a line, then a line a tensor in\n"
+    "the order of the data: name dtype shape bytes. Blanks, quotes and control characters in names are escaped.\n"
+    "Exit status 3 if the file breaks a rule of the format.\n";
+const char info_help[] =
+    "usage: ssm info MODEL [--isa NAME]\n"
+    "\n"
+    "What a model is (architecture, shape, parameters), the memory it needs, and the back-ends of this CPU.\n";
 
 constexpr size_t no_cut = SIZE_MAX / 2;
 
@@ -91,7 +93,9 @@ int verb_info(int argc, char** argv) {
     const ssm::Config& c = m.config;
 
     Output     out(1);
-    const auto line = [&](const char* key, const std::string& value) { out.write(std::string(key) + ": " + value + "\n"); };
+    const auto line = [&](const char* key, const std::string& value) {
+        out.write(std::string(key) + ": " + value + "\n");
+    };
     const auto number = [&](const char* key, uint64_t value) { line(key, std::to_string(value)); };
     line("architecture", "s4d");
     line("engine", "float");

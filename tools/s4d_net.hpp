@@ -17,8 +17,9 @@
 //     no probes, pool none             one for every row
 //
 // Bits: results depend on the batch and the parameters alone; a stream's outputs do not depend on its neighbours. Which
-// thread runs a batch makes no difference. The kernel sets with fused multiply-add (AVX2, AVX-512) agree in every bit;
-// the portable one and another compiler or C library may differ in the last bits.
+// thread runs a batch makes no difference, nor do compiler and optimisation level. The kernel sets with fused
+// multiply-add (AVX2, AVX-512) agree in every bit; the portable one and another C library (exp, log, sin) may differ in
+// the last bits.
 
 #ifndef S4D_NET_HPP
 #define S4D_NET_HPP
@@ -35,6 +36,14 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define S4D_X86 1
+#endif
+
+// Products and sums fuse where the code says so and nowhere else: no compiler or optimisation level changes a bit. From
+// here to the end of the file that includes this one.
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 namespace s4d {
@@ -91,11 +100,23 @@ template <class T> class Buffer {
     size_t                     room = 0;
 
 public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    void swap(Buffer& other) noexcept {
+        std::swap(memory, other.memory);
+        std::swap(room, other.room);
+    }
     T* get(int64_t n) {
         if (size_t(n) > room) {
-            memory.reset();
-            room = size_t(n) + size_t(n) / 4;
-            memory.reset(static_cast<T*>(::operator new(room * sizeof(T), std::align_val_t(64))));
+            const size_t more = size_t(n) + size_t(n) / 4;
+            room              = 0;
+            memory.reset(); // the old content is not kept, and need not stay beside the new
+            memory.reset(static_cast<T*>(::operator new(more * sizeof(T), std::align_val_t(64))));
+            room = more;
         }
         return memory.get();
     }

@@ -27,32 +27,36 @@ const char help[] =
     "  {\"candidates\":[[...],...]}   {\"ys\":[[...],...]} {\"advance\":[...]}            {\"ok\":true}\n"
     "  {\"reset\":true}               {\"ok\":true}        anything else              {\"error\":\"line N: ...\"}\n"
     "\n"
-    "with \"dt\" (a number) and \"id\" (a number, a string or null, echoed) where wanted. An output that is not finite is null.\n"
-    "A bad record is one line on standard error (text) or one answer (JSON); it changes nothing, and the exit status is 1.\n"
+    "with \"dt\" (a number) and \"id\" (a number, a string or null, echoed) where wanted. An output that is not finite "
+    "is null.\n"
+    "A bad record is one line on standard error (text) or one answer (JSON); it changes nothing, and the exit status "
+    "is 1.\n"
     "A line may hold 1048576 bytes.\n"
     "\n"
-    "  --s16 RATE      raw frames: 16-bit little-endian integers / 32768, RATE frames a second; where the model's metadata\n"
+    "  --s16 RATE      raw frames: 16-bit little-endian integers / 32768, RATE frames a second; where the model's "
+    "metadata\n"
     "                  has sample_rate, each step takes sample_rate / RATE training steps\n"
     "  --f32           raw frames: 32-bit little-endian floats\n"
     "  --u8            raw frames: bytes / 255\n"
     "  --last          raw frames: print the last output only, not one for each frame\n"
     "  --load-state F  begin with the state saved in F\n"
-    "  --save-state F  save the state at the end of input, and on SIGINT or SIGTERM; F is replaced as a whole or not at all\n"
+    "  --save-state F  save the state at the end of input, and on SIGINT or SIGTERM; F is replaced as a whole or not "
+    "at all\n"
     "  --isa NAME      run on this back-end\n";
 
 enum class Format { lines, s16, f32, u8 };
 
 size_t sample_bytes(Format f) { return f == Format::s16 ? 2 : f == Format::f32 ? 4 : 1; }
 float  sample(Format f, const unsigned char* p) {
-    if (f == Format::u8) return static_cast<float>(p[0]) / 255.0f;
+     if (f == Format::u8) return static_cast<float>(p[0]) / 255.0f;
     if (f == Format::s16) {
-        const int v = p[0] | p[1] << 8;
-        return static_cast<float>(v < 32768 ? v : v - 65536) / 32768.0f;
+         const int v = p[0] | p[1] << 8;
+         return static_cast<float>(v < 32768 ? v : v - 65536) / 32768.0f;
     }
-    const uint32_t bits = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
-    float          v;
-    std::memcpy(&v, &bits, 4);
-    return v;
+     const uint32_t bits = uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
+     float          v;
+     std::memcpy(&v, &bits, 4);
+     return v;
 }
 
 int input_error(int number) { return fail(io_error, "score", "standard input: " + system_error(number)); }
@@ -64,22 +68,30 @@ int score_lines(Scorer* scorer, Output* out, Output* err) {
     for (;;) {
         std::string_view line;
         switch (reader.next(&line)) {
-        case LineReader::Result::line: all_good &= scorer->line(line, reader.number()); break;
-        case LineReader::Result::too_long: all_good &= scorer->too_long(line, reader.number()); break;
-        case LineReader::Result::error: err->flush(); return input_error(reader.error());
+        case LineReader::Result::line:
+            all_good &= scorer->line(line, reader.number());
+            break;
+        case LineReader::Result::too_long:
+            all_good &= scorer->too_long(line, reader.number());
+            break;
+        case LineReader::Result::error:
+            err->flush();
+            return input_error(reader.error());
         case LineReader::Result::end:
-        case LineReader::Result::stopped: return all_good ? done : some_failed;
+        case LineReader::Result::stopped:
+            return all_good ? done : some_failed;
         }
     }
 }
 
 // Raw frames. A frame cut short by the end of input is one error.
-int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float dt, bool last_only, Output* out, Output* err) {
+int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float dt, bool last_only, Output* out,
+                 Output* err) {
     const size_t               d_input = size_t(model.config.d_input), frame_bytes = d_input * sample_bytes(format);
     std::vector<unsigned char> bytes((65536 / frame_bytes + 1) * frame_bytes);
     std::vector<float>         x(d_input);
-    size_t                     have     = 0;
-    uint64_t                   number   = 0;
+    size_t                     have = 0;
+    uint64_t                   number = 0;
     bool                       all_good = true;
     for (;;) {
         if (!out->flush()) return io_error;
@@ -88,8 +100,9 @@ int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float d
         if (n == -1) return input_error(errno);
         if (n <= 0) {
             if (n == 0 && have > 0)
-                all_good = scorer->bad("frame", number + 1,
-                                       "expected " + std::to_string(frame_bytes) + " bytes, got " + std::to_string(have));
+                all_good =
+                    scorer->bad("frame", number + 1,
+                                "expected " + std::to_string(frame_bytes) + " bytes, got " + std::to_string(have));
             break;
         }
         have += size_t(n);
@@ -118,7 +131,8 @@ int verb_score(int argc, char** argv) {
     options.text("--load-state", &load_path).text("--save-state", &save_path).isa(&isa);
     int status = options.read(argc, argv, 1, 1);
     if (status != go_on) return status;
-    if (int(rate > 0) + int(f32) + int(u8) > 1) return fail(bad_usage, "score", "expected at most one of --s16, --f32, --u8");
+    if (int(rate > 0) + int(f32) + int(u8) > 1)
+        return fail(bad_usage, "score", "expected at most one of --s16, --f32, --u8");
     const Format format = rate > 0 ? Format::s16 : f32 ? Format::f32 : u8 ? Format::u8 : Format::lines;
     if (last_only && format == Format::lines) return fail(bad_usage, "score", "--last needs one of --s16, --f32, --u8");
 
@@ -137,10 +151,12 @@ int verb_score(int argc, char** argv) {
         float hertz = 0.0f;
         if (trained.empty() || ssm::parse_float(trained.data(), trained.size(), &hertz) != trained.size() ||
             !(hertz > 0.0f && hertz <= 1e9f))
-            return fail(bad_file, "score", escape(options.operands[0], 160) + ": metadata \"sample_rate\": got \"" +
-                                               escape(trained) + "\", expected a number of samples a second");
+            return fail(bad_file, "score",
+                        escape(options.operands[0], 160) + ": metadata \"sample_rate\": got \"" + escape(trained) +
+                            "\", expected a number of samples a second");
         dt = static_cast<float>(static_cast<double>(hertz) / static_cast<double>(rate));
-        if (!(dt > 0.0f && dt <= ssm::max_dt)) return fail(bad_usage, "score", "--s16: the rate is too far from the model's");
+        if (!(dt > 0.0f && dt <= ssm::max_dt))
+            return fail(bad_usage, "score", "--s16: the rate is too far from the model's");
     }
     if (load_path != nullptr) {
         std::string bytes;

@@ -11,7 +11,7 @@ namespace tool {
 
 // One stream. Each record is checked as a whole before the model sees any of it: a bad one changes nothing.
 class Scorer {
-public:
+  public:
     // All must outlive the scorer. Answers go to `out`, complaints about text records to `err`.
     Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err);
 
@@ -26,7 +26,7 @@ public:
     // Says what is wrong with a frame or, for JSON, answers with an error. Always false.
     bool bad(const char* unit, uint64_t number, const std::string& what);
 
-private:
+  private:
     struct Request; // a JSON record
     bool text_record(std::string_view text, uint64_t number);
     bool json_record(std::string_view text, uint64_t number);

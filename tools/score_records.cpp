@@ -54,7 +54,8 @@ bool Scorer::run(bool candidate, float dt) {
 bool Scorer::frame(const float* x, uint64_t number, bool print, float dt) {
     for (int32_t k = 0; k < model_.config.d_input; ++k)
         if (!good_input(x[k]))
-            return bad("frame", number, "value " + std::to_string(k + 1) + (std::isnan(x[k]) ? " is NaN" : " is out of range"));
+            return bad("frame", number,
+                       "value " + std::to_string(k + 1) + (std::isnan(x[k]) ? " is NaN" : " is out of range"));
     const ssm::Status s = ssm::step(model_, state_, scratch_, x, y_.data(), dt);
     if (s != ssm::Status::ok) return bad("frame", number, ssm::message(s));
     any_frame_ = true;
@@ -116,14 +117,14 @@ bool Scorer::text_record(std::string_view text, uint64_t number) {
 
     // 3. The numbers: fields between blanks, or a comma with blanks around it.
     const int32_t want = model_.config.d_input;
-    size_t        got  = 0;
+    size_t        got = 0;
     x_.resize(size_t(want));
     while (!text.empty()) {
-        float        v = 0.0f;
-        const size_t n = ssm::parse_float(text.data(), text.size(), &v);
-        const size_t end = text.find_first_of(", \t");
+        float                  v = 0.0f;
+        const size_t           n = ssm::parse_float(text.data(), text.size(), &v);
+        const size_t           end = text.find_first_of(", \t");
         const std::string_view field = text.substr(0, end);
-        const auto        where = [&] { return "field " + std::to_string(got + 1); };
+        const auto             where = [&] { return "field " + std::to_string(got + 1); };
         if (field.empty()) return no(where() + " is empty");
         if (n != field.size()) return no(where() + ": got \"" + escape(field, 40) + "\", expected a number");
         if (!good_input(v)) return no(where() + ": \"" + escape(field, 40) + "\" is out of range");
@@ -148,11 +149,11 @@ bool Scorer::text_record(std::string_view text, uint64_t number) {
 
 struct Scorer::Request {
     enum class Op { none, event, advance, candidate, candidates, reset } op = Op::none;
-    const char* key  = "";    // of the operation
-    float       dt   = 1.0f;
+    const char* key = ""; // of the operation
+    float       dt = 1.0f;
     bool        timed = false;
-    std::string id;           // as it is to be answered; empty: none
-    size_t      rows = 0;     // of x_, for candidates
+    std::string id;       // as it is to be answered; empty: none
+    size_t      rows = 0; // of x_, for candidates
 };
 
 // The numbers of an array whose '[' has been read, appended to x_.
@@ -169,7 +170,8 @@ bool Scorer::numbers(json::Reader* r, size_t limit, const std::string& where, st
         } else {
             float v = 0.0f;
             ssm::parse_float(t.text, t.len, &v);
-            if (!good_input(v) && why->empty()) *why = here() + ": \"" + escape({t.text, t.len}, 40) + "\" is out of range";
+            if (!good_input(v) && why->empty())
+                *why = here() + ": \"" + escape({t.text, t.len}, 40) + "\" is out of range";
             if (got < limit) x_.push_back(v);
         }
         ++got;
@@ -178,7 +180,8 @@ bool Scorer::numbers(json::Reader* r, size_t limit, const std::string& where, st
     return true;
 }
 
-// Reads a whole request. False: not JSON at all. `why` is set if anything is wrong with it; the id is read in either case.
+// Reads a whole request. False: not JSON at all. `why` is set if anything is wrong with it; the id is read in either
+// case.
 bool Scorer::parse(std::string_view text, Request* q, std::string* why) {
     using Op = Request::Op;
     json::Reader r = json::open(text.data(), text.size());
@@ -198,11 +201,14 @@ bool Scorer::parse(std::string_view text, Request* q, std::string* why) {
         if (v.kind == json::Kind::error) return malformed();
 
         Op op = Op::none;
-        const struct { const char* name; Op op; } ops[] = {{"x", Op::event},
-                                                           {"advance", Op::advance},
-                                                           {"candidate", Op::candidate},
-                                                           {"candidates", Op::candidates},
-                                                           {"reset", Op::reset}};
+        const struct {
+            const char* name;
+            Op          op;
+        } ops[] = {{"x", Op::event},
+                   {"advance", Op::advance},
+                   {"candidate", Op::candidate},
+                   {"candidates", Op::candidates},
+                   {"reset", Op::reset}};
         const char* name = "";
         for (const auto& o : ops)
             if (json::equals(key, o.name)) op = o.op, name = o.name;
@@ -259,7 +265,8 @@ bool Scorer::parse(std::string_view text, Request* q, std::string* why) {
         }
     }
     if (json::next(&r).kind != json::Kind::end) return malformed();
-    if (q->op == Op::none) complain_once("expected one of \"x\", \"advance\", \"candidate\", \"candidates\", \"reset\"");
+    if (q->op == Op::none)
+        complain_once("expected one of \"x\", \"advance\", \"candidate\", \"candidates\", \"reset\"");
     if (q->op == Op::reset && q->timed) complain_once("\"dt\" beside \"reset\"");
     return true;
 }
@@ -284,12 +291,14 @@ bool Scorer::run_json(const Request& q, std::string* why) {
         return true;
     }
     out_->write("{" + id + "\"ys\":[");
-    const size_t block = size_t(scratch_->batch), d_in = size_t(model_.config.d_input), d_out = size_t(model_.config.d_output);
+    const size_t block = size_t(scratch_->batch), d_in = size_t(model_.config.d_input),
+                 d_out = size_t(model_.config.d_output);
     for (size_t i = 0; i < block; ++i) dt_[i] = q.dt;
     for (size_t first = 0; first < q.rows; first += block) {
         const size_t n = q.rows - first < block ? q.rows - first : block;
         // Every input was checked, so this is ok; were it not, no stale number may pass for an answer.
-        if (ssm::step_batch(model_, *state_, scratch_, x_.data() + first * d_in, int32_t(n), y_.data(), dt_.data()) != ssm::Status::ok)
+        if (ssm::step_batch(model_, *state_, scratch_, x_.data() + first * d_in, int32_t(n), y_.data(), dt_.data()) !=
+            ssm::Status::ok)
             y_.assign(y_.size(), std::nanf(""));
         for (size_t i = 0; i < n; ++i) {
             out_->write(first + i == 0 ? "[" : ",[");

@@ -18,8 +18,10 @@ const char help[] =
     "\n"
     "  FILE BACK-END ok|FAIL err=... tol=... digest=...\n"
     "\n"
-    "err is the largest difference from the reference, tol what is allowed there: 1e-4 max(1, max|reference|), with a state\n"
-    "clip 1e-4 max|reference|, for outputs and for the state after the last step. The digest is the 64-bit FNV-1a hash of all\n"
+    "err is the largest difference from the reference, tol what is allowed there: 1e-4 max(1, max|reference|), with a "
+    "state\n"
+    "clip 1e-4 max|reference|, for outputs and for the state after the last step. The digest is the 64-bit FNV-1a hash "
+    "of all\n"
     "output floats. Every back-end must give the same digest, and so must the same steps in uneven pieces.\n"
     "Exit status 1 if anything fails.\n";
 
@@ -33,7 +35,7 @@ bool values(const Container& file, const char* name, size_t count, std::vector<d
     if ((e->end - e->begin) / size != count) return false;
     out->resize(count);
     for (size_t i = 0; i < count; ++i) {
-        const unsigned char* p    = file.index.data + e->begin + i * size;
+        const unsigned char* p = file.index.data + e->begin + i * size;
         uint64_t             bits = 0;
         for (size_t k = 0; k < size; ++k) bits |= uint64_t(p[k]) << 8 * k;
         if (wide) std::memcpy(&(*out)[i], &bits, 8);
@@ -51,14 +53,14 @@ bool values(const Container& file, const char* name, size_t count, std::vector<d
 struct Worst {
     double err = 0.0, tol = 0.0, ratio = -1.0;
     void   compare(const float* got, const std::vector<double>& want, bool relative) {
-        double top = relative ? 0.0 : 1.0, difference = 0.0;
-        for (size_t i = 0; i < want.size(); ++i) {
-            top            = std::max(top, std::fabs(want[i]));
-            const double d = std::fabs(static_cast<double>(got[i]) - want[i]);
-            difference     = d <= difference ? difference : d; // NaN stays
+          double top = relative ? 0.0 : 1.0, difference = 0.0;
+          for (size_t i = 0; i < want.size(); ++i) {
+              top = std::max(top, std::fabs(want[i]));
+              const double d = std::fabs(static_cast<double>(got[i]) - want[i]);
+              difference = d <= difference ? difference : d; // NaN stays
         }
-        const double allowed = 1e-4 * top, r = allowed > 0.0 ? difference / allowed : difference;
-        if (!(r <= ratio)) err = difference, tol = allowed, ratio = r;
+          const double allowed = 1e-4 * top, r = allowed > 0.0 ? difference / allowed : difference;
+          if (!(r <= ratio)) err = difference, tol = allowed, ratio = r;
     }
     bool good() const { return ratio >= 0.0 && err <= tol; }
 };
@@ -66,10 +68,10 @@ struct Worst {
 struct Digest {
     uint64_t h = 0xcbf29ce484222325u; // FNV-1a
     void     add(const float* y, size_t n) {
-        for (size_t i = 0; i < n; ++i) {
-            uint32_t bits;
-            std::memcpy(&bits, y + i, 4);
-            for (int k = 0; k < 4; ++k) h = (h ^ (bits >> 8 * k & 255u)) * 0x100000001b3u;
+            for (size_t i = 0; i < n; ++i) {
+                uint32_t bits;
+                std::memcpy(&bits, y + i, 4);
+                for (int k = 0; k < 4; ++k) h = (h ^ (bits >> 8 * k & 255u)) * 0x100000001b3u;
         }
     }
 };
@@ -82,7 +84,9 @@ struct Result {
 
 // One file on one back-end. False if the file is not what it should be: the message is out by then.
 int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
-    const auto bad = [&](const std::string& what) { return fail(bad_file, "selftest", escape(path, 160) + ": " + what); };
+    const auto bad = [&](const std::string& what) {
+        return fail(bad_file, "selftest", escape(path, 160) + ": " + what);
+    };
     constexpr int32_t batch = 16;
     OpenModel         m;
     int               status = open_model("selftest", path, file, isa, 2, batch, &m);
@@ -100,7 +104,8 @@ int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
     int64_t           dims[ssm::max_rank];
     if (input == nullptr) return bad("tensor \"test.input\": missing");
     const int64_t count = ssm::shape_of(*input, dims);
-    if (input->rank != 2 || dims[1] != c.d_input || count <= 0) return bad("tensor \"test.input\": wrong shape, expected [L, d_input]");
+    if (input->rank != 2 || dims[1] != c.d_input || count <= 0)
+        return bad("tensor \"test.input\": wrong shape, expected [L, d_input]");
     const size_t        steps = size_t(dims[0]), d_in = size_t(c.d_input), d_out = size_t(c.d_output);
     std::vector<double> wide, want;
     if (!values(file, "test.input", size_t(count), &wide)) return bad("tensor \"test.input\": expected dtype F32");
@@ -112,7 +117,8 @@ int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
 
     // 2. One step at a time.
     for (size_t t = 0; t < steps; ++t)
-        if (ssm::step(m.model, &state, &scratch, &x[t * d_in], &y[t * d_out]) != ssm::Status::ok) return bad("a step was refused");
+        if (ssm::step(m.model, &state, &scratch, &x[t * d_in], &y[t * d_out]) != ssm::Status::ok)
+            return bad("a step was refused");
     const bool relative = c.state_clip > 0.0f;
     out->worst.compare(each ? y.data() : &y[(steps - 1) * d_out], want, relative);
     Digest digest;
@@ -125,13 +131,15 @@ int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
     std::vector<float> got(H * n * 2);
     for (int32_t l = 0; l < c.n_layers; ++l) {
         const std::string name = "test.layer" + std::to_string(l) + ".state";
-        if (!values(file, name.c_str(), got.size(), &want)) return bad("tensor \"" + name + "\": missing, or not F64 [H, N/2, 2]");
+        if (!values(file, name.c_str(), got.size(), &want))
+            return bad("tensor \"" + name + "\": missing, or not F64 [H, N/2, 2]");
         const size_t first = ssm::detail::pool_floats(c) + size_t(l) * ssm::detail::modes(c) * 2;
         for (size_t h = 0; h < H; ++h)
             for (size_t j = 0; j < n; ++j)
                 for (size_t part = 0; part < 2; ++part)
                     std::memcpy(&got[(h * n + j) * 2 + part],
-                                bytes + (first + ((h / 8 * n + j) * 2 + part) * 8 + h % 8) * sizeof(float), sizeof(float));
+                                bytes + (first + ((h / 8 * n + j) * 2 + part) * 8 + h % 8) * sizeof(float),
+                                sizeof(float));
         out->worst.compare(got.data(), want, relative);
     }
 
@@ -142,13 +150,15 @@ int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
     for (size_t k = 0; at < steps; ++k) {
         const size_t piece = std::min(pieces[k % 6], steps - at);
         if (ssm::step_batch(m.model, other, &scratch, &x[at * d_in], 1, last.data()) != ssm::Status::ok ||
-            std::memcmp(last.data(), &y[at * d_out], d_out * sizeof(float)) != 0) out->problem = "step_batch gives other bits than step";
+            std::memcmp(last.data(), &y[at * d_out], d_out * sizeof(float)) != 0)
+            out->problem = "step_batch gives other bits than step";
         const ssm::Status s = ssm::prefill(m.model, &other, &scratch, &x[at * d_in], int32_t(piece), last.data());
         at += piece;
         if (s != ssm::Status::ok || std::memcmp(last.data(), &y[(at - 1) * d_out], d_out * sizeof(float)) != 0)
             out->problem = "prefill gives other bits than step";
     }
-    if (std::memcmp(state.data, other.data, ssm::state_bytes(c)) != 0) out->problem = "prefill leaves another state than step";
+    if (std::memcmp(state.data, other.data, ssm::state_bytes(c)) != 0)
+        out->problem = "prefill leaves another state than step";
     return done;
 }
 } // namespace
@@ -169,9 +179,10 @@ int verb_selftest(int argc, char** argv) {
         std::string format;
         status = open_container("selftest", path, &file);
         if (status == done && (!file.metadata("format", &format) || format != "s4d-golden-1"))
-            status = fail(bad_file, "selftest", escape(path, 160) + ": metadata \"format\": got \"" + escape(format) +
-                                                    "\", expected s4d-golden-1");
-        bool     first  = true;
+            status = fail(bad_file, "selftest",
+                          escape(path, 160) + ": metadata \"format\": got \"" + escape(format) +
+                              "\", expected s4d-golden-1");
+        bool     first = true;
         uint64_t digest = 0;
         for (size_t i = 0; i < all.size() && status == done; ++i) {
             Result r;
@@ -180,8 +191,8 @@ int verb_selftest(int argc, char** argv) {
             first = false, digest = r.digest;
             const bool good = r.worst.good() && r.problem.empty();
             char       text[128];
-            std::snprintf(text, sizeof text, " %s %s err=%.3g tol=%.3g digest=%016" PRIx64, ssm::isa_name(all[i]), good ? "ok" : "FAIL",
-                          r.worst.err, r.worst.tol, r.digest);
+            std::snprintf(text, sizeof text, " %s %s err=%.3g tol=%.3g digest=%016" PRIx64, ssm::isa_name(all[i]),
+                          good ? "ok" : "FAIL", r.worst.err, r.worst.tol, r.digest);
             out.write(escape(path, 160) + text + (r.problem.empty() ? "" : " (" + r.problem + ")") + "\n");
             if (!good) worst = std::max(worst, some_failed);
         }

@@ -29,16 +29,20 @@ const char usage[] = "usage: ssm VERB [OPTION...] [FILE...]\n"
                      "ssm VERB --help says more. Exit status: 0 done; 1 some records or checks failed; 2 wrong usage;\n"
                      "3 bad model or state file; 4 input/output error.\n";
 
-const struct { const char* name; int (*run)(int, char**); } verbs[] = {
-    {"inspect", verb_inspect}, {"info", verb_info}, {"score", verb_score},       {"rank", verb_rank},
+const struct {
+    const char* name;
+    int (*run)(int, char**);
+} verbs[] = {
+    {"inspect", verb_inspect}, {"info", verb_info},   {"score", verb_score},       {"rank", verb_rank},
     {"eval", verb_eval},       {"train", verb_train}, {"selftest", verb_selftest}, {"bench", verb_bench},
 };
 
-// A descriptor 0, 1 or 2 that is closed would be taken by the next file opened, and output would land in it. Each is put on
-// /dev/null opened the wrong way round, so that its use fails as that of a closed one does.
+// A descriptor 0, 1 or 2 that is closed would be taken by the next file opened, and output would land in it. Each is
+// put on /dev/null opened the wrong way round, so that its use fails as that of a closed one does.
 bool fill_standard_descriptors() {
     for (int fd = 0; fd < 3; ++fd)
-        if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF && ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) return false;
+        if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF && ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
+            return false;
     return true;
 }
 
@@ -81,9 +85,10 @@ int main(int argc, char** argv) {
     }
     // No memory may be left for a message made at run time.
     char         line[64] = "ssm: ";
-    const size_t n        = std::strlen(what);
+    const size_t n = std::strlen(what);
     std::memcpy(line + 5, what, n);
     line[5 + n] = '\n';
-    if (::write(2, line, n + 6) < 0) {} // nowhere else to say it
+    if (::write(2, line, n + 6) < 0) {
+    } // nowhere else to say it
     return tool::io_error;
 }

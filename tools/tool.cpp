@@ -22,7 +22,7 @@ namespace {
 
 // The length of the valid UTF-8 sequence at text[i], and its code point; 0 if there is none.
 size_t sequence(std::string_view text, size_t i, uint32_t* point) {
-    const auto byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
+    const auto     byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
     const uint32_t b = byte(i);
     if (b < 0x80) return *point = b, 1;
     const size_t n = b >= 0xc2 && b < 0xe0 ? 2 : b >= 0xe0 && b < 0xf0 ? 3 : b >= 0xf0 && b < 0xf5 ? 4 : 0;
@@ -38,8 +38,9 @@ size_t sequence(std::string_view text, size_t i, uint32_t* point) {
 
 // Code points that show nothing themselves but change how a terminal shows the rest.
 bool invisible(uint32_t u) {
-    return (u >= 0x80 && u < 0xa0) || u == 0xad || u == 0x61c || (u >= 0x200b && u <= 0x200f) || (u >= 0x2028 && u <= 0x202e) ||
-           (u >= 0x2060 && u <= 0x206f) || u == 0xfeff || (u >= 0xfff9 && u <= 0xfffb) || (u >= 0xe0000 && u <= 0xe0fff);
+    return (u >= 0x80 && u < 0xa0) || u == 0xad || u == 0x61c || (u >= 0x200b && u <= 0x200f) ||
+           (u >= 0x2028 && u <= 0x202e) || (u >= 0x2060 && u <= 0x206f) || u == 0xfeff ||
+           (u >= 0xfff9 && u <= 0xfffb) || (u >= 0xe0000 && u <= 0xe0fff);
 }
 } // namespace
 
@@ -123,7 +124,8 @@ std::string system_error(int number) { return std::strerror(number); }
 std::string describe(ssm::Status s, const ssm::Fault& fault) {
     std::string out;
     if (fault.name[0] != 0) {
-        const bool metadata = s == ssm::Status::bad_config || std::string_view(fault.detail).find("metadata") != std::string_view::npos;
+        const bool metadata =
+            s == ssm::Status::bad_config || std::string_view(fault.detail).find("metadata") != std::string_view::npos;
         out += metadata ? "metadata \"" : "tensor \"";
         out += escape(fault.name, max_name_bytes, "\\") + "\": "; // as in the file: its escapes are escapes already
     }
@@ -138,14 +140,18 @@ std::string describe(ssm::Status s, const ssm::Fault& fault) {
         return true;
     };
     if (ends(", at the index given")) return out + detail + " at index " + std::to_string(fault.got);
-    if (ends("; number of missing tensors given")) return out + detail + ", " + std::to_string(fault.got) + " missing in all";
-    if (ends("; number of such tensors given")) return out + detail + ", " + std::to_string(fault.got) + " such tensors in all";
+    if (ends("; number of missing tensors given"))
+        return out + detail + ", " + std::to_string(fault.got) + " missing in all";
+    if (ends("; number of such tensors given"))
+        return out + detail + ", " + std::to_string(fault.got) + " such tensors in all";
     return out + detail + ": expected " + std::to_string(fault.want) + ", got " + std::to_string(fault.got);
 }
 
 // ---- Options
 
-Options& Options::flag(const char* name, bool* out) { return options_.push_back({Kind::flag, name, out, 0, 0, 0, 0}), *this; }
+Options& Options::flag(const char* name, bool* out) {
+    return options_.push_back({Kind::flag, name, out, 0, 0, 0, 0}), *this;
+}
 Options& Options::text(const char* name, const char** out) {
     return options_.push_back({Kind::text, name, out, 0, 0, 0, 0}), *this;
 }
@@ -160,11 +166,15 @@ Options& Options::isa(ssm::Isa* out) { return options_.push_back({Kind::isa, "--
 int Options::take(const Option& o, const char* value) {
     const std::string given = std::string(o.name) + ": got \"" + escape(value) + "\", expected ";
     switch (o.kind) {
-    case Kind::flag: *static_cast<bool*>(o.out) = true; return go_on;
-    case Kind::text: *static_cast<const char**>(o.out) = value; return go_on;
+    case Kind::flag:
+        *static_cast<bool*>(o.out) = true;
+        return go_on;
+    case Kind::text:
+        *static_cast<const char**>(o.out) = value;
+        return go_on;
     case Kind::integer: {
-        int64_t     v        = 0;
-        const char* p        = value;
+        int64_t     v = 0;
+        const char* p = value;
         const bool  negative = *p == '-';
         if (negative) ++p;
         bool good = *p != 0;
@@ -174,7 +184,8 @@ int Options::take(const Option& o, const char* value) {
         }
         if (negative) v = -v;
         if (!good || v < o.low || v > o.high)
-            return fail(bad_usage, verb_, given + "a whole number from " + std::to_string(o.low) + " to " + std::to_string(o.high));
+            return fail(bad_usage, verb_,
+                        given + "a whole number from " + std::to_string(o.low) + " to " + std::to_string(o.high));
         *static_cast<int64_t*>(o.out) = v;
         return go_on;
     }
@@ -193,7 +204,8 @@ int Options::take(const Option& o, const char* value) {
         for (int i = 0; ssm::isa_name(ssm::Isa(i)) != nullptr; ++i) {
             if (std::strcmp(ssm::isa_name(ssm::Isa(i)), value) == 0) {
                 if (!ssm::isa_runs_here(ssm::Isa(i)))
-                    return fail(bad_usage, verb_, std::string("--isa: ") + value + " is not in this build or not on this CPU");
+                    return fail(bad_usage, verb_,
+                                std::string("--isa: ") + value + " is not in this build or not on this CPU");
                 *static_cast<ssm::Isa*>(o.out) = ssm::Isa(i);
                 return go_on;
             }
@@ -222,13 +234,14 @@ int Options::read(int argc, char** argv, size_t min_operands, size_t max_operand
             out.write(help_);
             return finish(verb_, &out);
         }
-        const char*  equals = std::strchr(arg, '=');
-        const size_t length = equals != nullptr ? size_t(equals - arg) : std::strlen(arg);
+        const char*   equals = std::strchr(arg, '=');
+        const size_t  length = equals != nullptr ? size_t(equals - arg) : std::strlen(arg);
         const Option* found = nullptr;
         for (const Option& o : options_)
             if (std::strlen(o.name) == length && std::memcmp(o.name, arg, length) == 0) found = &o;
         const std::string name = escape(std::string_view(arg, length));
-        if (found == nullptr) return fail(bad_usage, verb_, "unknown option \"" + name + "\"; see ssm " + verb_ + " --help");
+        if (found == nullptr)
+            return fail(bad_usage, verb_, "unknown option \"" + name + "\"; see ssm " + verb_ + " --help");
         const char* value = "";
         if (found->kind == Kind::flag) {
             if (equals != nullptr) return fail(bad_usage, verb_, name + " takes no value");
@@ -239,10 +252,12 @@ int Options::read(int argc, char** argv, size_t min_operands, size_t max_operand
         if (status != go_on) return status;
     }
     if (operands.size() < min_operands)
-        return fail(bad_usage, verb_, "expected " + std::to_string(min_operands) + (min_operands == 1 ? " file" : " operands") +
-                                          ", got " + std::to_string(operands.size()) + "; see ssm " + verb_ + " --help");
+        return fail(bad_usage, verb_,
+                    "expected " + std::to_string(min_operands) + (min_operands == 1 ? " file" : " operands") +
+                        ", got " + std::to_string(operands.size()) + "; see ssm " + verb_ + " --help");
     if (operands.size() > max_operands)
-        return fail(bad_usage, verb_, "unexpected operand \"" + escape(operands[max_operands]) + "\"; see ssm " + verb_ + " --help");
+        return fail(bad_usage, verb_,
+                    "unexpected operand \"" + escape(operands[max_operands]) + "\"; see ssm " + verb_ + " --help");
     return go_on;
 }
 
@@ -255,8 +270,9 @@ int                        stop_pipe[2] = {-1, -1};
 extern "C" void on_stop(int) {
     const int  kept = errno;
     const char byte = 0;
-    stop_flag       = 1;
-    if (::write(stop_pipe[1], &byte, 1) < 0) {} // full: a wake-up is on its way already
+    stop_flag = 1;
+    if (::write(stop_pipe[1], &byte, 1) < 0) {
+    } // full: a wake-up is on its way already
     errno = kept;
 }
 } // namespace
@@ -267,8 +283,8 @@ bool catch_signals() {
     for (int fd : stop_pipe)
         if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || ::fcntl(fd, F_SETFL, O_NONBLOCK) != 0) return false;
     struct sigaction action = {};
-    action.sa_handler       = on_stop;
-    action.sa_flags         = int(SA_RESETHAND); // a second signal ends the program at once
+    action.sa_handler = on_stop;
+    action.sa_flags = int(SA_RESETHAND); // a second signal ends the program at once
     return ::sigaction(SIGINT, &action, nullptr) == 0 && ::sigaction(SIGTERM, &action, nullptr) == 0;
 }
 
@@ -320,7 +336,8 @@ namespace {
 constexpr size_t read_bytes = size_t(1) << 16;
 }
 LineReader::LineReader(int fd, Output* out, Output* err)
-    : fd_(fd), out_(out), err_(err), buffer_(new char[max_line_bytes + 2 + read_bytes]()) {} // + CR LF; touched, so that memory does not grow later
+    : fd_(fd), out_(out), err_(err), buffer_(new char[max_line_bytes + 2 + read_bytes]()) {
+} // + CR LF; touched, so that memory does not grow later
 
 // More input behind end_. False: none, and why.
 bool LineReader::fill(Result* why) {
@@ -345,7 +362,7 @@ LineReader::Result LineReader::next(std::string_view* line) {
     if (stopped()) return Result::stopped;
     for (;;) {
         const char* text = buffer_.get();
-        const void* at   = std::memchr(text + seen_, '\n', end_ - seen_);
+        const void* at = std::memchr(text + seen_, '\n', end_ - seen_);
         if (at != nullptr) {
             const size_t newline = size_t(static_cast<const char*>(at) - text), begin = begin_;
             begin_ = seen_ = newline + 1;
@@ -364,14 +381,14 @@ LineReader::Result LineReader::next(std::string_view* line) {
         else if (end_ - begin_ > max_line_bytes + 1) { // + 1: the last byte may be the CR of a line end
             skip_ = true;
             ++number_;
-            *line  = std::string_view(text + begin_, max_line_bytes);
+            *line = std::string_view(text + begin_, max_line_bytes);
             begin_ = seen_ = end_;
             return Result::too_long;
         }
         if (fill(&why)) continue;
         if (why == Result::end && end_ > begin_ && !skip_) { // the last line lacks its newline
             size_t n = end_ - begin_;
-            *line    = std::string_view(buffer_.get() + begin_, n);
+            *line = std::string_view(buffer_.get() + begin_, n);
             begin_ = seen_ = end_;
             if (line->back() == '\r') line->remove_suffix(1);
             ++number_;
@@ -399,7 +416,8 @@ int why_not_mapped(const char* verb, const char* path) {
     return fail(io_error, verb, quoted_path(path) + ": cannot be mapped");
 }
 int too_little_memory(const char* verb, const char* path, uint64_t bytes) {
-    return fail(bad_file, verb, quoted_path(path) + ": not enough memory, " + std::to_string(bytes) + " bytes are needed");
+    return fail(bad_file, verb,
+                quoted_path(path) + ": not enough memory, " + std::to_string(bytes) + " bytes are needed");
 }
 } // namespace
 
@@ -420,7 +438,8 @@ int read_file(const char* verb, const char* path, size_t cap, std::string* out) 
     }
     ::close(fd);
     if (status == done && out->size() > cap)
-        status = fail(bad_file, verb, quoted_path(path) + ": longer than the " + std::to_string(cap) + " bytes expected");
+        status =
+            fail(bad_file, verb, quoted_path(path) + ": longer than the " + std::to_string(cap) + " bytes expected");
     return status;
 }
 
@@ -463,10 +482,10 @@ int save_file(const char* verb, const char* path, std::string_view content) {
         return no(what);
     }
     // The new name is only safe against a power cut once the folder is on the disk as well.
-    const size_t      slash  = target.rfind('/');
+    const size_t      slash = target.rfind('/');
     const std::string folder = slash == target.npos ? "." : slash == 0 ? "/" : target.substr(0, slash);
-    const int         dir    = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir >= 0) { // a folder may be writable but not readable
+    const int         dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0) {                                               // a folder may be writable but not readable
         const bool synced = ::fsync(dir) == 0 || errno == EINVAL; // EINVAL: this file system cannot
         const int  number = errno;
         ::close(dir);
@@ -510,7 +529,7 @@ int open_model(const char* verb, const char* path, const Container& file, ssm::I
     out->arena = ssm::Arena{out->memory.get(), bytes, 0};
     ssm::LoadOptions options;
     options.isa = isa;
-    s           = ssm::load(&out->model, file.blob, &out->arena, options, &fault);
+    s = ssm::load(&out->model, file.blob, &out->arena, options, &fault);
     if (s != ssm::Status::ok) return fail(bad_file, verb, quoted_path(path) + ": " + describe(s, fault));
     return done;
 }

@@ -25,26 +25,26 @@ int verb_bench(int argc, char** argv);
 namespace tool {
 
 // Exit statuses.
-constexpr int done        = 0;
+constexpr int done = 0;
 constexpr int some_failed = 1; // some records or checks failed
-constexpr int bad_usage   = 2;
-constexpr int bad_file    = 3; // a bad model or state file
-constexpr int io_error    = 4;
-constexpr int go_on       = -1; // not an exit status: nothing is wrong so far
+constexpr int bad_usage = 2;
+constexpr int bad_file = 3; // a bad model or state file
+constexpr int io_error = 4;
+constexpr int go_on = -1; // not an exit status: nothing is wrong so far
 
-constexpr size_t max_line_bytes    = size_t(1) << 20; // of a record, without its newline
-constexpr size_t max_name_bytes    = 80;              // of a name in a message
-constexpr size_t max_message_bytes = 400;             // of a line on standard error
+constexpr size_t max_line_bytes = size_t(1) << 20; // of a record, without its newline
+constexpr size_t max_name_bytes = 80;              // of a name in a message
+constexpr size_t max_message_bytes = 400;          // of a line on standard error
 
 // ---- Text
 
-// Text from a file or the command line, fit for a terminal and a log: control characters, quotes, the backslash and invalid
-// UTF-8 become \xNN, bidirectional and other invisible controls \u{...}. Cut to `cap` bytes, the last three then "...".
-// `plain`: bytes that stay as they are although they would be escaped (JSON text keeps its backslashes).
+// Text from a file or the command line, fit for a terminal and a log: control characters, quotes, the backslash and
+// invalid UTF-8 become \xNN, bidirectional and other invisible controls \u{...}. Cut to `cap` bytes, the last three
+// then "...". `plain`: bytes that stay as they are although they would be escaped (JSON text keeps its backslashes).
 std::string escape(std::string_view text, size_t cap = max_name_bytes, std::string_view plain = "");
 
-// A float as `%.9g`: nine digits bring every float back. The program never calls setlocale(), so the C locale holds and the
-// decimal mark is a point. Appends.
+// A float as `%.9g`: nine digits bring every float back. The program never calls setlocale(), so the C locale holds and
+// the decimal mark is a point. Appends.
 void append_float(std::string* out, float v);
 // The same for JSON, which has no NaN and no infinity: null.
 void append_json_float(std::string* out, float v);
@@ -54,18 +54,18 @@ void append_json_string(std::string* out, std::string_view text);
 // ---- Errors
 
 // One line on standard error: `ssm VERB: WHAT`. Cut to max_message_bytes. `what` must have its foreign parts escaped.
-void complain(const char* verb, const std::string& what);
-int  fail(int status, const char* verb, const std::string& what); // complain, then return status
-std::string system_error(int number);                              // text of an errno
+void        complain(const char* verb, const std::string& what);
+int         fail(int status, const char* verb, const std::string& what); // complain, then return status
+std::string system_error(int number);                                    // text of an errno
 // What a Status and a Fault say: `tensor "NAME": what was found, what was expected`.
 std::string describe(ssm::Status s, const ssm::Fault& fault);
 
 // ---- Options
 
-// Options may stand anywhere on the line, as `--name value` or `--name=value`; `--` ends them. A repeated option: the last
-// one counts. `help` is printed for --help.
+// Options may stand anywhere on the line, as `--name value` or `--name=value`; `--` ends them. A repeated option: the
+// last one counts. `help` is printed for --help.
 class Options {
-public:
+  public:
     Options(const char* verb, const char* help) : verb_(verb), help_(help) {}
     Options& flag(const char* name, bool* out);
     Options& text(const char* name, const char** out);
@@ -73,10 +73,10 @@ public:
     Options& number(const char* name, double* out, double low, double high);
     Options& isa(ssm::Isa* out); // --isa NAME: a back-end of this build and this CPU
     // Reads the line. Returns go_on, or the status to leave with (the message is out by then).
-    int read(int argc, char** argv, size_t min_operands, size_t max_operands);
+    int                      read(int argc, char** argv, size_t min_operands, size_t max_operands);
     std::vector<const char*> operands;
 
-private:
+  private:
     enum class Kind { flag, text, integer, number, isa };
     struct Option {
         Kind        kind;
@@ -96,18 +96,18 @@ private:
 // A buffered writer on a descriptor. Every result of write() is looked at; after a failure nothing more is written and
 // finish() tells. Descriptor -1: kept in memory (tests).
 class Output {
-public:
+  public:
     explicit Output(int fd) : fd_(fd) {}
     ~Output() { flush(); }
-    Output(const Output&)            = delete;
-    Output& operator=(const Output&) = delete;
-    void    write(std::string_view text);
-    bool    flush();
-    bool    good() const { return error_ == 0; }
-    int     error() const { return error_; } // an errno
+    Output(const Output&) = delete;
+    Output&      operator=(const Output&) = delete;
+    void         write(std::string_view text);
+    bool         flush();
+    bool         good() const { return error_ == 0; }
+    int          error() const { return error_; } // an errno
     std::string& memory() { return buffer_; }
 
-private:
+  private:
     int         fd_;
     int         error_ = 0;
     std::string buffer_;
@@ -124,10 +124,10 @@ bool catch_signals();
 // descriptors in non-blocking mode too.
 long read_some(int fd, void* to, size_t bytes);
 
-// Records, one a line, in constant memory. Before it waits for input it flushes the outputs given, so that the answer to a
-// record is out before the next one is waited for, and bulk input still costs one write a buffer.
+// Records, one a line, in constant memory. Before it waits for input it flushes the outputs given, so that the answer
+// to a record is out before the next one is waited for, and bulk input still costs one write a buffer.
 class LineReader {
-public:
+  public:
     enum class Result { line, too_long, end, error, stopped };
     LineReader(int fd, Output* out, Output* err);
     // line: without LF or CR LF; valid until the next call. too_long: the first part of the line; the rest is skipped.
@@ -135,7 +135,7 @@ public:
     uint64_t number() const { return number_; } // of the line returned last, from 1
     int      error() const { return error_; }
 
-private:
+  private:
     bool                    fill(Result* why);
     int                     fd_;
     Output *                out_, *err_;
@@ -150,8 +150,8 @@ private:
 
 // Reads a regular file of at most `cap` bytes. done, or io_error with its message.
 int read_file(const char* verb, const char* path, size_t cap, std::string* out);
-// Writes a file so that its name holds either the old content or all of the new: a temporary file beside it, synced, closed
-// and renamed. done, or io_error with its message.
+// Writes a file so that its name holds either the old content or all of the new: a temporary file beside it, synced,
+// closed and renamed. done, or io_error with its message.
 int save_file(const char* verb, const char* path, std::string_view content);
 
 // A mapped safetensors file and its index.
@@ -161,9 +161,9 @@ struct Container {
     std::unique_ptr<unsigned char[]> index_memory;
     Container() = default;
     ~Container() { ssm::unmap_file(&blob); }
-    Container(const Container&)            = delete;
+    Container(const Container&) = delete;
     Container& operator=(const Container&) = delete;
-    bool metadata(const char* key, std::string* value) const; // unescaped; false if the key is not there
+    bool       metadata(const char* key, std::string* value) const; // unescaped; false if the key is not there
 };
 int open_container(const char* verb, const char* path, Container* out);
 
@@ -179,7 +179,7 @@ int open_model(const char* verb, const char* path, ssm::Isa isa, int32_t n_state
 int open_model(const char* verb, const char* path, const Container& file, ssm::Isa isa, int32_t n_states, int32_t batch,
                OpenModel* out);
 
-std::vector<ssm::Isa> back_ends();              // of this build and this CPU
+std::vector<ssm::Isa> back_ends();                              // of this build and this CPU
 std::string           unescape(const char* text, size_t bytes); // JSON string content to bytes
 bool                  terminal(int fd);
 

@@ -1,7 +1,7 @@
 // train_run.hpp - the training loop: threads, optimiser, checkpoints, curves, and the verb itself.
 // SPDX-License-Identifier: MIT
 //
-// What is promised: for one build and one kernel set, a configuration and a seed give the same bits, whatever the
+// What is promised: for one kernel set and C library, a configuration and a seed give the same bits, whatever the
 // number of threads, and whether the run was interrupted and resumed or not. A batch is always split into `n_slots`
 // parts, each part's gradient is a sum in the order of its examples, and the parts are added in their order. Every
 // random number comes from (seed, step, place in the batch), so a checkpoint needs no generator state but the step.
@@ -29,12 +29,12 @@ constexpr int64_t n_slots = 8; // parts of a batch; a part of the arithmetic, no
 // Exit statuses of the program.
 constexpr int done = 0, some_failed = 1, bad_usage = 2, bad_file = 3, io_error = 4;
 
-// Threads that sleep until there is work. run() calls job(0) .. job(n - 1), each once, on any of them, and returns when
-// all are done.
+// Threads that sleep until there is work. run() calls job(0, t) .. job(n - 1, t), each once, on any thread t, and
+// returns when all are done.
 class ThreadPool {
 public:
     explicit ThreadPool(int64_t threads) {
-        for (int64_t i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+        for (int64_t i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
     }
     ~ThreadPool() {
         {
@@ -47,39 +47,39 @@ public:
     ThreadPool(const ThreadPool&)            = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    void run(int64_t n, const std::function<void(int64_t)>& f) {
+    void run(int64_t n, const std::function<void(int64_t, int64_t)>& f) {
         {
             const std::lock_guard<std::mutex> hold(mutex);
             job = &f, total = n, next = 0, busy = int64_t(workers.size()), ++round;
             failure = nullptr;
         }
         wake.notify_all();
-        take_jobs();
+        take_jobs(0);
         std::unique_lock<std::mutex> hold(mutex);
         finished.wait(hold, [this] { return busy == 0; });
         if (failure) std::rethrow_exception(failure);
     }
 
 private:
-    std::vector<std::thread>            workers;
-    std::mutex                          mutex;
-    std::condition_variable             wake, finished;
-    const std::function<void(int64_t)>* job   = nullptr;
-    int64_t                             total = 0, busy = 0;
-    std::atomic<int64_t>                next{0};
-    uint64_t                            round = 0;
-    bool                                stop  = false;
-    std::exception_ptr                  failure;
+    std::vector<std::thread>                     workers;
+    std::mutex                                   mutex;
+    std::condition_variable                      wake, finished;
+    const std::function<void(int64_t, int64_t)>* job   = nullptr;
+    int64_t                                      total = 0, busy = 0;
+    std::atomic<int64_t>                         next{0};
+    uint64_t                                     round = 0;
+    bool                                         stop  = false;
+    std::exception_ptr                           failure;
 
-    void take_jobs() {
+    void take_jobs(int64_t thread) {
         try {
-            for (int64_t i = next++; i < total; i = next++) (*job)(i);
+            for (int64_t i = next++; i < total; i = next++) (*job)(i, thread);
         } catch (...) {
             const std::lock_guard<std::mutex> hold(mutex);
             failure = std::current_exception();
         }
     }
-    void work() {
+    void work(int64_t thread) {
         for (uint64_t seen = 0;;) {
             {
                 std::unique_lock<std::mutex> hold(mutex);
@@ -87,7 +87,7 @@ private:
                 if (stop) return;
                 seen = round;
             }
-            take_jobs();
+            take_jobs(thread);
             bool last = false;
             {
                 const std::lock_guard<std::mutex> hold(mutex);
@@ -438,10 +438,10 @@ inline Result run(Settings s, Task& task, const Options& options) {
     ThreadPool                         pool(std::min(threads, n_slots));
     s4d::Ready<float>                  ready(net);
     std::vector<std::unique_ptr<Slot>> slots;
-    for (int64_t k = 0; k < n_slots; ++k) {
-        slots.push_back(std::make_unique<Slot>(ready));
-        slots.back()->ws.chunk = int(s.chunk), slots.back()->ws.truncate = int(s.truncate);
-    }
+    for (int64_t k = 0; k < n_slots; ++k) slots.push_back(std::make_unique<Slot>(ready));
+    // The big buffers belong to the threads, so that they stay in their caches; a slot borrows those of its thread.
+    std::vector<s4d::Workspace<float>> spaces(size_t(std::min(threads, n_slots)));
+    for (s4d::Workspace<float>& ws : spaces) ws.chunk = int(s.chunk), ws.truncate = int(s.truncate);
     const bool               terminal       = ::isatty(2) != 0;
     const double             began          = seconds();
     double                   told           = began;
@@ -458,13 +458,15 @@ inline Result run(Settings s, Task& task, const Options& options) {
         ready.update(measured);
         const int64_t       n = task.n_valid();
         std::vector<double> loss(size_t(n), 0.0), metric(size_t(n), 0.0), count(size_t(n), 0.0);
-        pool.run(std::min(n, n_slots), [&](int64_t k) {
+        pool.run(std::min(n, n_slots), [&](int64_t k, int64_t thread) {
             Slot& slot = *slots[size_t(k)];
+            std::swap(slot.ws, spaces[size_t(thread)]);
             for (int64_t i = k; i < n; i += n_slots) {
                 slot.loss = slot.metric = slot.count = 0;
                 task.measure(s, ready, task.n_train() + i, slot);
                 loss[size_t(i)] = slot.loss, metric[size_t(i)] = slot.metric, count[size_t(i)] = slot.count;
             }
+            std::swap(slot.ws, spaces[size_t(thread)]);
         });
         double sum[3] = {0, 0, 0};
         for (size_t i = 0; i < size_t(n); ++i) sum[0] += loss[i], sum[1] += metric[i], sum[2] += count[i];
@@ -497,14 +499,16 @@ inline Result run(Settings s, Task& task, const Options& options) {
         const int64_t epoch = state.step / per_epoch;
         if (epoch != order_of) order = shuffled(task.n_train(), uint64_t(s.seed), epoch), order_of = epoch;
         const int64_t begin = state.step % per_epoch * s.batch;
-        pool.run(n_slots, [&](int64_t k) {
+        pool.run(n_slots, [&](int64_t k, int64_t thread) {
             Slot& slot = *slots[size_t(k)];
+            std::swap(slot.ws, spaces[size_t(thread)]);
             slot.grad.zero();
             slot.loss = slot.metric = slot.count = 0;
             for (int64_t i = k * s.batch / n_slots; i < (k + 1) * s.batch / n_slots; ++i) {
                 s4d::Random random(mix(uint64_t(s.seed), uint64_t(state.step), uint64_t(i) + 1));
                 task.learn(s, ready, order[size_t((begin + i) % task.n_train())], 1.0 / double(s.batch), random, slot);
             }
+            std::swap(slot.ws, spaces[size_t(thread)]);
         });
         double loss = 0;
         for (int64_t k = 0; k < n_slots; ++k) {

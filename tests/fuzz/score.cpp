@@ -1,8 +1,8 @@
 // score.cpp - fuzz target: records, text and JSON, against a tiny model made in memory.
 //
-// Beside crashes it checks what the protocol promises: a bad record leaves the state as it was and is answered by exactly
-// one line; a candidate leaves the state as it was; no record gets more than one line.
-// SPDX-License-Identifier: MIT
+// Beside crashes it checks what the protocol promises: a bad record leaves the state as it was and is answered by
+// exactly one line; a candidate leaves the state as it was; no record gets more than one line. SPDX-License-Identifier:
+// MIT
 #define SSM_IMPLEMENTATION
 #include "../../ssm.hpp"
 
@@ -17,7 +17,10 @@ namespace {
 
 // A safetensors file of an S4D model: H = 3, N = 4, one layer, two inputs, two outputs.
 std::string tiny_model() {
-    const struct { const char* name; std::vector<int> shape; } tensors[] = {
+    const struct {
+        const char*      name;
+        std::vector<int> shape;
+    } tensors[] = {
         {"encoder.weight", {3, 2}},
         {"encoder.bias", {3}},
         {"s4_layers.0.D", {3}},
@@ -32,8 +35,9 @@ std::string tiny_model() {
         {"decoder.weight", {2, 3}},
         {"decoder.bias", {2}},
     };
-    std::string header = "{\"__metadata__\":{\"prenorm\":\"false\",\"pool\":\"mean\",\"disc\":\"zoh\",\"clip\":\"50\"}", data;
-    float       v = 0.1f;
+    std::string header = "{\"__metadata__\":{\"prenorm\":\"false\",\"pool\":\"mean\",\"disc\":\"zoh\",\"clip\":\"50\"}",
+                data;
+    float v = 0.1f;
     for (const auto& t : tensors) {
         const size_t begin = data.size();
         size_t       count = 1;
@@ -68,7 +72,8 @@ struct Rig {
         if (ssm::inspect(&config, blob, index.data(), index.size(), &fault) != ssm::Status::ok) fail(fault);
         memory.resize(ssm::arena_bytes(config, 1, 4));
         ssm::Arena arena{memory.data(), memory.size(), 0};
-        if (ssm::load(&model, blob, &arena, {}, &fault) != ssm::Status::ok || ssm::make_state(&state, model, &arena) != ssm::Status::ok ||
+        if (ssm::load(&model, blob, &arena, {}, &fault) != ssm::Status::ok ||
+            ssm::make_state(&state, model, &arena) != ssm::Status::ok ||
             ssm::make_scratch(&scratch, model, 4, &arena) != ssm::Status::ok)
             fail(fault);
     }
@@ -95,22 +100,26 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (size_t at = 0; at <= size;) {
         // Each line in a block of its own size, so that a read past its end is seen.
         const uint8_t*          end = std::find(data + at, data + size, uint8_t('\n'));
-        const size_t            n   = size_t(end - (data + at));
+        const size_t            n = size_t(end - (data + at));
         std::unique_ptr<char[]> line(new char[n]);
         if (n > 0) std::memcpy(line.get(), data + at, n);
         at += n + 1;
 
         const std::string before = rig.bytes();
         out.memory().clear(), err.memory().clear();
-        const bool        good  = scorer.line(std::string_view(line.get(), n), ++number);
+        const bool        good = scorer.line(std::string_view(line.get(), n), ++number);
         const std::string after = rig.bytes(), &answer = out.memory(), &complaint = err.memory();
         require(answer.empty() || answer.back() == '\n', "an answer is a whole line");
         require(std::count(answer.begin(), answer.end(), '\n') <= 1, "one answer at most");
-        require(std::count(complaint.begin(), complaint.end(), '\n') <= 1 && complaint.size() <= tool::max_message_bytes, "one complaint at most");
+        require(std::count(complaint.begin(), complaint.end(), '\n') <= 1 &&
+                    complaint.size() <= tool::max_message_bytes,
+                "one complaint at most");
         if (!good) {
             require(before == after, "a bad record does not move the state");
             require(answer.empty() != complaint.empty(), "a bad record has one error line");
-            require(!complaint.empty() || answer.find("\"error\":\"line " + std::to_string(number) + ": ") != answer.npos, "it names the line");
+            require(!complaint.empty() ||
+                        answer.find("\"error\":\"line " + std::to_string(number) + ": ") != answer.npos,
+                    "it names the line");
         } else require(complaint.empty(), "a good record has no error");
         if (!answer.empty() && answer[0] == '{') { // an answer to JSON is JSON
             ssm::json::Reader r = ssm::json::open(answer.data(), answer.size());
@@ -119,7 +128,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             while (t.kind != ssm::json::Kind::error && t.kind != ssm::json::Kind::end);
             require(t.kind == ssm::json::Kind::end, "an answer to JSON is JSON");
         }
-        for (char c : complaint) require(c == '\n' || static_cast<unsigned char>(c) >= 0x20, "no control character in a complaint");
+        for (char c : complaint)
+            require(c == '\n' || static_cast<unsigned char>(c) >= 0x20, "no control character in a complaint");
     }
     return 0;
 }
