@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 (cd weights && sha256sum --quiet -c SHA256SUMS)
 "$ssm" inspect weights/next.safetensors >/dev/null
 for isa in scalar best; do
-    "$ssm" rank weights/next.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev > build/history.out
-    cmp build/history.out tests/golden/history.expected || { echo "FAIL: the ranking of tests/golden/history.ev changed ($isa)"; exit 1; }
+    "$ssm" score weights/next.safetensors --isa $isa < tests/golden/next.records | cmp - tests/golden/next.scores || { echo "FAIL: the scores of tests/golden/next.records changed ($isa)"; exit 1; }
+    "$ssm" rank weights/next.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev | cmp - tests/golden/history.expected || { echo "FAIL: the ranking of tests/golden/history.ev changed ($isa)"; exit 1; }
 done
 echo "weights: ok"

@@ -155,11 +155,8 @@ struct avx2 {
 constexpr struct {
     const char* name;
     size_t      bytes;
-} levels[] = {{"16 KiB", size_t(16) << 10},
-              {"256 KiB", size_t(256) << 10},
-              {"1 MiB", size_t(1) << 20},
-              {"4 MiB", size_t(4) << 20},
-              {"256 MiB", size_t(256) << 20}};
+} levels[] = {{"16 KiB", size_t(16) << 10}, {"256 KiB", size_t(256) << 10}, {"1 MiB", size_t(1) << 20},
+              {"2 MiB", size_t(2) << 20},   {"4 MiB", size_t(4) << 20},     {"256 MiB", size_t(256) << 20}};
 
 constexpr size_t n_levels = sizeof levels / sizeof levels[0];
 
