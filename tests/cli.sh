@@ -436,5 +436,41 @@ fi
 (trap '' XFSZ; ulimit -f 0; printf '0.2\n' | "$ssm" score "$one" --save-state limited >/dev/null 2>&1; echo $?) >status 2>/dev/null || true
 same "a size limit" "$(ls limited 2>/dev/null)" ""
 
+# ---- rank
+
+next=$here/../weights/next.safetensors
+rank() { "$ssm" rank "$next" "$@"; }
+like "rank: empty input" 1 'ssm rank: standard input: empty, expected a change history*' rank
+printf 'Dear all,\n' >in
+rank <in >got.out 2>got.err
+same "rank: no history" "$? $(wc -c <got.out) $(head -1 got.err)" '1 0 ssm rank: standard input: line 1: not a change history: expected "c TIME AUTHOR WORDS" or "commit TIME AUTHOR<tab>SUBJECT", got "Dear all,"'
+same "rank: no history, the end" "$(tail -1 got.err)" 'ssm rank: standard input: no commit found, expected a change history (see ssm rank --help)'
+{
+    printf 'commit 1000 A B\tOne\n\nA\ta b.c\nA\t"q\\"\\t\\303\\244.c"\nA\tplain\n'
+    printf 'commit 1001 A B\tTwo\n\nM\ta b.c\nR100\tplain\tmoved\n'
+    printf 'commit 1002 A B\tThree\n\nM\ta b.c\n'
+} >log
+same "rank: git log, paths as git prints them" "$(rank <log | cut -f2)" 'a b.c
+moved
+q"\x09ä.c'
+rank <log >first
+for n in $(seq 0 7 $(wc -c <log)); do
+    head -c "$n" log | rank >got.out 2>got.err
+    [ $? -le 1 ] || no "rank: a history cut at $n"
+done
+ok
+{ cat log; printf 'M\t'; head -c 1048577 /dev/zero | tr '\0' x; printf '\nnonsense\n'; } >in
+rank <in >got.out 2>got.err
+same "rank: a line too long and a bad one cost only themselves" "$? $(cmp got.out first) $(cut -d: -f3 got.err | tr '\n' ',')" "1  line 13, line 14,"
+{ cat log; printf 'M\tnul\0byte\n'; } | rank >got.out 2>got.err
+same "rank: a NUL byte" "$? $(cmp got.out first) $(wc -l <got.err)" "1  1"
+same "rank: --top" "$(rank --top 1 <log | wc -l) $(rank --top 0 <log | wc -l)" "1 0"
+rank --backtest 0.5 --ranks ranks.txt <"$here/golden/history.ev" >got.out 2>got.err
+same "rank: --backtest and --ranks" "$? $(grep -c -e MRR -e 'this model' -e recency got.out) $(wc -c <got.err) $([ -s ranks.txt ] && echo written)" "0 3 0 written"
+like "rank: --ranks alone" 2 'ssm rank: --ranks goes with --backtest' rank --ranks x
+like "rank: not a model of histories" 3 "ssm rank: $one: metadata \"input\": missing, expected the names of its inputs" "$ssm" rank "$one"
+rank <log >/dev/full 2>got.err
+same "rank: a full disk" "$? $(wc -l <got.err)" "4 1"
+
 echo "$passed passed, $failed failed"
 [ $failed == 0 ]

@@ -18,7 +18,9 @@ struct Read {
 };
 Read read(const std::string& text) {
     Read   r;
-    Reader reader([&](const Event& e) { r.events.push_back(e); }, [&](int64_t line, const std::string& what) { r.errors.push_back(std::to_string(line) + ": " + what); });
+    Reader reader(
+        [&](const Event& e) { r.events.push_back(e); },
+        [&](int64_t line, const std::string& what) { r.errors.push_back(std::to_string(line) + ": " + what); });
     for (size_t at = 0; at < text.size();) {
         const size_t end = std::min(text.find('\n', at), text.size());
         reader.line(text.data() + at, end - at);
@@ -30,7 +32,9 @@ Read read(const std::string& text) {
 }
 std::string ops(const Event& e) {
     std::string s;
-    for (const Op& o : e.ops) s += (s.empty() ? "" : " ") + std::string(1, o.kind) + std::to_string(o.id) + (o.path.empty() ? "" : "=" + o.path);
+    for (const Op& o : e.ops)
+        s += (s.empty() ? "" : " ") + std::string(1, o.kind) + std::to_string(o.id) +
+             (o.path.empty() ? "" : "=" + o.path);
     return s;
 }
 } // namespace
@@ -48,8 +52,10 @@ TEST_CASE("history: .ev lines") {
 }
 
 TEST_CASE("history: git log, with the paths git prints") {
-    const Read r = read("commit 1000 Ann O'Neil\tFix Parser_x: 12 things, Fix\n\nA\tplain.c\nA\twith space.c\nA\t\"quote\\\"d.c\"\nA\t\"tab\\there.c\"\nA\t\"\\303\\244.c\"\n"
-                        "commit 1001 Bob\tMove\n\nR087\tplain.c\tsub/plain.c\nM\twith space.c\nT\t\"quote\\\"d.c\"\nC100\tsub/plain.c\tcopy.c\nD\t\"tab\\there.c\"\n"
+    const Read r = read("commit 1000 Ann O'Neil\tFix Parser_x: 12 things, Fix\n\nA\tplain.c\nA\twith "
+                        "space.c\nA\t\"quote\\\"d.c\"\nA\t\"tab\\there.c\"\nA\t\"\\303\\244.c\"\n"
+                        "commit 1001 Bob\tMove\n\nR087\tplain.c\tsub/plain.c\nM\twith "
+                        "space.c\nT\t\"quote\\\"d.c\"\nC100\tsub/plain.c\tcopy.c\nD\t\"tab\\there.c\"\n"
                         "commit 1002 Ann O'Neil\t\n\nA\t\"tab\\there.c\"\nM\tnever seen.c\nD\tunknown.c\nA\tplain.c\n");
     REQUIRE(r.errors.empty());
     REQUIRE(r.events.size() == 3);
@@ -60,7 +66,8 @@ TEST_CASE("history: git log, with the paths git prints") {
     CHECK(r.events[0].words == subject_words("Fix Parser_x: 12 things, Fix", 28));
     CHECK(r.events[0].words.size() == 4); // 12 is a number
     CHECK(ops(r.events[1]) == "r0=sub/plain.c m1 m2 a5=copy.c d3");
-    CHECK(ops(r.events[2]) == "a3=tab\there.c a6=never seen.c a7=plain.c"); // back again: the same number; a new file at an old path: a new one
+    CHECK(ops(r.events[2]) == "a3=tab\there.c a6=never seen.c a7=plain.c"); // back again: the same number; a new file
+                                                                            // at an old path: a new one
 }
 
 TEST_CASE("history: words are hashed as the data set says") {
@@ -76,7 +83,8 @@ TEST_CASE("history: words are hashed as the data set says") {
 
 TEST_CASE("history: a bad line is one error and changes nothing else") {
     const std::string good[] = {"c 1 0 -\n", "a 0 x\n", "c 2 0 7\n", "m 0\n"};
-    for (const std::string& bad : {std::string("x 1 2"), std::string("m"), std::string("m -1"), std::string("m 1 2"), std::string("m 99999999999"), std::string("a 3"), std::string("hello"),
+    for (const std::string& bad : {std::string("x 1 2"), std::string("m"), std::string("m -1"), std::string("m 1 2"),
+                                   std::string("m 99999999999"), std::string("a 3"), std::string("hello"),
                                    std::string("m 0x1"), std::string("r 0"), std::string("m 0\0", 4)}) {
         const Read r = read(good[0] + good[1] + good[2] + bad + "\n" + good[3]);
         CHECK_MESSAGE(r.errors.size() == 1, bad);
@@ -102,7 +110,8 @@ TEST_CASE("history: what is no history says so; a strict prefix of one reads wit
     const Read r = read("Dear all,\nhello\n");
     CHECK(r.errors.size() == 2);
     CHECK_FALSE(r.recognised);
-    const std::string text = "commit 1000 Ann\tFix\n\nA\tplain.c\nR100\t\"a\\303\\244\"\tb\ncommit 1001 Bob\tMove\n\nM\tb\n";
+    const std::string text =
+        "commit 1000 Ann\tFix\n\nA\tplain.c\nR100\t\"a\\303\\244\"\tb\ncommit 1001 Bob\tMove\n\nM\tb\n";
     for (size_t n = 0; n <= text.size(); ++n) read(text.substr(0, n));
     const std::string ev = "c 100 3 5,16383\na 0 src/main.c\nc 190 4 -\nm 0\n";
     for (size_t n = 0; n <= ev.size(); ++n) read(ev.substr(0, n));
@@ -110,9 +119,9 @@ TEST_CASE("history: what is no history says so; a strict prefix of one reads wit
 
 TEST_CASE("history: metrics by hand") {
     Metrics m;
-    m.add({3, 1}, 2);   // both targets found, first and third
-    m.add({12}, 1);     // found, but late
-    m.add({}, 1);       // never found
+    m.add({3, 1}, 2); // both targets found, first and third
+    m.add({12}, 1);   // found, but late
+    m.add({}, 1);     // never found
     const Metrics v = m.mean();
     CHECK(v.queries == 3);
     CHECK(v.mrr == doctest::Approx((1 + 1.0 / 12) / 3));
@@ -120,7 +129,8 @@ TEST_CASE("history: metrics by hand") {
     CHECK(v.hit1 == doctest::Approx(1.0 / 3));
     CHECK(v.ndcg10 == doctest::Approx((1 + 1 / std::log2(4.0)) / (1 + 1 / std::log2(3.0)) / 3));
     std::vector<int32_t> order;
-    CHECK(rank_targets({2, 5, 9}, {1.0f, 2.0f, 2.0f}, {9}, &order) == std::vector<int32_t>{2}); // ties: the smaller number first
+    CHECK(rank_targets({2, 5, 9}, {1.0f, 2.0f, 2.0f}, {9}, &order) ==
+          std::vector<int32_t>{2}); // ties: the smaller number first
     CHECK(order == std::vector<int32_t>{5, 9, 2});
 }
 
@@ -162,7 +172,7 @@ TEST_CASE("history: queries and candidates by the protocol") {
     Event added;
     added.ops = {{'a', 30, "new"}};
     CHECK_FALSE(t.query(added, 50, &targets)); // new files are no targets
-    Event large; // bulk: changes who is alive, is not learned from
+    Event large;                               // bulk: changes who is alive, is not learned from
     for (int32_t i = 0; i < 51; ++i) large.ops.push_back({'d', i, ""});
     t.apply(large, [&](int32_t, const float*, float) { FAIL("a bulk commit touches no stream"); });
     CHECK(t.candidates().empty());

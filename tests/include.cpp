@@ -16,7 +16,8 @@
 #endif
 
 TEST_CASE("E-01 C-05: a private copy of the library runs, and nothing is allocated after the buffers are there") {
-    std::ifstream                    in(std::string(SSM_TEST_DIR) + "/golden/s4d/03_postnorm_mean_h16_n8_l2.safetensors", std::ios::binary);
+    std::ifstream in(std::string(SSM_TEST_DIR) + "/golden/s4d/03_postnorm_mean_h16_n8_l2.safetensors",
+                     std::ios::binary);
     const std::vector<unsigned char> file((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     const ssm::Blob                  blob{file.data(), file.size()};
     std::vector<unsigned char>       work(ssm::index_bytes(blob));
@@ -29,7 +30,7 @@ TEST_CASE("E-01 C-05: a private copy of the library runs, and nothing is allocat
     ssm::State                 s;
     ssm::Scratch               w;
     bool                       good = true;
-    const auto                 all  = [&] {
+    const auto                 all = [&] {
         good &= ssm::load(&m, blob, &arena) == ssm::Status::ok && ssm::make_state(&s, m, &arena) == ssm::Status::ok;
         good &= ssm::make_scratch(&w, m, 8, &arena) == ssm::Status::ok;
         for (int i = 0; i < 100; ++i) good &= ssm::step(m, &s, &w, x.data(), y.data(), 1.5f) == ssm::Status::ok;

@@ -1,4 +1,5 @@
-// kernels.cpp - every kernel on every back-end of this machine against scalar: equal bits, at all lengths and alignments.
+// kernels.cpp - every kernel on every back-end of this machine against scalar: equal bits, at all lengths and
+// alignments.
 //
 // Buffers end where a guard page begins, so that a read or write past the end stops the test.
 // SPDX-License-Identifier: MIT
@@ -31,23 +32,24 @@ std::vector<Isa> back_ends() {
 
 // Memory whose last byte is the last before an inaccessible page; filled with NaN so that stray reads show.
 class Guarded {
-public:
+  public:
     explicit Guarded(size_t bytes, size_t skew = 0) {
         const size_t page = size_t(sysconf(_SC_PAGESIZE));
-        total_            = (bytes + skew + page - 1) / page * page + page;
-        base_             = static_cast<unsigned char*>(mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        total_ = (bytes + skew + page - 1) / page * page + page;
+        base_ = static_cast<unsigned char*>(
+            mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
         REQUIRE(base_ != MAP_FAILED);
         std::memset(base_, 0xff, total_ - page);
         REQUIRE(mprotect(base_ + total_ - page, page, PROT_NONE) == 0);
         data_ = base_ + total_ - page - bytes - skew; // skew > 0: odd alignment, `skew` bytes before the guard
     }
     ~Guarded() { munmap(base_, total_); }
-    Guarded(const Guarded&)            = delete;
-    Guarded& operator=(const Guarded&) = delete;
+    Guarded(const Guarded&) = delete;
+    Guarded&       operator=(const Guarded&) = delete;
     unsigned char* bytes() { return data_; }
     float*         floats() { return reinterpret_cast<float*>(data_); }
 
-private:
+  private:
     unsigned char *base_, *data_;
     size_t         total_;
 };
@@ -55,8 +57,8 @@ private:
 struct Random {
     std::mt19937 engine{12345};
     float operator()() { return float(int32_t(engine() >> 8) - (1 << 23)) * (1.0f / float(1 << 22)); } // about +-2
-    void fill(float* p, size_t n) {
-        for (size_t i = 0; i < n; ++i) p[i] = (*this)();
+    void  fill(float* p, size_t n) {
+         for (size_t i = 0; i < n; ++i) p[i] = (*this)();
     }
 };
 
@@ -75,24 +77,28 @@ TEST_CASE("matmul: equal bits for every shape 1..257 wide, every dtype, odd alig
                 for (int32_t rows : {1, 3, 4, 7, 8, 13, 19})
                     for (int32_t n : {1, 3}) {
                         const size_t size = t == DType::f32 ? 4 : 2, skew = size_t(cols % 4);
-                        Guarded      W(size_t(rows) * size_t(cols) * size, skew), x(size_t(n) * size_t(cols) * 4), bias(size_t(rows) * 4);
+                        Guarded      W(size_t(rows) * size_t(cols) * size, skew), x(size_t(n) * size_t(cols) * 4),
+                            bias(size_t(rows) * 4);
                         for (size_t i = 0; i < size_t(rows) * size_t(cols); ++i) {
                             const float f = rnd();
                             if (t == DType::f32) std::memcpy(W.bytes() + 4 * i, &f, 4);
                             else {
-                                const uint16_t h = t == DType::bf16 ? uint16_t(uint32_t(bits_of(f)) >> 16)
-                                                                    : uint16_t((rnd.engine() & 0x83ff) | (rnd.engine() % 20) << 10);
+                                const uint16_t h = t == DType::bf16
+                                                       ? uint16_t(uint32_t(bits_of(f)) >> 16)
+                                                       : uint16_t((rnd.engine() & 0x83ff) | (rnd.engine() % 20) << 10);
                                 std::memcpy(W.bytes() + 2 * i, &h, 2);
                             }
                         }
                         rnd.fill(x.floats(), size_t(n) * size_t(cols)), rnd.fill(bias.floats(), size_t(rows));
-                        const Matrix m{W.bytes(), rows, cols, t};
-                        Guarded      y(size_t(n) * size_t(rows) * 4);
+                        const Matrix       m{W.bytes(), rows, cols, t};
+                        Guarded            y(size_t(n) * size_t(rows) * 4);
                         std::vector<float> want(size_t(n) * size_t(rows));
-                        for (const float* b : {static_cast<const float*>(bias.floats()), static_cast<const float*>(nullptr)}) {
+                        for (const float* b :
+                             {static_cast<const float*>(bias.floats()), static_cast<const float*>(nullptr)}) {
                             kernels_of(Isa::scalar)->matmul(want.data(), rows, m, b, x.floats(), cols, n);
                             kernels_of(isa)->matmul(y.floats(), rows, m, b, x.floats(), cols, n);
-                            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), want.size()), isa_name(isa), " ", rows, "x", cols);
+                            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), want.size()), isa_name(isa), " ", rows,
+                                            "x", cols);
                         }
                     }
 }
@@ -104,9 +110,12 @@ TEST_CASE("matmul: close to the exact sum") {
         std::vector<float> W(count), x(count);
         rnd.fill(W.data(), W.size()), rnd.fill(x.data(), x.size());
         double exact = 0, size = 0;
-        for (size_t i = 0; i < W.size(); ++i) exact += double(W[i]) * double(x[i]), size += std::fabs(double(W[i]) * double(x[i]));
+        for (size_t i = 0; i < W.size(); ++i)
+            exact += double(W[i]) * double(x[i]), size += std::fabs(double(W[i]) * double(x[i]));
         float y;
-        kernels_of(Isa::scalar)->matmul(&y, 1, Matrix{reinterpret_cast<unsigned char*>(W.data()), 1, cols, DType::f32}, nullptr, x.data(), cols, 1);
+        kernels_of(Isa::scalar)
+            ->matmul(&y, 1, Matrix{reinterpret_cast<unsigned char*>(W.data()), 1, cols, DType::f32}, nullptr, x.data(),
+                     cols, 1);
         CHECK(std::fabs(double(y) - exact) <= size * (double(cols) / 8 + 4) * 6e-8);
     }
 }
@@ -143,23 +152,31 @@ TEST_CASE("s4d_scan and s4d_discretize: equal bits, with and without the clip, N
                     for (float clip : {FLT_MAX, 1.0f})
                         for (int special : {0, 1}) {
                             const size_t m = size_t(blocks) * size_t(n), wide = size_t(blocks) * 8;
-                            Guarded      rho(m * 32), gain(m * 64), turns(m * 64), ab(m * 128), c(m * 64), D(wide * 4), u(wide * 4 * size_t(T)), s(wide * 4 * size_t(T)), h(m * 64), h2(m * 64);
+                            Guarded      rho(m * 32), gain(m * 64), turns(m * 64), ab(m * 128), c(m * 64), D(wide * 4),
+                                u(wide * 4 * size_t(T)), s(wide * 4 * size_t(T)), h(m * 64), h2(m * 64);
                             std::vector<float> ab_want(m * 32), want(wide * size_t(T)), h_want(m * 16);
-                            rnd.fill(rho.floats(), m * 8), rnd.fill(gain.floats(), m * 16), rnd.fill(c.floats(), m * 16), rnd.fill(D.floats(), wide);
+                            rnd.fill(rho.floats(), m * 8), rnd.fill(gain.floats(), m * 16),
+                                rnd.fill(c.floats(), m * 16), rnd.fill(D.floats(), wide);
                             rnd.fill(u.floats(), wide * size_t(T)), rnd.fill(h_want.data(), m * 16);
                             double* turn = reinterpret_cast<double*>(turns.bytes());
-                            for (size_t i = 0; i < m * 8; ++i) rho.floats()[i] = -std::fabs(rho.floats()[i]), turn[i] = double(rnd()) * 30;
+                            for (size_t i = 0; i < m * 8; ++i)
+                                rho.floats()[i] = -std::fabs(rho.floats()[i]), turn[i] = double(rnd()) * 30;
                             for (Disc disc : {Disc::zoh, Disc::bilinear}) {
                                 const float dt = 0.37f + float(n);
-                                S.s4d_discretize(ab_want.data(), rho.floats(), turn, gain.floats(), dt, disc, int32_t(m));
+                                S.s4d_discretize(ab_want.data(), rho.floats(), turn, gain.floats(), dt, disc,
+                                                 int32_t(m));
                                 K.s4d_discretize(ab.floats(), rho.floats(), turn, gain.floats(), dt, disc, int32_t(m));
                                 REQUIRE(same_bits(ab.floats(), ab_want.data(), m * 32));
                             }
                             if (special == 1) h_want[3] = std::numeric_limits<float>::quiet_NaN(), h_want[5] = 3e38f;
                             std::memcpy(h.floats(), h_want.data(), m * 64);
-                            const bool hit2 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h2.floats(), u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
-                            const bool hit1 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h.floats(), u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
-                            const bool hit  = S.s4d_scan(ab_want.data(), c.floats(), D.floats(), h_want.data(), h_want.data(), u.floats(), want.data(), int32_t(wide), T, blocks, n, clip);
+                            const bool hit2 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h2.floats(),
+                                                         u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
+                            const bool hit1 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h.floats(),
+                                                         u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
+                            const bool hit =
+                                S.s4d_scan(ab_want.data(), c.floats(), D.floats(), h_want.data(), h_want.data(),
+                                           u.floats(), want.data(), int32_t(wide), T, blocks, n, clip);
                             REQUIRE(hit1 == hit);
                             REQUIRE(hit2 == hit);
                             REQUIRE(same_bits(s.floats(), want.data(), want.size()));

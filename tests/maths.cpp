@@ -72,8 +72,10 @@ TEST_CASE("normal_cdf (erf): absolute error") {
     double worst = 0, worst_gelu = 0;
     sweep(997, [&](float x) {
         const double want = 0.5 * std::erfc(-double(x) * 0.70710678118654752);
-        worst             = std::max(worst, std::fabs(double(normal_cdf(x)) - want));
-        if (std::fabs(x) < 1e4f) worst_gelu = std::max(worst_gelu, std::fabs(double(x * normal_cdf(x)) - double(x) * want) / std::max(1.0, std::fabs(double(x))));
+        worst = std::max(worst, std::fabs(double(normal_cdf(x)) - want));
+        if (std::fabs(x) < 1e4f)
+            worst_gelu = std::max(worst_gelu, std::fabs(double(x * normal_cdf(x)) - double(x) * want) /
+                                                  std::max(1.0, std::fabs(double(x))));
     });
     CHECK(worst < 2.5e-7);
     CHECK(worst_gelu < 3e-7);
@@ -126,7 +128,7 @@ TEST_CASE("double precision: exp, expm1, sin, cos") {
         const double x = double(i) * 0.001003;
         double       e, em;
         exp_and_expm1_f64(x, &e, &em);
-        worst_exp   = std::max(worst_exp, relative(e, std::exp(x)));
+        worst_exp = std::max(worst_exp, relative(e, std::exp(x)));
         worst_expm1 = std::max(worst_expm1, relative(em, std::expm1(x)));
         exp_and_expm1_f64(x * 1e-9, &e, &em);
         worst_expm1 = std::max(worst_expm1, relative(em, std::expm1(x * 1e-9)));
@@ -134,7 +136,7 @@ TEST_CASE("double precision: exp, expm1, sin, cos") {
         const double t = double(i) * 0.00371;
         sincos_turns_f64(t, &s, &c);
         const double r = (t - std::nearbyint(t)) * 6.283185307179586477; // the reference reduces first, as ours does
-        worst_sin      = std::max({worst_sin, std::fabs(s - std::sin(r)), std::fabs(c - std::cos(r))});
+        worst_sin = std::max({worst_sin, std::fabs(s - std::sin(r)), std::fabs(c - std::cos(r))});
     }
     CHECK(worst_exp < 5e-16);
     CHECK(worst_expm1 < 1e-15);

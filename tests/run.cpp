@@ -8,7 +8,10 @@
 using namespace test;
 
 namespace {
-struct Variant { const char *pool, *disc, *clip; bool prenorm; };
+struct Variant {
+    const char *pool, *disc, *clip;
+    bool        prenorm;
+};
 const Variant variants[] = {{"mean", "zoh", "0", false}, {"none", "zoh", "1", true}, {"last", "bilinear", "0", true}};
 
 S4dSpec spec_of(const Variant& v) {
@@ -31,17 +34,22 @@ TEST_CASE("prefill = single steps at every split of 64 steps, with and without d
     for (const Variant& v : variants)
         for (ssm::Isa isa : all_back_ends())
             for (const float* dt : {static_cast<const float*>(nullptr), gaps.data()}) {
-                const Bytes file = s4d_model(spec_of(v)).file();
-                Loaded      one(file, 1, isa);
-                const auto  x = random_inputs(64 * 3);
+                const Bytes        file = s4d_model(spec_of(v)).file();
+                Loaded             one(file, 1, isa);
+                const auto         x = random_inputs(64 * 3);
                 std::vector<float> want(2), y(2);
-                for (size_t t = 0; t < 64; ++t) REQUIRE(ssm::step(one.model, &one.state, &one.scratch, &x[t * 3], want.data(), dt ? dt[t] : 1.0f) == ssm::Status::ok);
+                for (size_t t = 0; t < 64; ++t)
+                    REQUIRE(ssm::step(one.model, &one.state, &one.scratch, &x[t * 3], want.data(), dt ? dt[t] : 1.0f) ==
+                            ssm::Status::ok);
                 for (int32_t batch : {1, 5, 64}) {
                     Loaded m(file, batch, isa);
                     for (int32_t split = 0; split <= 64; ++split) {
                         ssm::reset(m.model, &m.state);
-                        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), split, nullptr, dt) == ssm::Status::ok);
-                        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data() + split * 3, 64 - split, split < 64 ? y.data() : nullptr, dt ? dt + split : nullptr) == ssm::Status::ok);
+                        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), split, nullptr, dt) ==
+                                ssm::Status::ok);
+                        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data() + split * 3, 64 - split,
+                                             split < 64 ? y.data() : nullptr,
+                                             dt ? dt + split : nullptr) == ssm::Status::ok);
                         if (split < 64) REQUIRE(same_bits(y, want));
                         REQUIRE(state_of(m) == state_of(one));
                     }
@@ -62,7 +70,8 @@ TEST_CASE("step_batch = a step of a copy each; the state is not touched; n and o
                 REQUIRE(state_of(m) == before);
                 for (int32_t i = 0; i < n; ++i) {
                     OwnState copy(m.model, m.state);
-                    REQUIRE(ssm::step(m.model, &copy.state, &m.scratch, &x[size_t(i) * 3], y.data(), dt ? dt[i] : 1.0f) == ssm::Status::ok);
+                    REQUIRE(ssm::step(m.model, &copy.state, &m.scratch, &x[size_t(i) * 3], y.data(),
+                                      dt ? dt[i] : 1.0f) == ssm::Status::ok);
                     REQUIRE(std::memcmp(y.data(), &all[size_t(i) * 2], 8) == 0);
                 }
             }
@@ -82,11 +91,14 @@ TEST_CASE("step_streams and score_streams = single steps of each stream") {
         }
         for (OwnState& s : streams) states.push_back({s.bytes.data(), s.bytes.size()});
         std::vector<float> y(40), probe(40), one(2);
-        REQUIRE(ssm::score_streams(m.model, states.data(), 20, &m.scratch, x.data(), probe.data(), gaps.data()) == ssm::Status::ok);
+        REQUIRE(ssm::score_streams(m.model, states.data(), 20, &m.scratch, x.data(), probe.data(), gaps.data()) ==
+                ssm::Status::ok);
         for (size_t i = 0; i < 20; ++i) REQUIRE(streams[i].bytes == expected[i].bytes);
-        REQUIRE(ssm::step_streams(m.model, states.data(), 20, &m.scratch, x.data(), y.data(), gaps.data()) == ssm::Status::ok);
+        REQUIRE(ssm::step_streams(m.model, states.data(), 20, &m.scratch, x.data(), y.data(), gaps.data()) ==
+                ssm::Status::ok);
         for (size_t i = 0; i < 20; ++i) {
-            REQUIRE(ssm::step(m.model, &expected[i].state, &m.scratch, &x[i * 3], one.data(), gaps[i]) == ssm::Status::ok);
+            REQUIRE(ssm::step(m.model, &expected[i].state, &m.scratch, &x[i * 3], one.data(), gaps[i]) ==
+                    ssm::Status::ok);
             REQUIRE(std::memcmp(one.data(), &y[i * 2], 8) == 0);
             REQUIRE(std::memcmp(one.data(), &probe[i * 2], 8) == 0);
             REQUIRE(streams[i].bytes == expected[i].bytes);
@@ -95,11 +107,11 @@ TEST_CASE("step_streams and score_streams = single steps of each stream") {
 }
 
 TEST_CASE("P-03 save, restore and go on = never stopped, at each of 120 cuts, across back-ends") {
-    const Bytes file = s4d_model(S4dSpec{}).file();
-    Loaded      a(file), b(file, 16, ssm::Isa::scalar);
-    const auto  x = random_inputs(121 * 3);
+    const Bytes        file = s4d_model(S4dSpec{}).file();
+    Loaded             a(file), b(file, 16, ssm::Isa::scalar);
+    const auto         x = random_inputs(121 * 3);
     std::vector<float> y(2), z(2);
-    Bytes saved(ssm::saved_bytes(a.config));
+    Bytes              saved(ssm::saved_bytes(a.config));
     REQUIRE(ssm::save(a.model, a.state, nullptr, 0) == saved.size());
     for (size_t t = 0; t < 120; ++t) {
         REQUIRE(ssm::step(a.model, &a.state, &a.scratch, &x[t * 3], y.data()) == ssm::Status::ok);
@@ -116,8 +128,8 @@ TEST_CASE("P-03 save, restore and go on = never stopped, at each of 120 cuts, ac
 TEST_CASE("P-02 P-04 a damaged or foreign state is refused and nothing changes") {
     S4dSpec small;
     small.H = 8, small.n = 2, small.layers = 1, small.clip = "50";
-    Loaded      m(s4d_model(small).file());
-    const auto  x = random_inputs(30);
+    Loaded             m(s4d_model(small).file());
+    const auto         x = random_inputs(30);
     std::vector<float> y(2);
     REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 10, y.data()) == ssm::Status::ok);
     Bytes saved(ssm::saved_bytes(m.config));
@@ -150,7 +162,8 @@ TEST_CASE("P-02 P-04 a damaged or foreign state is refused and nothing changes")
         }
         for (unsigned k = 0; k < 4; ++k) b[b.size() - 4 + k] = static_cast<unsigned char>(~crc >> 8 * k);
         ssm::Fault fault;
-        CHECK(ssm::restore(m.model, &m.state, b.data(), b.size(), &fault) == (value == 0xffffffffu ? ssm::Status::ok : ssm::Status::bad_state));
+        CHECK(ssm::restore(m.model, &m.state, b.data(), b.size(), &fault) ==
+              (value == 0xffffffffu ? ssm::Status::ok : ssm::Status::bad_state));
         CHECK(state_of(m) == before);
         return std::string(fault.detail);
     };
@@ -169,14 +182,14 @@ TEST_CASE("P-02 P-04 a damaged or foreign state is refused and nothing changes")
     CHECK(patched(64, 0x7f800000) == "holds a value that is NaN or beyond the clip");               // the running mean
 
     S4dSpec other = small;
-    other.seed    = 2;
+    other.seed = 2;
     Loaded o(s4d_model(other).file());
     CHECK(ssm::restore(o.model, &o.state, saved.data(), saved.size()) == ssm::Status::bad_state);
 }
 
 TEST_CASE("N-03 a refused input leaves the state as it was, bit for bit") {
-    Loaded      m(s4d_model(S4dSpec{}).file());
-    const auto  x = random_inputs(30);
+    Loaded             m(s4d_model(S4dSpec{}).file());
+    const auto         x = random_inputs(30);
     std::vector<float> y(2, 123.0f);
     REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 10, nullptr) == ssm::Status::ok);
     const Bytes before = state_of(m);
@@ -188,7 +201,8 @@ TEST_CASE("N-03 a refused input leaves the state as it was, bit for bit") {
         CHECK(ssm::step(m.model, &m.state, &m.scratch, v.data() + 6, y.data()) == ssm::Status::bad_input);
         CHECK(ssm::step_batch(m.model, m.state, &m.scratch, v.data(), 3, y.data()) == ssm::Status::bad_input);
     }
-    for (float dt : {0.0f, -1.0f, nan, inf, 1048577.0f}) CHECK(ssm::step(m.model, &m.state, &m.scratch, x.data(), y.data(), dt) == ssm::Status::bad_input);
+    for (float dt : {0.0f, -1.0f, nan, inf, 1048577.0f})
+        CHECK(ssm::step(m.model, &m.state, &m.scratch, x.data(), y.data(), dt) == ssm::Status::bad_input);
     CHECK(state_of(m) == before);
     CHECK(y == std::vector<float>(2, 123.0f));
     const float edge[3] = {1e9f, -1e9f, 0.0f};
@@ -197,12 +211,13 @@ TEST_CASE("N-03 a refused input leaves the state as it was, bit for bit") {
 }
 
 TEST_CASE("bad arguments are refused") {
-    Loaded      m(s4d_model(S4dSpec{}).file(), 4);
-    const auto  x = random_inputs(30);
-    float       y[2];
-    ssm::State  null_state, small{m.state.data, m.state.bytes - 1}, odd{static_cast<unsigned char*>(m.state.data) + 1, m.state.bytes};
+    Loaded     m(s4d_model(S4dSpec{}).file(), 4);
+    const auto x = random_inputs(30);
+    float      y[2];
+    ssm::State null_state, small{m.state.data, m.state.bytes - 1},
+        odd{static_cast<unsigned char*>(m.state.data) + 1, m.state.bytes};
     ssm::Scratch null_scratch, liar{m.scratch.data, m.scratch.bytes, 5};
-    const auto  bad = ssm::Status::bad_argument;
+    const auto   bad = ssm::Status::bad_argument;
     CHECK(ssm::step(m.model, nullptr, &m.scratch, x.data(), y) == bad);
     CHECK(ssm::step(m.model, &null_state, &m.scratch, x.data(), y) == bad);
     CHECK(ssm::step(m.model, &small, &m.scratch, x.data(), y) == bad);
@@ -221,17 +236,18 @@ TEST_CASE("bad arguments are refused") {
     CHECK(ssm::restore(m.model, &m.state, nullptr, 0) == bad);
     CHECK(ssm::load(nullptr, m.blob(), &m.arena) == bad);
     CHECK(ssm::load(&m.model, m.blob(), nullptr) == bad);
-    for (int s = 0; s <= int(ssm::Status::io); ++s) CHECK(std::string(ssm::message(ssm::Status(s))) != "unknown status");
+    for (int s = 0; s <= int(ssm::Status::io); ++s)
+        CHECK(std::string(ssm::message(ssm::Status(s))) != "unknown status");
 }
 
 TEST_CASE("an arena one byte short is refused, at load and after") {
     const Bytes file = s4d_model(S4dSpec{}).file();
     Loaded      m(file, 4);
     for (size_t bytes = 0; bytes <= m.arena_memory.size(); bytes += bytes < 4096 ? 7 : 1) {
-        Bytes      memory(bytes);
-        ssm::Arena a{memory.data(), bytes, 0};
-        ssm::Model model;
-        ssm::Fault fault;
+        Bytes             memory(bytes);
+        ssm::Arena        a{memory.data(), bytes, 0};
+        ssm::Model        model;
+        ssm::Fault        fault;
         const ssm::Status s = ssm::load(&model, m.blob(), &a, {}, &fault);
         if (s != ssm::Status::ok) {
             CHECK((s == ssm::Status::arena_too_small || bytes == 0));
@@ -242,16 +258,17 @@ TEST_CASE("an arena one byte short is refused, at load and after") {
         }
         ssm::State   state;
         ssm::Scratch scratch;
-        const bool   fits = ssm::make_state(&state, model, &a) == ssm::Status::ok && ssm::make_scratch(&scratch, model, 4, &a) == ssm::Status::ok;
+        const bool   fits = ssm::make_state(&state, model, &a) == ssm::Status::ok &&
+                          ssm::make_scratch(&scratch, model, 4, &a) == ssm::Status::ok;
         CHECK(a.used <= bytes);
         if (bytes == m.arena_memory.size()) CHECK(fits);
     }
 }
 
 TEST_CASE("an odd arena and a file at every alignment give the same bits") {
-    const Bytes file = s4d_model(S4dSpec{}).file(1);
-    Loaded      m(file);
-    const auto  x = random_inputs(30);
+    const Bytes        file = s4d_model(S4dSpec{}).file(1);
+    Loaded             m(file);
+    const auto         x = random_inputs(30);
     std::vector<float> want(2), y(2);
     REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 10, want.data()) == ssm::Status::ok);
     for (size_t skew = 0; skew < 9; ++skew) {
@@ -270,8 +287,8 @@ TEST_CASE("an odd arena and a file at every alignment give the same bits") {
 }
 
 TEST_CASE("C-01 C-02 one model, eight threads, own states: the same bits") {
-    Loaded      m(s4d_model(S4dSpec{}).file(), 8);
-    const auto  x = random_inputs(300 * 3);
+    Loaded             m(s4d_model(S4dSpec{}).file(), 8);
+    const auto         x = random_inputs(300 * 3);
     std::vector<float> want(2);
     REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 300, want.data()) == ssm::Status::ok);
     std::vector<std::thread>        threads;
@@ -280,7 +297,8 @@ TEST_CASE("C-01 C-02 one model, eight threads, own states: the same bits") {
         threads.emplace_back([&, i] {
             OwnState     s(m.model);
             Bytes        memory(ssm::scratch_bytes(m.config, 1) + 16);
-            ssm::Scratch w{memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) % 16) % 16, ssm::scratch_bytes(m.config, 1), 1};
+            ssm::Scratch w{memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) % 16) % 16,
+                           ssm::scratch_bytes(m.config, 1), 1};
             for (size_t t = 0; t < 300; ++t) (void)ssm::step(m.model, &s.state, &w, &x[t * 3], got[i].data());
         });
     for (std::thread& t : threads) t.join();

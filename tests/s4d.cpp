@@ -19,11 +19,12 @@ struct Modes {
         int64_t dims[ssm::max_rank];
         ssm::shape_of(*ssm::find_tensor(g.index, "s4_layers.0.kernel.A_imag"), dims);
         H = dims[0], n = dims[1];
-        ssm::Config   c;
-        ssm::Blob     blob{g.bytes.data(), g.bytes.size()};
-        Bytes         memory(ssm::index_bytes(blob));
+        ssm::Config c;
+        ssm::Blob   blob{g.bytes.data(), g.bytes.size()};
+        Bytes       memory(ssm::index_bytes(blob));
         REQUIRE(ssm::inspect(&c, blob, memory.data(), memory.size()) == ssm::Status::ok);
-        const auto dt = g.tensor("s4_layers.0.kernel.log_dt"), re = g.tensor("s4_layers.0.kernel.log_A_real"), im = g.tensor("s4_layers.0.kernel.A_imag"), cc = g.tensor("s4_layers.0.kernel.C");
+        const auto dt = g.tensor("s4_layers.0.kernel.log_dt"), re = g.tensor("s4_layers.0.kernel.log_A_real"),
+                   im = g.tensor("s4_layers.0.kernel.A_imag"), cc = g.tensor("s4_layers.0.kernel.C");
         D = g.tensor("s4_layers.0.D");
         for (int64_t h = 0; h < H; ++h)
             for (int64_t j = 0; j < n; ++j) {
@@ -49,7 +50,7 @@ struct Modes {
             double sum = 0;
             for (int64_t j = 0; j < n; ++j) {
                 const size_t k = size_t(h * n + j);
-                x[j]           = a[k] * x[j] + b[k] * v;
+                x[j] = a[k] * x[j] + b[k] * v;
                 sum += 2 * std::real(C[k] * x[j]);
             }
             y.push_back(sum + D[size_t(h)] * v);
@@ -58,8 +59,8 @@ struct Modes {
     }
 };
 
-// The library's SSM of layer 0 alone, by its kernels as load() prepared them: an encoder that is a delay-free wire is not at
-// hand, so the state is read instead. Returns channel h's states after each of u's steps.
+// The library's SSM of layer 0 alone, by its kernels as load() prepared them: an encoder that is a delay-free wire is
+// not at hand, so the state is read instead. Returns channel h's states after each of u's steps.
 std::vector<double> inputs(size_t count) {
     std::vector<double> u;
     for (float f : random_inputs(count, 99)) u.push_back(double(f));
@@ -82,13 +83,14 @@ TEST_CASE("golden files: outputs and final states on every back-end, equal bits 
             double             worst = 0, size = 1;
             for (size_t t = 0; t < L; ++t) {
                 std::vector<float> y(size_t(c.d_output));
-                REQUIRE(ssm::step(m.model, &m.state, &m.scratch, &x[t * size_t(c.d_input)], y.data()) == ssm::Status::ok);
+                REQUIRE(ssm::step(m.model, &m.state, &m.scratch, &x[t * size_t(c.d_input)], y.data()) ==
+                        ssm::Status::ok);
                 all.insert(all.end(), y.begin(), y.end());
                 for (size_t k = 0; k < y.size(); ++k) {
                     if (c.pool != ssm::Pool::none && t + 1 != L) continue;
                     const double w = want[c.pool == ssm::Pool::none ? t * y.size() + k : k];
-                    worst          = std::max(worst, std::fabs(double(y[k]) - w));
-                    size           = std::max(size, std::fabs(w));
+                    worst = std::max(worst, std::fabs(double(y[k]) - w));
+                    size = std::max(size, std::fabs(w));
                 }
             }
             CHECK_MESSAGE(worst <= 1e-4 * size, name, " ", ssm::isa_name(m.model), " ", worst);
@@ -96,8 +98,9 @@ TEST_CASE("golden files: outputs and final states on every back-end, equal bits 
             CHECK(ssm::steps_of(m.model, m.state) == L);
 
             // The state after the last step. Layout: header, running mean, then per layer [block of 8][mode][re im][8].
-            const float* f = reinterpret_cast<const float*>(m.state.data) + 4 + (c.pool == ssm::Pool::mean ? (c.d_model + 7) / 8 * 8 : 0);
-            const int    n = c.d_state / 2, blocks = (c.d_model + 7) / 8;
+            const float* f = reinterpret_cast<const float*>(m.state.data) + 4 +
+                             (c.pool == ssm::Pool::mean ? (c.d_model + 7) / 8 * 8 : 0);
+            const int n = c.d_state / 2, blocks = (c.d_model + 7) / 8;
             for (int l = 0; l < c.n_layers; ++l, f += blocks * n * 16) {
                 const auto state = g.tensor("test.layer" + std::to_string(l) + ".state");
                 double     off = 0, largest = 1;
@@ -105,8 +108,8 @@ TEST_CASE("golden files: outputs and final states on every back-end, equal bits 
                     for (int j = 0; j < n; ++j)
                         for (int part = 0; part < 2; ++part) {
                             const double w = state[size_t((h * n + j) * 2 + part)];
-                            off            = std::max(off, std::fabs(double(f[((h / 8 * n + j) * 2 + part) * 8 + h % 8]) - w));
-                            largest        = std::max(largest, std::fabs(w));
+                            off = std::max(off, std::fabs(double(f[((h / 8 * n + j) * 2 + part) * 8 + h % 8]) - w));
+                            largest = std::max(largest, std::fabs(w));
                         }
                 CHECK_MESSAGE(off <= 1e-4 * largest, name, " layer ", l, " state ", off);
             }
@@ -117,35 +120,38 @@ TEST_CASE("golden files: outputs and final states on every back-end, equal bits 
 }
 
 TEST_CASE("a changed expected value or weight is noticed") {
-    Golden       g(golden(golden_files[0]));
-    const auto   x = g.floats("test.input");
-    const auto   run = [&](const Bytes& file) {
+    Golden     g(golden(golden_files[0]));
+    const auto x = g.floats("test.input");
+    const auto run = [&](const Bytes& file) {
         Loaded             m(file);
         std::vector<float> y(size_t(m.config.d_output));
-        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), int32_t(x.size() / size_t(m.config.d_input)), y.data()) == ssm::Status::ok);
+        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), int32_t(x.size() / size_t(m.config.d_input)),
+                             y.data()) == ssm::Status::ok);
         return y;
     };
     const auto before = run(g.bytes);
-    for (const char* name : {"s4_layers.0.kernel.C", "s4_layers.0.kernel.log_dt", "s4_layers.0.kernel.A_imag", "s4_layers.0.D", "norms.0.bias", "decoder.weight"}) {
+    for (const char* name : {"s4_layers.0.kernel.C", "s4_layers.0.kernel.log_dt", "s4_layers.0.kernel.A_imag",
+                             "s4_layers.0.D", "norms.0.bias", "decoder.weight"}) {
         Bytes             changed = g.bytes;
-        const ssm::Entry* e       = ssm::find_tensor(g.index, name);
-        const size_t      at      = size_t(g.index.data - g.bytes.data()) + size_t(e->begin);
+        const ssm::Entry* e = ssm::find_tensor(g.index, name);
+        const size_t      at = size_t(g.index.data - g.bytes.data()) + size_t(e->begin);
         float             v;
         std::memcpy(&v, &changed[at], 4);
         v += 0.25f;
         std::memcpy(&changed[at], &v, 4);
         const auto after = run(changed);
         double     moved = 0;
-        for (size_t k = 0; k < before.size(); ++k) moved = std::max(moved, std::fabs(double(before[k]) - double(after[k])));
+        for (size_t k = 0; k < before.size(); ++k)
+            moved = std::max(moved, std::fabs(double(before[k]) - double(after[k])));
         CHECK_MESSAGE(moved > 1e-4, name);
     }
 }
 
 TEST_CASE("recurrence = convolution") {
     for (const char* name : {golden_files[0], golden_files[1], golden_files[2]}) {
-        const Golden  g(golden(name));
-        const Modes   m(g);
-        const auto    u = inputs(64);
+        const Golden g(golden(name));
+        const Modes  m(g);
+        const auto   u = inputs(64);
         for (int64_t h = 0; h < m.H; ++h) {
             std::vector<complex> x(static_cast<size_t>(m.n));
             const auto           y = m.recurrence(h, u, x.data());
@@ -174,7 +180,9 @@ TEST_CASE("recurrence = chunked form") {
                 for (size_t i = 0; i < Q; ++i) { // y[i] = sum K u + 2 Re sum C a^(i+1) x
                     double sum = m.D[size_t(h)] * u[c + i];
                     for (size_t l = 0; l <= i; ++l) sum += m.kernel(h, int64_t(l)) * u[c + i - l];
-                    for (int64_t j = 0; j < m.n; ++j) sum += 2 * std::real(m.C[size_t(h * m.n + j)] * std::pow(m.a[size_t(h * m.n + j)], double(i + 1)) * carried[size_t(j)]);
+                    for (int64_t j = 0; j < m.n; ++j)
+                        sum += 2 * std::real(m.C[size_t(h * m.n + j)] *
+                                             std::pow(m.a[size_t(h * m.n + j)], double(i + 1)) * carried[size_t(j)]);
                     REQUIRE(std::fabs(sum - y[c + i]) < 1e-12);
                 }
                 for (int64_t j = 0; j < m.n; ++j) { // x_out = a^Q x + sum a^(Q-1-i) b u[i]
@@ -217,12 +225,14 @@ TEST_CASE("the two spellings of a layer are the same model") {
         S4dSpec minimal, full;
         minimal.disc = full.disc = disc;
         full.full = true;
-        Loaded     a(s4d_model(minimal).file()), b(s4d_model(full).file());
-        const auto x = random_inputs(30 * 3);
+        Loaded             a(s4d_model(minimal).file()), b(s4d_model(full).file());
+        const auto         x = random_inputs(30 * 3);
         std::vector<float> y(2), z(2);
         for (size_t t = 0; t < 30; ++t) {
-            REQUIRE(ssm::step(a.model, &a.state, &a.scratch, &x[t * 3], y.data(), t % 3 == 0 ? 1.0f : 1.7f) == ssm::Status::ok);
-            REQUIRE(ssm::step(b.model, &b.state, &b.scratch, &x[t * 3], z.data(), t % 3 == 0 ? 1.0f : 1.7f) == ssm::Status::ok);
+            REQUIRE(ssm::step(a.model, &a.state, &a.scratch, &x[t * 3], y.data(), t % 3 == 0 ? 1.0f : 1.7f) ==
+                    ssm::Status::ok);
+            REQUIRE(ssm::step(b.model, &b.state, &b.scratch, &x[t * 3], z.data(), t % 3 == 0 ? 1.0f : 1.7f) ==
+                    ssm::Status::ok);
             REQUIRE(same_bits(y, z));
         }
     }
@@ -231,7 +241,7 @@ TEST_CASE("the two spellings of a layer are the same model") {
 TEST_CASE("full spelling: B, shared sets of A and B, a step size per mode") {
     S4dSpec spec;
     spec.full = true, spec.layers = 1, spec.H = 4, spec.n = 2;
-    Builder b = s4d_model(spec);
+    Builder           b = s4d_model(spec);
     const std::string p = "s4_layers.0.layer.kernel.";
     b.add(p + "A_real", {2, 2}, {0.1f, 0.2f, 0.3f, 0.4f});
     b.add(p + "A_imag", {2, 2}, {1.0f, 2.0f, 3.0f, 4.0f});
@@ -241,16 +251,23 @@ TEST_CASE("full spelling: B, shared sets of A and B, a step size per mode") {
     const float        x[3] = {0.3f, -0.7f, 0.2f};
     std::vector<float> y(2);
     REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, y.data()) == ssm::Status::ok);
-    const auto   W = b.tensors["encoder.weight"].data, bias = b.tensors["encoder.bias"].data;
-    const auto   at = [](const Bytes& v, size_t i) { float f; std::memcpy(&f, &v[4 * i], 4); return double(f); };
-    const float* f  = reinterpret_cast<const float*>(m.state.data) + 4 + 8;
-    const double B[2][2][2] = {{{0.5, 1.0}, {-0.5, 2.0}}, {{1.5, -1.0}, {0.25, 0.75}}}, inv_dt[4][2] = {{-1.0, -1.5}, {-2.0, -2.5}, {-3.0, -3.5}, {-1.2, -1.4}};
+    const auto W = b.tensors["encoder.weight"].data, bias = b.tensors["encoder.bias"].data;
+    const auto at = [](const Bytes& v, size_t i) {
+        float f;
+        std::memcpy(&f, &v[4 * i], 4);
+        return double(f);
+    };
+    const float* f = reinterpret_cast<const float*>(m.state.data) + 4 + 8;
+    const double B[2][2][2] = {{{0.5, 1.0}, {-0.5, 2.0}}, {{1.5, -1.0}, {0.25, 0.75}}},
+                 inv_dt[4][2] = {{-1.0, -1.5}, {-2.0, -2.5}, {-3.0, -3.5}, {-1.2, -1.4}};
     for (size_t h = 0; h < 4; ++h) {
         double u = at(bias, h);
         for (size_t k = 0; k < 3; ++k) u += at(W, h * 3 + k) * double(x[k]);
         for (size_t j = 0; j < 2; ++j) {
-            const complex A(-std::exp(0.1 + 0.2 * double(h % 2) + 0.1 * double(j)), -(1.0 + 2.0 * double(h % 2) + double(j)));
-            const complex b_hj = complex(B[h % 2][j][0], B[h % 2][j][1]) * (std::exp(std::exp(inv_dt[h][j]) * A) - 1.0) / A;
+            const complex A(-std::exp(0.1 + 0.2 * double(h % 2) + 0.1 * double(j)),
+                            -(1.0 + 2.0 * double(h % 2) + double(j)));
+            const complex b_hj =
+                complex(B[h % 2][j][0], B[h % 2][j][1]) * (std::exp(std::exp(inv_dt[h][j]) * A) - 1.0) / A;
             CHECK(double(f[j * 16 + h]) == doctest::Approx(std::real(b_hj) * u).epsilon(1e-5));
             CHECK(double(f[j * 16 + 8 + h]) == doctest::Approx(std::imag(b_hj) * u).epsilon(1e-5));
         }
@@ -273,13 +290,15 @@ TEST_CASE("dt = 2 equals two empty steps, and dt = 1 of a model trained at half 
     REQUIRE(ssm::step(m.model, &twice.state, &m.scratch, empty, z.data()) == ssm::Status::ok);
     const auto close = [&](const ssm::State& a, const ssm::State& c) {
         const float *f = static_cast<const float*>(a.data) + 4, *g = static_cast<const float*>(c.data) + 4;
-        for (size_t i = 0; i < ssm::state_bytes(m.config) / 4 - 4; ++i) CHECK(double(f[i]) == doctest::Approx(double(g[i])).epsilon(1e-5));
+        for (size_t i = 0; i < ssm::state_bytes(m.config) / 4 - 4; ++i)
+            CHECK(double(f[i]) == doctest::Approx(double(g[i])).epsilon(1e-5));
     };
     close(m.state, twice.state);
     for (size_t k = 0; k < 2; ++k) CHECK(double(y[k]) == doctest::Approx(double(z[k])).epsilon(1e-5));
     // And exactly for an input that is held over both halves.
     REQUIRE(ssm::step(m.model, &held.state, &m.scratch, x, y.data(), 3.0f) == ssm::Status::ok);
-    for (int i = 0; i < 3; ++i) REQUIRE(ssm::step(m.model, &held_twice.state, &m.scratch, x, z.data(), 1.0f) == ssm::Status::ok);
+    for (int i = 0; i < 3; ++i)
+        REQUIRE(ssm::step(m.model, &held_twice.state, &m.scratch, x, z.data(), 1.0f) == ssm::Status::ok);
     close(held.state, held_twice.state);
 }
 
@@ -287,11 +306,11 @@ TEST_CASE("dt of 1, given or not, takes the same path; dt near 1 is near") {
     for (const char* disc : {"zoh", "bilinear"}) {
         S4dSpec spec;
         spec.disc = disc;
-        Loaded             m(s4d_model(spec).file());
-        const auto         x = random_inputs(20 * 3);
+        Loaded                   m(s4d_model(spec).file());
+        const auto               x = random_inputs(20 * 3);
         const std::vector<float> ones(20, 1.0f), near(20, std::nextafter(1.0f, 2.0f));
-        std::vector<float> a(2), b(2), c(2);
-        OwnState           s(m.model), t(m.model);
+        std::vector<float>       a(2), b(2), c(2);
+        OwnState                 s(m.model), t(m.model);
         REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 20, a.data()) == ssm::Status::ok);
         REQUIRE(ssm::prefill(m.model, &s.state, &m.scratch, x.data(), 20, b.data(), ones.data()) == ssm::Status::ok);
         REQUIRE(ssm::prefill(m.model, &t.state, &m.scratch, x.data(), 20, c.data(), near.data()) == ssm::Status::ok);
@@ -305,7 +324,8 @@ TEST_CASE("weights stored as BF16 are up-cast exactly") {
     narrow.dtype = "BF16";
     Builder b = s4d_model(wide);
     for (auto& [name, t] : b.tensors) // the same numbers, truncated, stored as F32
-        if (name == "encoder.weight" || name == "encoder.bias" || name == "decoder.weight" || name == "decoder.bias" || name.find("output_linear.0.weight") != std::string::npos)
+        if (name == "encoder.weight" || name == "encoder.bias" || name == "decoder.weight" || name == "decoder.bias" ||
+            name.find("output_linear.0.weight") != std::string::npos)
             for (size_t i = 0; i < t.data.size(); i += 4) t.data[i] = t.data[i + 1] = 0;
     Loaded             m(b.file()), n(s4d_model(narrow).file());
     const auto         x = random_inputs(30 * 3);
@@ -323,8 +343,14 @@ TEST_CASE("N-05 a million steps of extreme input stay finite and within the clip
     std::vector<float> x(block * 3), y(2);
     for (int kind = 0; kind < 4; ++kind) {
         for (size_t t = 0; t < block; ++t)
-            for (size_t k = 0; k < 3; ++k) x[t * 3 + k] = (kind == 0 ? 1.0f : kind == 1 ? -1.0f : kind == 2 ? (t % 2 ? 1.0f : -1.0f) : float(t % 3 == k)) * 1e9f;
-        for (int i = 0; i < 5; ++i) REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), int32_t(block), y.data()) == ssm::Status::ok);
+            for (size_t k = 0; k < 3; ++k)
+                x[t * 3 + k] = (kind == 0   ? 1.0f
+                                : kind == 1 ? -1.0f
+                                : kind == 2 ? (t % 2 ? 1.0f : -1.0f)
+                                            : float(t % 3 == k)) *
+                               1e9f;
+        for (int i = 0; i < 5; ++i)
+            REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), int32_t(block), y.data()) == ssm::Status::ok);
         const float* f = reinterpret_cast<const float*>(m.state.data) + 4 + 8;
         for (int i = 0; i < 8 * 2 * 2; ++i) REQUIRE(std::fabs(f[i]) <= 50.0f);
         for (float v : y) REQUIRE(std::isfinite(v));
@@ -346,7 +372,8 @@ TEST_CASE("N-02 a mode that rounding would push to |a| > 1 is kept at or below 1
     const float* f = static_cast<const float*>(m.state.data) + 4;
     double       before = 0, after = 0;
     for (int i = 0; i < 32; ++i) before += double(f[i]) * double(f[i]);
-    for (int i = 0; i < 20; ++i) REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, zero.data(), 20000, y.data()) == ssm::Status::ok);
+    for (int i = 0; i < 20; ++i)
+        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, zero.data(), 20000, y.data()) == ssm::Status::ok);
     for (int i = 0; i < 32; ++i) after += double(f[i]) * double(f[i]);
     CHECK(after <= before * 1.001);
 }

@@ -1,5 +1,5 @@
-// support.hpp - what the tests share: files read into memory, models made up in memory, a loaded model with its buffers.
-// SPDX-License-Identifier: MIT
+// support.hpp - what the tests share: files read into memory, models made up in memory, a loaded model with its
+// buffers. SPDX-License-Identifier: MIT
 #pragma once
 #include "../ssm.hpp"
 
@@ -17,10 +17,10 @@ namespace test {
 
 using Bytes = std::vector<unsigned char>;
 
-inline std::string golden(const std::string& name) { return std::string(SSM_TEST_DIR "/golden/s4d/") + name; }
-inline const char* const golden_files[] = {"01_zoh_h8_n4.safetensors", "02_bilinear_h8_n8_inv.safetensors",
-                                           "03_postnorm_mean_h16_n8_l2.safetensors",
-                                           "04_prenorm_last_h12_n16_legs_l2.safetensors", "08_clip50_h16_n8.safetensors"};
+inline std::string       golden(const std::string& name) { return std::string(SSM_TEST_DIR "/golden/s4d/") + name; }
+inline const char* const golden_files[] = {
+    "01_zoh_h8_n4.safetensors", "02_bilinear_h8_n8_inv.safetensors", "03_postnorm_mean_h16_n8_l2.safetensors",
+    "04_prenorm_last_h12_n16_legs_l2.safetensors", "08_clip50_h16_n8.safetensors"};
 
 inline Bytes read_file(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
@@ -45,19 +45,22 @@ struct Loaded {
     ssm::Scratch scratch;
     ssm::Fault   fault;
 
-    explicit Loaded(Bytes file, int32_t batch = 16, ssm::Isa isa = ssm::Isa::best, int32_t n_states = 1) : bytes(std::move(file)) {
+    explicit Loaded(Bytes file, int32_t batch = 16, ssm::Isa isa = ssm::Isa::best, int32_t n_states = 1)
+        : bytes(std::move(file)) {
         Bytes memory(ssm::index_bytes(blob()));
-        REQUIRE_MESSAGE(ssm::inspect(&config, blob(), memory.data(), memory.size(), &fault) == ssm::Status::ok, fault.name, ": ", fault.detail);
+        REQUIRE_MESSAGE(ssm::inspect(&config, blob(), memory.data(), memory.size(), &fault) == ssm::Status::ok,
+                        fault.name, ": ", fault.detail);
         arena_memory.assign(ssm::arena_bytes(config, n_states, batch), 0xff);
         arena = ssm::Arena{arena_memory.data(), arena_memory.size(), 0};
         ssm::LoadOptions options;
         options.isa = isa;
-        REQUIRE_MESSAGE(ssm::load(&model, blob(), &arena, options, &fault) == ssm::Status::ok, fault.name, ": ", fault.detail);
+        REQUIRE_MESSAGE(ssm::load(&model, blob(), &arena, options, &fault) == ssm::Status::ok, fault.name, ": ",
+                        fault.detail);
         REQUIRE(ssm::make_state(&state, model, &arena) == ssm::Status::ok);
         REQUIRE(ssm::make_scratch(&scratch, model, batch, &arena) == ssm::Status::ok);
     }
-    Loaded(const Loaded&)            = delete;
-    Loaded& operator=(const Loaded&) = delete;
+    Loaded(const Loaded&) = delete;
+    Loaded&   operator=(const Loaded&) = delete;
     ssm::Blob blob() const { return {bytes.data(), bytes.size()}; }
 };
 
@@ -66,7 +69,9 @@ struct OwnState {
     Bytes      bytes;
     ssm::State state;
     explicit OwnState(const ssm::Model& m) : bytes(ssm::state_bytes(m.config)) { state = {bytes.data(), bytes.size()}; }
-    OwnState(const ssm::Model& m, const ssm::State& from) : OwnState(m) { std::memcpy(bytes.data(), from.data, bytes.size()); }
+    OwnState(const ssm::Model& m, const ssm::State& from) : OwnState(m) {
+        std::memcpy(bytes.data(), from.data, bytes.size());
+    }
     OwnState(const OwnState& o) : bytes(o.bytes) { state = {bytes.data(), bytes.size()}; }
     OwnState& operator=(const OwnState&) = delete;
 };
@@ -80,7 +85,7 @@ struct Golden {
         memory.resize(ssm::index_bytes(b));
         REQUIRE(ssm::read_index(&index, b, memory.data(), memory.size()) == ssm::Status::ok);
     }
-    bool has(const std::string& name) const { return ssm::find_tensor(index, name.c_str()) != nullptr; }
+    bool                has(const std::string& name) const { return ssm::find_tensor(index, name.c_str()) != nullptr; }
     std::vector<double> tensor(const std::string& name) const {
         const ssm::Entry* e = ssm::find_tensor(index, name.c_str());
         REQUIRE_MESSAGE(e != nullptr, name);
@@ -101,29 +106,37 @@ struct Golden {
 
 // A safetensors file built by hand.
 struct Builder {
-    struct Tensor { std::string dtype; std::vector<int64_t> shape; Bytes data; };
+    struct Tensor {
+        std::string          dtype;
+        std::vector<int64_t> shape;
+        Bytes                data;
+    };
     std::map<std::string, std::string> metadata;
     std::map<std::string, Tensor>      tensors;
 
-    void add(const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& v, const std::string& dtype = "F32") {
+    void add(const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& v,
+             const std::string& dtype = "F32") {
         Tensor t{dtype, shape, {}};
         for (float f : v) {
             uint32_t u;
             std::memcpy(&u, &f, 4);
             if (dtype == "BF16") u >>= 16;
-            for (size_t k = 0; k < (dtype == "BF16" ? 2u : 4u); ++k) t.data.push_back(static_cast<unsigned char>(u >> 8 * k));
+            for (size_t k = 0; k < (dtype == "BF16" ? 2u : 4u); ++k)
+                t.data.push_back(static_cast<unsigned char>(u >> 8 * k));
         }
         tensors[name] = t;
     }
     Bytes file(size_t pad = 8) const {
         std::string header = "{\"__metadata__\":{";
-        for (const auto& m : metadata) header += (header.back() == '{' ? "\"" : ",\"") + m.first + "\":\"" + m.second + "\"";
+        for (const auto& m : metadata)
+            header += (header.back() == '{' ? "\"" : ",\"") + m.first + "\":\"" + m.second + "\"";
         header += "}";
         Bytes data;
         for (const auto& [name, t] : tensors) {
             header += ",\"" + name + "\":{\"dtype\":\"" + t.dtype + "\",\"shape\":[";
             for (size_t i = 0; i < t.shape.size(); ++i) header += (i ? "," : "") + std::to_string(t.shape[i]);
-            header += "],\"data_offsets\":[" + std::to_string(data.size()) + "," + std::to_string(data.size() + t.data.size()) + "]}";
+            header += "],\"data_offsets\":[" + std::to_string(data.size()) + "," +
+                      std::to_string(data.size() + t.data.size()) + "]}";
             data.insert(data.end(), t.data.begin(), t.data.end());
         }
         header += "}";
@@ -154,21 +167,27 @@ inline Builder s4d_model(const S4dSpec& s) {
         for (float& f : v) f = -f;
         return v;
     };
-    Builder      b;
-    const size_t H = size_t(s.H), n = size_t(s.n);
+    Builder       b;
+    const size_t  H = size_t(s.H), n = size_t(s.n);
     const int64_t h = s.H, m = s.n;
-    b.metadata     = {{"arch", "s4d"}, {"prenorm", s.prenorm ? "true" : "false"}, {"pool", s.pool}, {"disc", s.disc}, {"clip", s.clip}};
+    b.metadata = {{"arch", "s4d"},
+                  {"prenorm", s.prenorm ? "true" : "false"},
+                  {"pool", s.pool},
+                  {"disc", s.disc},
+                  {"clip", s.clip}};
     b.add("encoder.weight", {h, s.d_input}, random(H * size_t(s.d_input), -1, 1), s.dtype);
     b.add("encoder.bias", {h}, random(H, -1, 1), s.dtype);
     b.add("decoder.weight", {s.d_output, h}, random(H * size_t(s.d_output), -1, 1), s.dtype);
     b.add("decoder.bias", {s.d_output}, random(size_t(s.d_output), -1, 1), s.dtype);
     for (int i = 0; i < s.layers; ++i) {
         const std::string p = "s4_layers." + std::to_string(i) + ".", q = "norms." + std::to_string(i) + ".";
-        const auto        D = random(H, -1, 1), dt = random(H, -5, -1), C = random(H * n * 2, -1, 1), Ar = random(H * n, -1, 1), Ai = random(H * n, -20, 20);
+        const auto        D = random(H, -1, 1), dt = random(H, -5, -1), C = random(H * n * 2, -1, 1),
+                   Ar = random(H * n, -1, 1), Ai = random(H * n, -20, 20);
         if (s.full) {
             std::vector<float> ones(H * n * 2);
             for (size_t k = 0; k < ones.size(); k += 2) ones[k] = 1.0f;
-            b.add(p + "layer.D", {1, h}, D), b.add(p + "layer.kernel.inv_dt", {h, 1}, dt), b.add(p + "layer.kernel.C", {1, h, m, 2}, C);
+            b.add(p + "layer.D", {1, h}, D), b.add(p + "layer.kernel.inv_dt", {h, 1}, dt),
+                b.add(p + "layer.kernel.C", {1, h, m, 2}, C);
             b.add(p + "layer.kernel.A_real", {h, m}, Ar), b.add(p + "layer.kernel.A_imag", {h, m}, negated(Ai));
             b.add(p + "layer.kernel.B", {1, h, m, 2}, ones);
         } else {

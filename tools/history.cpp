@@ -72,12 +72,14 @@ bool git_path(const char* p, const char* end, std::string* out) {
 
 std::vector<uint16_t> subject_words(const char* text, size_t bytes) {
     std::vector<uint16_t> out;
-    const char *          p = text, *const end = text + bytes;
+    const char *p = text, *const end = text + bytes;
     while (p < end && out.size() < 32) {
-        const auto part = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-'; };
+        const auto part = [](char c) {
+            return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+        };
         while (p < end && !part(*p)) ++p;
-        uint64_t h       = 0xcbf29ce484222325u;
-        bool     numeric = true;
+        uint64_t    h = 0xcbf29ce484222325u;
+        bool        numeric = true;
         const char* from = p;
         for (; p < end && part(*p); ++p) {
             const char c = *p >= 'A' && *p <= 'Z' ? static_cast<char>(*p + 32) : *p;
@@ -94,7 +96,7 @@ void Reader::flush() {
         ++events_;
         on_event_(event_);
     }
-    open_  = false;
+    open_ = false;
     event_ = Event();
 }
 void Reader::finish() { flush(); }
@@ -120,7 +122,10 @@ void Reader::line(const char* text, size_t bytes) {
     if (format_ == Format::unknown) {
         if (commit) format_ = Format::git;
         else if (end - text > 2 && text[0] == 'c' && text[1] == ' ') format_ = Format::ev;
-        else return error("not a change history: expected \"c TIME AUTHOR WORDS\" or \"commit TIME AUTHOR<tab>SUBJECT\", got \"" + cut(std::string(text, end)) + "\"");
+        else
+            return error(
+                "not a change history: expected \"c TIME AUTHOR WORDS\" or \"commit TIME AUTHOR<tab>SUBJECT\", got \"" +
+                cut(std::string(text, end)) + "\"");
     }
     if (format_ == Format::ev) ev_line(text, end);
     else if (commit) git_header(text + 7, end);
@@ -129,19 +134,20 @@ void Reader::line(const char* text, size_t bytes) {
 
 void Reader::ev_line(const char* p, const char* end) {
     const std::string kind = word(&p, end), first = word(&p, end);
-    int64_t           v    = 0;
+    int64_t           v = 0;
     if (kind == "c") {
         flush();
         skipping_ = true; // until the header is known to be good
         const std::string author = word(&p, end), words = word(&p, end);
-        int64_t           a      = 0;
-        if (!number(first, 0, INT64_C(1) << 56, &v)) return error("expected a time in seconds, got \"" + cut(first) + "\"");
+        int64_t           a = 0;
+        if (!number(first, 0, INT64_C(1) << 56, &v))
+            return error("expected a time in seconds, got \"" + cut(first) + "\"");
         if (!number(author, 0, INT32_MAX, &a)) return error("expected an author number, got \"" + cut(author) + "\"");
-        latest_     = std::max(latest_, v);
+        latest_ = std::max(latest_, v);
         event_.time = latest_, event_.author = int32_t(a);
         for (size_t i = 0; words != "-" && i < words.size();) {
             const size_t comma = std::min(words.find(',', i), words.size());
-            int64_t      w     = 0;
+            int64_t      w = 0;
             if (!number(words.substr(i, comma - i), 0, 16383, &w)) {
                 event_ = Event();
                 return error("expected hashed words 0..16383 separated by commas, or -");
@@ -152,9 +158,11 @@ void Reader::ev_line(const char* p, const char* end) {
         open_ = true, skipping_ = false;
         return;
     }
-    if (kind.size() != 1 || std::strchr("amdr", kind[0]) == nullptr) return error("expected c, a, m, d or r, got \"" + cut(kind) + "\"");
+    if (kind.size() != 1 || std::strchr("amdr", kind[0]) == nullptr)
+        return error("expected c, a, m, d or r, got \"" + cut(kind) + "\"");
     if (!open_) return skipping_ ? void() : error("an operation before the first commit");
-    if (!number(first, 0, max_id - 1, &v)) return error("expected a file number 0.." + std::to_string(max_id - 1) + ", got \"" + cut(first) + "\"");
+    if (!number(first, 0, max_id - 1, &v))
+        return error("expected a file number 0.." + std::to_string(max_id - 1) + ", got \"" + cut(first) + "\"");
     while (p < end && *p == ' ') ++p;
     std::string path(p, end);
     if ((kind == "a" || kind == "r") && path.empty()) return error("expected a path after the file number");
@@ -164,24 +172,25 @@ void Reader::ev_line(const char* p, const char* end) {
 
 void Reader::git_header(const char* p, const char* end) {
     flush();
-    skipping_               = true;
+    skipping_ = true;
     const std::string first = word(&p, end);
-    int64_t           v     = 0;
-    if (!number(first, 0, INT64_C(1) << 56, &v)) return error("expected \"commit TIME AUTHOR<tab>SUBJECT\", got \"" + cut(first) + "\" for the time");
+    int64_t           v = 0;
+    if (!number(first, 0, INT64_C(1) << 56, &v))
+        return error("expected \"commit TIME AUTHOR<tab>SUBJECT\", got \"" + cut(first) + "\" for the time");
     if (p < end) ++p; // the space before the author's name, which may hold anything but a tab
     const char* tab = std::find(p, end, '\t');
-    latest_         = std::max(latest_, v);
-    event_.time     = latest_;
-    event_.author   = author_number(std::string(p, tab));
+    latest_ = std::max(latest_, v);
+    event_.time = latest_;
+    event_.author = author_number(std::string(p, tab));
     if (tab < end) event_.words = subject_words(tab + 1, size_t(end - tab - 1));
     open_ = true, skipping_ = false;
 }
 
 void Reader::git_status(const char* p, const char* end) {
     if (!open_) return skipping_ ? void() : error("a file status before the first commit");
-    const char*       tab  = std::find(p, end, '\t');
+    const char*       tab = std::find(p, end, '\t');
     const std::string kind(p, tab);
-    const bool two = kind[0] == 'R' || kind[0] == 'C';
+    const bool        two = kind[0] == 'R' || kind[0] == 'C';
     if (tab == end || std::strchr("AMDRCT", kind[0]) == nullptr || (!two && kind.size() != 1))
         return error("expected a status and a path separated by a tab, got \"" + cut(std::string(p, end)) + "\"");
     const char* second = two ? std::find(tab + 1, end, '\t') : end;
@@ -200,16 +209,20 @@ void Reader::git_status(const char* p, const char* end) {
         add('a', it->second.id, path);
     };
     switch (kind[0]) {
-    case 'A': first_seen(from); break;
-    case 'C': first_seen(to); break;
+    case 'A':
+        first_seen(from);
+        break;
+    case 'C':
+        first_seen(to);
+        break;
     case 'D':
         if (alive) known->second.alive = false, add('d', known->second.id, "");
         break;
     case 'R': {
         if (!alive) return first_seen(to);
-        const int32_t id      = known->second.id;
-        known->second.alive   = false;
-        const auto replaced   = by_path_.find(to);
+        const int32_t id = known->second.id;
+        known->second.alive = false;
+        const auto replaced = by_path_.find(to);
         if (replaced != by_path_.end() && replaced->second.alive) add('d', replaced->second.id, "");
         by_path_[to] = Known{id, true};
         by_path_.erase(from); // the number went along: should the old path come back, it is a new file
@@ -228,7 +241,7 @@ bool read_file(const std::string& path, std::vector<Event>* out, std::string* wh
     int64_t     errors = 0;
     std::string first_error;
     Reader      reader([&](const Event& e) { out->push_back(e); },
-                       [&](int64_t line, const std::string& what) {
+                  [&](int64_t line, const std::string& what) {
                       if (errors++ == 0) first_error = "line " + std::to_string(line) + ": " + what;
                   });
     std::string line;
@@ -274,9 +287,11 @@ std::vector<int32_t> rank_targets(const std::vector<int32_t>& candidates, const 
                                   const std::vector<int32_t>& targets, std::vector<int32_t>* order) {
     std::vector<int32_t> by_score(candidates.size()), ranks;
     for (size_t i = 0; i < by_score.size(); ++i) by_score[i] = int32_t(i);
-    std::stable_sort(by_score.begin(), by_score.end(), [&](int32_t a, int32_t b) { return scores[size_t(a)] > scores[size_t(b)]; });
+    std::stable_sort(by_score.begin(), by_score.end(),
+                     [&](int32_t a, int32_t b) { return scores[size_t(a)] > scores[size_t(b)]; });
     for (size_t r = 0; r < by_score.size(); ++r)
-        if (std::binary_search(targets.begin(), targets.end(), candidates[size_t(by_score[r])])) ranks.push_back(int32_t(r + 1));
+        if (std::binary_search(targets.begin(), targets.end(), candidates[size_t(by_score[r])]))
+            ranks.push_back(int32_t(r + 1));
     if (order != nullptr) {
         order->clear();
         for (int32_t k : by_score) order->push_back(candidates[size_t(k)]);
@@ -315,9 +330,9 @@ double Tracker::decayed(int32_t id) const {
 void Tracker::fill(const File& f, float x[n_features], float* dt) const {
     const double gap = double(std::max<int64_t>(1, i_ - std::max<int64_t>(0, f.touched)));
     for (int k = 0; k < n_features; ++k) x[k] = 0;
-    *dt       = float(std::min(gap, 1e6));
+    *dt = float(std::min(gap, 1e6));
     x[f_rate] = float(1 / gap);
-    x[f_gap]  = float(std::log2(gap) / 8);
+    x[f_gap] = float(std::log2(gap) / 8);
     x[f_last] = f.touched >= 0 && f.touched == i_ - 1 ? 1.0f : 0.0f;
 }
 
@@ -346,7 +361,7 @@ void Tracker::apply(const Event& e, const std::function<void(int32_t, const floa
         fill(f, x, &dt);
         x[f_added] = op.kind == 'a' ? 1.0f : 0.0f;
         x[f_share] = float(1 / std::sqrt(double(e.ops.size())));
-        f.touched  = i_;
+        f.touched = i_;
         if (touch) touch(op.id, x, dt);
     }
     ++i_;

@@ -16,8 +16,8 @@ bool parse_features(const std::string& list, std::vector<int>* out, std::string*
     out->clear();
     for (size_t i = 0; i <= list.size();) {
         const size_t      comma = std::min(list.find(',', i), list.size());
-        const std::string name  = list.substr(i, comma - i);
-        int               k     = 0;
+        const std::string name = list.substr(i, comma - i);
+        int               k = 0;
         while (k < history::n_features && name != history::feature_names[k]) ++k;
         if (k == history::n_features) return *unknown = name, false;
         out->push_back(k);
@@ -29,10 +29,14 @@ bool parse_features(const std::string& list, std::vector<int>* out, std::string*
 bool Ranker::open(const ssm::Model& model, const ssm::Scratch& scratch, const std::string& features, std::string* why) {
     std::string unknown;
     if (!parse_features(features, &features_, &unknown))
-        return *why = "metadata \"input\": \"" + tool::escape(unknown) + "\" is not a feature of change histories", false;
+        return *why = "metadata \"input\": \"" + tool::escape(unknown) + "\" is not a feature of change histories",
+               false;
     if (int32_t(features_.size()) != model.config.d_input)
-        return *why = "metadata \"input\": names " + std::to_string(features_.size()) + " numbers, d_input is " + std::to_string(model.config.d_input), false;
-    if (model.config.d_output != 1) return *why = "d_output is " + std::to_string(model.config.d_output) + ", expected 1 score", false;
+        return *why = "metadata \"input\": names " + std::to_string(features_.size()) + " numbers, d_input is " +
+                      std::to_string(model.config.d_input),
+               false;
+    if (model.config.d_output != 1)
+        return *why = "d_output is " + std::to_string(model.config.d_output) + ", expected 1 score", false;
     model_ = &model, scratch_ = scratch;
     stride_ = (ssm::state_bytes(model.config) + 7) / 8 * 8;
     return true;
@@ -52,7 +56,9 @@ bool Ranker::apply(const history::Event& e) {
         ids_.push_back(id);
     });
     for (int32_t id : ids_) rows_.push_back(state(id));
-    return ssm::step_streams(*model_, rows_.data(), int32_t(rows_.size()), &scratch_, x_.data(), nullptr, dt_.data()) == ssm::Status::ok || rows_.empty();
+    return ssm::step_streams(*model_, rows_.data(), int32_t(rows_.size()), &scratch_, x_.data(), nullptr, dt_.data()) ==
+               ssm::Status::ok ||
+           rows_.empty();
 }
 
 std::vector<float> Ranker::scores(const std::vector<int32_t>& candidates) {
@@ -65,16 +71,16 @@ std::vector<float> Ranker::scores(const std::vector<int32_t>& candidates) {
         dt_.push_back(dt);
         rows_.push_back(state(id));
     }
-    if (!rows_.empty() &&
-        ssm::score_streams(*model_, rows_.data(), int32_t(rows_.size()), &scratch_, x_.data(), y.data(), dt_.data()) != ssm::Status::ok)
+    if (!rows_.empty() && ssm::score_streams(*model_, rows_.data(), int32_t(rows_.size()), &scratch_, x_.data(),
+                                             y.data(), dt_.data()) != ssm::Status::ok)
         y.assign(y.size(), 0.0f); // cannot be: features are finite and in range
     return y;
 }
 
-bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double fraction, int32_t warm_up, Backtest* out,
-              const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query) {
-    *out      = Backtest();
-    fraction  = std::round(fraction * 1e6) / 1e6; // 0.2 that came through a float is 0.2 again
+bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double fraction, int32_t warm_up,
+              Backtest* out, const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query) {
+    *out = Backtest();
+    fraction = std::round(fraction * 1e6) / 1e6; // 0.2 that came through a float is 0.2 again
     out->from = int64_t(double(events.size()) * (1 - fraction) + 1e-6);
     std::vector<int32_t> targets, order;
     for (const history::Event& e : events) {
@@ -82,7 +88,8 @@ bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double 
         if (t.index() >= out->from && t.query(e, warm_up, &targets)) {
             const std::vector<int32_t> candidates = t.candidates();
             std::vector<float>         recency, decayed;
-            for (int32_t id : candidates) recency.push_back(float(t.recency(id))), decayed.push_back(float(t.decayed(id)));
+            for (int32_t id : candidates)
+                recency.push_back(float(t.recency(id))), decayed.push_back(float(t.decayed(id)));
             const int32_t n = int32_t(targets.size());
             out->recency.add(history::rank_targets(candidates, recency, targets), n);
             out->decayed.add(history::rank_targets(candidates, decayed, targets), n);
@@ -102,9 +109,12 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
     int       status = open_model("eval", model_path, isa, 0, next::batch, &m);
     if (status != done) return status;
     ssm::Scratch scratch;
-    if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok) return fail(bad_file, "eval", escape(model_path) + ": no room for its scratch");
+    if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok)
+        return fail(bad_file, "eval", escape(model_path) + ": no room for its scratch");
     std::string features, why;
-    if (!m.metadata("input", &features)) return fail(bad_file, "eval", escape(model_path) + ": metadata \"input\": missing, expected the names of its inputs");
+    if (!m.metadata("input", &features))
+        return fail(bad_file, "eval",
+                    escape(model_path) + ": metadata \"input\": missing, expected the names of its inputs");
 
     std::vector<std::string> names;
     if (DIR* d = ::opendir(dir); d != nullptr) {
@@ -117,21 +127,30 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
     if (names.empty()) return fail(io_error, "eval", escape(dir) + ": holds no .ev file");
     std::sort(names.begin(), names.end());
 
-    Output                                                   out(1);
-    std::vector<next::Backtest>                              all;
-    const struct { const char* name; history::Metrics next::Backtest::*of; } rows[] = {{"model", &next::Backtest::model}, {"decayed", &next::Backtest::decayed}, {"recency", &next::Backtest::recency}};
+    Output                      out(1);
+    std::vector<next::Backtest> all;
+    const struct {
+        const char*      name;
+        history::Metrics next::Backtest::*of;
+    } rows[] = {{"model", &next::Backtest::model},
+                {"decayed", &next::Backtest::decayed},
+                {"recency", &next::Backtest::recency}};
     const auto print = [&](const std::string& project, const char* what, const history::Metrics& v) {
         char line[256];
-        std::snprintf(line, sizeof line, "%s %s: MRR %.4f recall@10 %.4f NDCG@10 %.4f hit@1 %.4f queries %lld\n", project.c_str(), what, v.mrr, v.recall10, v.ndcg10, v.hit1, static_cast<long long>(v.queries));
+        std::snprintf(line, sizeof line, "%s %s: MRR %.4f recall@10 %.4f NDCG@10 %.4f hit@1 %.4f queries %lld\n",
+                      project.c_str(), what, v.mrr, v.recall10, v.ndcg10, v.hit1, static_cast<long long>(v.queries));
         out.write(line);
     };
     for (const std::string& name : names) {
         std::vector<history::Event> events;
-        if (!history::read_file(std::string(dir) + "/" + name, &events, &why)) return fail(io_error, "eval", escape(name) + ": " + escape(why, 300));
+        if (!history::read_file(std::string(dir) + "/" + name, &events, &why))
+            return fail(io_error, "eval", escape(name) + ": " + escape(why, 300));
         next::Ranker   ranker;
         next::Backtest b;
-        if (!ranker.open(m.model, scratch, features, &why)) return fail(bad_file, "eval", escape(model_path) + ": " + why);
-        if (!next::backtest(&ranker, events, fraction, history::warm_up, &b, nullptr)) return fail(io_error, "eval", escape(name) + ": a step was refused");
+        if (!ranker.open(m.model, scratch, features, &why))
+            return fail(bad_file, "eval", escape(model_path) + ": " + why);
+        if (!next::backtest(&ranker, events, fraction, history::warm_up, &b, nullptr))
+            return fail(io_error, "eval", escape(name) + ": a step was refused");
         all.push_back(b);
         for (const auto& r : rows) print(escape(name.substr(0, name.size() - 3)), r.name, (b.*r.of).mean());
     }
@@ -139,7 +158,8 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
         history::Metrics sum;
         for (const next::Backtest& b : all) {
             const history::Metrics v = (b.*r.of).mean();
-            sum.mrr += v.mrr, sum.recall10 += v.recall10, sum.ndcg10 += v.ndcg10, sum.hit1 += v.hit1, sum.queries += v.queries;
+            sum.mrr += v.mrr, sum.recall10 += v.recall10, sum.ndcg10 += v.ndcg10, sum.hit1 += v.hit1,
+                sum.queries += v.queries;
         }
         const double n = double(all.size());
         print("MEAN", r.name, {sum.mrr / n, sum.recall10 / n, sum.ndcg10 / n, sum.hit1 / n, sum.queries});

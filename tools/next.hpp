@@ -1,8 +1,9 @@
-// next.hpp - which files does the next change touch? A model with one recurrent state a file, run over a change history.
+// next.hpp - which files does the next change touch? A model with one recurrent state a file, run over a change
+// history.
 //
-// A touch of a file is one step of that file's stream, with dt = commits since its previous touch. A file's score is what
-// the model says to a probe: a step from a copy of its state. The model's metadata names the features it was trained on.
-// SPDX-License-Identifier: MIT
+// A touch of a file is one step of that file's stream, with dt = commits since its previous touch. A file's score is
+// what the model says to a probe: a step from a copy of its state. The model's metadata names the features it was
+// trained on. SPDX-License-Identifier: MIT
 #pragma once
 #include "../ssm.hpp"
 #include "history.hpp"
@@ -15,9 +16,9 @@ namespace next {
 constexpr int32_t batch = 256; // rows a call
 
 class Ranker {
-public:
-    // `model` outlives the ranker; `scratch` has room for `batch` rows. False, with a reason, if `features` (names separated
-    // by commas) and the model do not fit together.
+  public:
+    // `model` outlives the ranker; `scratch` has room for `batch` rows. False, with a reason, if `features` (names
+    // separated by commas) and the model do not fit together.
     bool open(const ssm::Model& model, const ssm::Scratch& scratch, const std::string& features, std::string* why);
 
     const history::Tracker& tracker() const { return tracker_; }
@@ -25,7 +26,7 @@ public:
     std::vector<float>      scores(const std::vector<int32_t>& candidates);
     size_t                  bytes_per_file() const; // state, and what the features need
 
-private:
+  private:
     ssm::State state(int32_t id) { return {states_.data() + size_t(id) * stride_ / 4, stride_}; }
 
     const ssm::Model*       model_ = nullptr;
@@ -48,8 +49,8 @@ struct Backtest {
     int64_t          from = 0; // first commit measured
 };
 // `on_query`: the commit's index and the candidates, best first; may be null.
-bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double fraction, int32_t warm_up, Backtest* out,
-              const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query);
+bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double fraction, int32_t warm_up,
+              Backtest* out, const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query);
 
 } // namespace next
 

@@ -34,9 +34,13 @@ std::string table(const next::Backtest& b) {
     char        line[160];
     std::snprintf(line, sizeof line, "%-18s %8s %10s %8s %8s\n", "ranking", "MRR", "recall@10", "NDCG@10", "hit@1");
     s += line;
-    const struct { const char* name; history::Metrics m; } rows[] = {{"this model", b.model.mean()}, {"decayed frequency", b.decayed.mean()}, {"recency", b.recency.mean()}};
+    const struct {
+        const char*      name;
+        history::Metrics m;
+    } rows[] = {{"this model", b.model.mean()}, {"decayed frequency", b.decayed.mean()}, {"recency", b.recency.mean()}};
     for (const auto& r : rows) {
-        std::snprintf(line, sizeof line, "%-18s %8.4f %10.4f %8.4f %8.4f\n", r.name, r.m.mrr, r.m.recall10, r.m.ndcg10, r.m.hit1);
+        std::snprintf(line, sizeof line, "%-18s %8.4f %10.4f %8.4f %8.4f\n", r.name, r.m.mrr, r.m.recall10, r.m.ndcg10,
+                      r.m.hit1);
         s += line;
     }
     return s;
@@ -44,12 +48,15 @@ std::string table(const next::Backtest& b) {
 } // namespace
 
 int verb_rank(int argc, char** argv) {
-    int64_t     top      = 10;
+    int64_t     top = 10;
     double      fraction = 0;
-    const char* ranks    = nullptr;
-    ssm::Isa    isa      = ssm::Isa::best;
+    const char* ranks = nullptr;
+    ssm::Isa    isa = ssm::Isa::best;
     Options     options("rank", help);
-    options.integer("--top", &top, 0, 1 << 22).number("--backtest", &fraction, 0.001, 1).text("--ranks", &ranks).isa(&isa);
+    options.integer("--top", &top, 0, 1 << 22)
+        .number("--backtest", &fraction, 0.001, 1)
+        .text("--ranks", &ranks)
+        .isa(&isa);
     int status = options.read(argc, argv, 1, 1);
     if (status != go_on) return status;
     if (ranks != nullptr && fraction <= 0) return fail(bad_usage, "rank", "--ranks goes with --backtest");
@@ -58,9 +65,11 @@ int verb_rank(int argc, char** argv) {
     OpenModel   m;
     if ((status = open_model("rank", path, isa, 0, next::batch, &m)) != done) return status;
     ssm::Scratch scratch;
-    if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok) return fail(bad_file, "rank", escape(path) + ": no room for its scratch");
+    if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok)
+        return fail(bad_file, "rank", escape(path) + ": no room for its scratch");
     std::string features, why;
-    if (!m.metadata("input", &features)) return fail(bad_file, "rank", escape(path) + ": metadata \"input\": missing, expected the names of its inputs");
+    if (!m.metadata("input", &features))
+        return fail(bad_file, "rank", escape(path) + ": metadata \"input\": missing, expected the names of its inputs");
     next::Ranker ranker;
     if (!ranker.open(m.model, scratch, features, &why)) return fail(bad_file, "rank", escape(path) + ": " + why);
 
@@ -82,18 +91,26 @@ int verb_rank(int argc, char** argv) {
     LineReader       in(0, &out, &err);
     std::string_view line;
     for (bool more = true; more;) switch (in.next(&line)) {
-        case LineReader::Result::line: reader.line(line.data(), line.size()); break;
-        case LineReader::Result::too_long: reader.too_long(); break;
-        case LineReader::Result::error: return fail(io_error, "rank", "standard input: " + system_error(in.error()));
+        case LineReader::Result::line:
+            reader.line(line.data(), line.size());
+            break;
+        case LineReader::Result::too_long:
+            reader.too_long();
+            break;
+        case LineReader::Result::error:
+            return fail(io_error, "rank", "standard input: " + system_error(in.error()));
         case LineReader::Result::stopped:
-        case LineReader::Result::end: more = false; break;
+        case LineReader::Result::end:
+            more = false;
+            break;
         }
     reader.finish();
     if (refused) return fail(some_failed, "rank", "standard input: a step was refused");
     if (reader.events() == 0)
         return fail(some_failed, "rank",
-                    reader.lines() == 0 ? "standard input: empty, expected a change history (see ssm rank --help)"
-                                        : "standard input: no commit found, expected a change history (see ssm rank --help)");
+                    reader.lines() == 0
+                        ? "standard input: empty, expected a change history (see ssm rank --help)"
+                        : "standard input: no commit found, expected a change history (see ssm rank --help)");
 
     // 2. The measure over the past, then the ranking of now.
     if (fraction > 0) {
@@ -105,10 +122,15 @@ int verb_rank(int argc, char** argv) {
             for (int32_t id : order) lines += ' ', lines += std::to_string(id);
             lines += '\n';
         };
-        if (!next::backtest(&ranker, events, fraction, warm_up, &b, ranks != nullptr ? keep : std::function<void(int64_t, const std::vector<int32_t>&)>()))
+        if (!next::backtest(&ranker, events, fraction, warm_up, &b,
+                            ranks != nullptr ? keep : std::function<void(int64_t, const std::vector<int32_t>&)>()))
             return fail(some_failed, "rank", "standard input: a step was refused");
-        out.write("backtest: " + std::to_string(b.model.queries) + " queries in the last " + std::to_string(int64_t(events.size()) - b.from) + " of " + std::to_string(events.size()) + " commits\n");
-        if (warm_up < history::warm_up) out.write("(a short history: queries begin at commit " + std::to_string(warm_up) + " instead of " + std::to_string(history::warm_up) + ")\n");
+        out.write("backtest: " + std::to_string(b.model.queries) + " queries in the last " +
+                  std::to_string(int64_t(events.size()) - b.from) + " of " + std::to_string(events.size()) +
+                  " commits\n");
+        if (warm_up < history::warm_up)
+            out.write("(a short history: queries begin at commit " + std::to_string(warm_up) + " instead of " +
+                      std::to_string(history::warm_up) + ")\n");
         if (b.model.queries > 0) out.write(table(b));
         else out.write("(a query needs at least 20 files, of which the commit touches 1 to 20)\n");
         if (ranks != nullptr && (status = save_file("rank", ranks, lines)) != done) return status;
@@ -116,14 +138,15 @@ int verb_rank(int argc, char** argv) {
     }
     if (top > 0) {
         const std::vector<int32_t> candidates = ranker.tracker().candidates();
-        const std::vector<float>   scores     = ranker.scores(candidates);
+        const std::vector<float>   scores = ranker.scores(candidates);
         std::vector<size_t>        order(candidates.size());
         for (size_t i = 0; i < order.size(); ++i) order[i] = i;
         std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
         for (size_t i = 0; i < std::min(order.size(), size_t(top)); ++i) {
             char score[32];
             std::snprintf(score, sizeof score, "%.4f", double(scores[order[i]]));
-            out.write(std::string(score) + "\t" + escape(ranker.tracker().path(candidates[order[i]]), 4096, "'\"") + "\n");
+            out.write(std::string(score) + "\t" + escape(ranker.tracker().path(candidates[order[i]]), 4096, "'\"") +
+                      "\n");
         }
     }
     status = finish("rank", &out);

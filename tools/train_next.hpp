@@ -1,10 +1,10 @@
 // train_next.hpp - the task "next": rank a project's files by how likely the next commit touches them.
 // SPDX-License-Identifier: MIT
 //
-// Data: a folder of .ev files, one project each. A file is a stream: its touches are events, and for each query the candidates
-// get a probe. An example is a run of `next.queries` queries of one project, drawn at random from its first part; a query's
-// candidates are its targets, the `next.hard` other files touched most lately and `next.random` others. Loss: softmax over a
-// query's candidates, mean over its targets. Options, with their defaults:
+// Data: a folder of .ev files, one project each. A file is a stream: its touches are events, and for each query the
+// candidates get a probe. An example is a run of `next.queries` queries of one project, drawn at random from its first
+// part; a query's candidates are its targets, the `next.hard` other files touched most lately and `next.random` others.
+// Loss: softmax over a query's candidates, mean over its targets. Options, with their defaults:
 //
 //     next.features  probe,rate,gap,added,share,last  inputs, by the names in history.hpp
 //     next.hold      (none)               projects kept for validation, separated by commas
@@ -26,28 +26,38 @@ struct NextTask : Task {
     bool prepare(Settings& s, std::string* error) override {
         // 1. Options.
         std::map<std::string, std::string> o = {{"next.features", "probe,rate,gap,added,share,last"},
-                                                {"next.hold", ""}, {"next.fraction", "0.8"}, {"next.queries", "32"}, {"next.hard", "20"}, {"next.random", "32"}};
+                                                {"next.hold", ""},
+                                                {"next.fraction", "0.8"},
+                                                {"next.queries", "32"},
+                                                {"next.hard", "20"},
+                                                {"next.random", "32"}};
         for (const auto& [key, value] : s.task_options) {
             if (o.count(key) == 0) return *error = "unknown key \"" + shown(key) + "\"", false;
             o[key] = value;
         }
         std::string unknown;
-        if (!next::parse_features(o["next.features"], &features_, &unknown)) return *error = "next.features: \"" + shown(unknown) + "\" is not a feature", false;
+        if (!next::parse_features(o["next.features"], &features_, &unknown))
+            return *error = "next.features: \"" + shown(unknown) + "\" is not a feature", false;
         double queries = 0, hard = 0, random = 0;
-        if (!read_number(o["next.fraction"], &fraction_) || fraction_ <= 0 || fraction_ > 1) return *error = "next.fraction: expected a number above 0, up to 1", false;
-        if (!read_number(o["next.queries"], &queries) || queries < 1 || queries > 10000) return *error = "next.queries: expected a number from 1 to 10000", false;
-        if (!read_number(o["next.hard"], &hard) || hard < 0 || hard > 10000) return *error = "next.hard: expected a number from 0 to 10000", false;
-        if (!read_number(o["next.random"], &random) || random < 0 || random > 10000) return *error = "next.random: expected a number from 0 to 10000", false;
+        if (!read_number(o["next.fraction"], &fraction_) || fraction_ <= 0 || fraction_ > 1)
+            return *error = "next.fraction: expected a number above 0, up to 1", false;
+        if (!read_number(o["next.queries"], &queries) || queries < 1 || queries > 10000)
+            return *error = "next.queries: expected a number from 1 to 10000", false;
+        if (!read_number(o["next.hard"], &hard) || hard < 0 || hard > 10000)
+            return *error = "next.hard: expected a number from 0 to 10000", false;
+        if (!read_number(o["next.random"], &random) || random < 0 || random > 10000)
+            return *error = "next.random: expected a number from 0 to 10000", false;
         hard_ = int(hard), random_ = int(random);
         if (s.net.pool != s4d::Pool::none) return *error = "task next needs pool = none", false;
 
         // 2. Projects, in the order of their names.
         std::vector<std::string> names;
-        DIR* d = ::opendir(s.data.c_str());
+        DIR*                     d = ::opendir(s.data.c_str());
         if (d == nullptr) return *error = shown(s.data) + ": cannot be opened as a folder", false;
         while (const dirent* e = ::readdir(d)) {
             const std::string name = e->d_name;
-            if (name.size() > 3 && name.substr(name.size() - 3) == ".ev") names.push_back(name.substr(0, name.size() - 3));
+            if (name.size() > 3 && name.substr(name.size() - 3) == ".ev")
+                names.push_back(name.substr(0, name.size() - 3));
         }
         ::closedir(d);
         std::sort(names.begin(), names.end());
@@ -58,7 +68,8 @@ struct NextTask : Task {
         for (const std::string& name : names) {
             std::vector<history::Event> events;
             std::string                 why;
-            if (!history::read_file(s.data + "/" + name + ".ev", &events, &why)) return *error = shown(s.data + "/" + name) + ".ev: " + shown(why), false;
+            if (!history::read_file(s.data + "/" + name + ".ev", &events, &why))
+                return *error = shown(s.data + "/" + name) + ".ev: " + shown(why), false;
             const bool hold = ("," + o["next.hold"] + ",").find("," + name + ",") != std::string::npos;
             projects_.emplace_back();
             replay(events, hold, uint64_t(s.seed) * 1000 + projects_.size(), &projects_.back());
@@ -68,7 +79,10 @@ struct NextTask : Task {
             s4d::Random shuffle(uint64_t(s.seed) * 77 + projects_.size());
             for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[size_t(shuffle.below(i))]);
             for (size_t i = 0; i < n; i += size_t(queries))
-                (hold ? held : examples_).push_back({int32_t(projects_.size() - 1), {order.begin() + int64_t(i), order.begin() + int64_t(std::min(n, i + size_t(queries)))}});
+                (hold ? held : examples_)
+                    .push_back(
+                        {int32_t(projects_.size() - 1),
+                         {order.begin() + int64_t(i), order.begin() + int64_t(std::min(n, i + size_t(queries)))}});
         }
         n_train_ = int64_t(examples_.size());
         if (n_train_ == 0) return *error = shown(s.data) + ": no query to learn from", false;
@@ -79,22 +93,38 @@ struct NextTask : Task {
     }
     int64_t n_train() const override { return n_train_; }
     int64_t n_valid() const override { return int64_t(examples_.size()) - n_train_; }
-    void    learn(const Settings&, const s4d::Ready<float>& ready, int64_t example, double weight, s4d::Random& random, Slot& slot) const override { run(ready, example, weight, &random, slot); }
-    void    measure(const Settings&, const s4d::Ready<float>& ready, int64_t example, Slot& slot) const override { run(ready, example, 1, nullptr, slot); }
+    void    learn(const Settings&, const s4d::Ready<float>& ready, int64_t example, double weight, s4d::Random& random,
+                  Slot& slot) const override {
+        run(ready, example, weight, &random, slot);
+    }
+    void measure(const Settings&, const s4d::Ready<float>& ready, int64_t example, Slot& slot) const override {
+        run(ready, example, 1, nullptr, slot);
+    }
     std::vector<Metric> metrics(double loss, double metric, double count) const override {
-        return {{"MRR among sampled candidates", metric / count}, {"loss", loss / double(std::max<int64_t>(1, n_valid()))}};
+        return {{"MRR among sampled candidates", metric / count},
+                {"loss", loss / double(std::max<int64_t>(1, n_valid()))}};
     }
 
-private:
-    struct Touch { int64_t index; float dt; std::vector<float> x; };
+  private:
+    struct Touch {
+        int64_t            index;
+        float              dt;
+        std::vector<float> x;
+    };
     struct Query {
         int64_t              index = 0;
         int32_t              n_targets = 0, n_hard = 0;
         std::vector<int32_t> candidates; // targets, hard ones, then a pool of random ones, twice what a step takes
         std::vector<float>   x, dt;      // [candidates][features], [candidates]
     };
-    struct Project { std::vector<std::vector<Touch>> touches; std::vector<Query> queries; };
-    struct Example { int32_t project; std::vector<int32_t> queries; };
+    struct Project {
+        std::vector<std::vector<Touch>> touches;
+        std::vector<Query>              queries;
+    };
+    struct Example {
+        int32_t              project;
+        std::vector<int32_t> queries;
+    };
 
     std::vector<Project> projects_;
     std::vector<Example> examples_;
@@ -107,7 +137,8 @@ private:
         for (int f : features_) to->push_back(x[f]);
     }
 
-    // Projects to learn from: queries of the first part. Held ones: queries of the rest, which nothing was learned from.
+    // Projects to learn from: queries of the first part. Held ones: queries of the rest, which nothing was learned
+    // from.
     void replay(const std::vector<history::Event>& events, bool hold, uint64_t seed, Project* p) const {
         history::Tracker     t;
         s4d::Random          rnd(seed);
@@ -121,9 +152,11 @@ private:
                 std::vector<std::pair<double, int32_t>> others;
                 for (int32_t id : t.candidates())
                     if (!std::binary_search(targets.begin(), targets.end(), id)) others.push_back({-t.decayed(id), id});
-                const size_t hard = std::min(size_t(hard_), others.size()), random = std::min(size_t(2 * random_), others.size() - hard);
+                const size_t hard = std::min(size_t(hard_), others.size()),
+                             random = std::min(size_t(2 * random_), others.size() - hard);
                 std::partial_sort(others.begin(), others.begin() + int64_t(hard), others.end());
-                for (size_t k = hard; k < hard + random; ++k) std::swap(others[k], others[k + size_t(rnd.below(others.size() - k))]);
+                for (size_t k = hard; k < hard + random; ++k)
+                    std::swap(others[k], others[k + size_t(rnd.below(others.size() - k))]);
                 for (size_t k = 0; k < hard + random; ++k) q.candidates.push_back(others[k].second);
                 q.n_hard = int32_t(hard);
                 for (int32_t id : q.candidates) {
@@ -145,24 +178,29 @@ private:
 
     void run(const s4d::Ready<float>& ready, int64_t example, double weight, s4d::Random* random, Slot& slot) const {
         const Example& ex = examples_[size_t(example)];
-        const Project& p  = projects_[size_t(ex.project)];
+        const Project& p = projects_[size_t(ex.project)];
 
         // 1. Which candidates, and in which file's stream: (file, query, place among the query's candidates).
-        struct Probe { int32_t file, query, place, slot; };
+        struct Probe {
+            int32_t file, query, place, slot;
+        };
         std::vector<Probe>   probes;
         std::vector<int32_t> first; // of each query's scores
         int32_t              n = 0;
         for (size_t a = 0; a < ex.queries.size(); ++a) {
-            const Query& q = p.queries[size_t(ex.queries[a])];
+            const Query&         q = p.queries[size_t(ex.queries[a])];
             std::vector<int32_t> places;
-            const int32_t fixed = q.n_targets + q.n_hard, pool = int32_t(q.candidates.size()) - fixed;
+            const int32_t        fixed = q.n_targets + q.n_hard, pool = int32_t(q.candidates.size()) - fixed;
             for (int32_t k = 0; k < fixed; ++k) places.push_back(k);
-            const int32_t from = random != nullptr && pool > random_ ? int32_t(random->below(uint64_t(pool - random_ + 1))) : 0;
+            const int32_t from =
+                random != nullptr && pool > random_ ? int32_t(random->below(uint64_t(pool - random_ + 1))) : 0;
             for (int32_t k = 0; k < std::min(pool, int32_t(random_)); ++k) places.push_back(fixed + from + k);
             first.push_back(n);
             for (int32_t k : places) probes.push_back({q.candidates[size_t(k)], ex.queries[a], k, n++});
         }
-        std::sort(probes.begin(), probes.end(), [&](const Probe& a, const Probe& b) { return a.file != b.file ? a.file < b.file : a.query < b.query; });
+        std::sort(probes.begin(), probes.end(), [&](const Probe& a, const Probe& b) {
+            return a.file != b.file ? a.file < b.file : a.query < b.query;
+        });
 
         // 2. Each file's touches and probes in the order of time.
         std::vector<float>   x, dt;
@@ -170,10 +208,10 @@ private:
         std::vector<int64_t> start{0};
         std::vector<int32_t> slot_of; // of each probe in row order
         for (size_t i = 0; i < probes.size();) {
-            const int32_t file = probes[i].file;
+            const int32_t                   file = probes[i].file;
             static const std::vector<Touch> none;
-            const std::vector<Touch>& touches = size_t(file) < p.touches.size() ? p.touches[size_t(file)] : none;
-            size_t k = 0;
+            const std::vector<Touch>&       touches = size_t(file) < p.touches.size() ? p.touches[size_t(file)] : none;
+            size_t                          k = 0;
             for (; i < probes.size() && probes[i].file == file; ++i) {
                 const Query& q = p.queries[size_t(probes[i].query)];
                 for (; k < touches.size() && touches[k].index < q.index; ++k) {
@@ -188,7 +226,8 @@ private:
             start.push_back(int64_t(is_probe.size()));
         }
         s4d::Batch<float> batch;
-        batch.x = x.data(), batch.dt = dt.data(), batch.probe = is_probe.data(), batch.start = start.data(), batch.n_streams = int64_t(start.size()) - 1;
+        batch.x = x.data(), batch.dt = dt.data(), batch.probe = is_probe.data(), batch.start = start.data(),
+        batch.n_streams = int64_t(start.size()) - 1;
 
         // 3. Scores, loss over each query's candidates, and back.
         float *out = slot.out.get(n), *d_out = slot.d_out.get(n);
@@ -196,13 +235,14 @@ private:
         std::vector<float> score(size_t(n), 0.0f), d_score(size_t(n), 0.0f);
         for (int32_t i = 0; i < n; ++i) score[size_t(slot_of[size_t(i)])] = out[i];
         for (size_t a = 0; a < ex.queries.size(); ++a) {
-            const Query&  q   = p.queries[size_t(ex.queries[a])];
-            const int32_t end = a + 1 < first.size() ? first[a + 1] : n, count = end - first[a];
-            const float*  y   = &score[size_t(first[a])];
+            const Query&         q = p.queries[size_t(ex.queries[a])];
+            const int32_t        end = a + 1 < first.size() ? first[a + 1] : n, count = end - first[a];
+            const float*         y = &score[size_t(first[a])];
             std::vector<int64_t> targets;
             float                best = y[0];
             for (int32_t k = 0; k < q.n_targets; ++k) targets.push_back(k), best = std::max(best, y[k]);
-            slot.loss += s4d::listwise_loss(y, count, targets.data(), q.n_targets, &d_score[size_t(first[a])], weight / double(ex.queries.size()));
+            slot.loss += s4d::listwise_loss(y, count, targets.data(), q.n_targets, &d_score[size_t(first[a])],
+                                            weight / double(ex.queries.size()));
             int32_t rank = 1;
             for (int32_t k = q.n_targets; k < count; ++k) rank += y[k] > best;
             slot.metric += 1.0 / rank, slot.count += 1;
