@@ -461,7 +461,7 @@ done
 ok
 { cat log; printf 'M\t'; head -c 1048577 /dev/zero | tr '\0' x; printf '\nnonsense\n'; } >in
 rank <in >got.out 2>got.err
-same "rank: a line too long and a bad one cost only themselves" "$? $(cmp got.out first) $(cut -d: -f3 got.err | tr '\n' ',')" "1  line 13, line 14,"
+same "rank: a line too long and a bad one cost only themselves" "$? $(cmp got.out first) $(cut -d: -f3 got.err | tr '\n' ',')" "1   line 13, line 14,"
 { cat log; printf 'M\tnul\0byte\n'; } | rank >got.out 2>got.err
 same "rank: a NUL byte" "$? $(cmp got.out first) $(wc -l <got.err)" "1  1"
 same "rank: --top" "$(rank --top 1 <log | wc -l) $(rank --top 0 <log | wc -l)" "1 0"
