@@ -6,13 +6,13 @@
 ssm=$1
 here=$(cd "$(dirname "$0")/.." && pwd)
 history() {
-    if [ -d "$here/.git" ] && command -v git >/dev/null; then
+    if [ -e "$here/.git" ] && command -v git >/dev/null; then
         git -C "$here" log --reverse --no-merges --name-status -M --format='commit %ct %an%x09%s'
     else
         cat "$here/tests/golden/history.ev"
     fi
 }
-if [ -d "$here/.git" ] && command -v git >/dev/null; then
+if [ -e "$here/.git" ] && command -v git >/dev/null; then
     echo "The history of this repository (git log), into: ssm rank weights/next.safetensors --backtest 0.5"
 else
     echo "No git checkout here: the bundled history of this project, into: ssm rank weights/next.safetensors --backtest 0.5"

@@ -306,7 +306,7 @@ S4D_INLINE void discretize(const Real* rates, const double* turns, Real dt, bool
         whole -= 6755399441055744.0;
         const V        f = __builtin_convertvector(t - whole, V);
         const ExpParts e = exp_parts(load(rates) * step);
-        V              sh, ch;
+        V              sh = {}, ch = {}; // lanes are filled one by one below, which gcc -O1 cannot see
         half_angle(f, &sh, &ch);
         const V ex = S4D_FMA(e.scale, e.p, e.scale), em = S4D_FMA(e.scale, e.p, e.scale - one);
         const V s2 = two * sh * sh, c = one - s2, si = two * sh * ch;
