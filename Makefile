@@ -45,7 +45,8 @@ demo: $(BUILD)/ssm
 check: $(BUILD)/test $(BUILD)/ssm
 	$(BUILD)/test
 	bash tests/cli.sh $(BUILD)/ssm
-	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors
+	bash tests/convert.sh $(BUILD)/ssm
+	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
 
 asan:

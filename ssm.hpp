@@ -4,7 +4,7 @@
 //
 // What it is. A runtime for trained state-space sequence models. It loads a safetensors file in place, keeps the
 // model's state in memory that you own, and advances it one event at a time. This version runs S4D (diagonal state
-// spaces with the GELU + GLU block of the public code) in float.
+// spaces with the GELU + GLU block of the public code), Mamba-3 (SISO and MIMO), Mamba-2 and Mamba-1, in float.
 //
 // Quick start. In exactly one .cpp file:
 //
@@ -42,14 +42,20 @@
 // numbers below 1.2e-38.
 //
 // States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0.
-// Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays have
-// |a| <= 1. Inputs that are NaN, infinite or beyond 1e9 are refused before anything changes, and so are time steps
-// outside (0, 2^20].
+// Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays of S4D
+// have |a| <= 1, those of Mamba are in [0, 1]. Inputs that are NaN, infinite or beyond 1e9 are refused before anything
+// changes, and so are time steps outside (0, 2^20].
 //
-// Files. safetensors with F32, F16 or BF16 tensors under the public names of S4D, either spelling (see section 9), and
-// this metadata: prenorm (true, false), pool (mean, last, none), disc (zoh, bilinear), optional clip and arch (s4d).
-// Shapes give all else. Tensors whose names begin with test. grad. trace. golden. final. state. are passed over, any
-// other surplus tensor is refused. Limits are named constants in section 1.
+// Files. safetensors with F32, F16 or BF16 tensors under the public names, listed in section 6. Shapes give all they
+// can, metadata the rest. S4D, in either spelling: prenorm (true, false), pool (mean, last, none), disc (zoh,
+// bilinear). Mamba, with or without "backbone." in front, embedding or embeddings: d_state and ngroups where they
+// differ from 128 and 1 (Mamba-2), rope_angles or rope_fraction (0.5), a_activation (heavy_tail, softplus), a_floor
+// (1e-4) (Mamba-3), norm_before_gate (Mamba-2), vocab_size, scope = mixer for a lone mixer; or the same keys as
+// config.json of the public code has them, behind "cfg." and "cfg.ssm_cfg."; `ssm convert` writes them. Optional for
+// all: arch, clip, pool. What a Mamba model reads and gives: tokens (embedding.weight; see embed()), features
+// (input_proj.weight and .bias) or vectors of d_model numbers; head.weight or lm_head.weight, else the embedding again,
+// else the final norm's output. Tensors whose names begin with test. grad. trace. golden. final. state. are passed
+// over, any other surplus tensor is refused. Limits are named constants in section 1.
 //
 // Macros, all of them:
 //
@@ -61,7 +67,7 @@
 // Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
 // compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
-// Not here yet: other cells than S4D, integer models, other SIMD back-ends, GPUs, Windows beyond map_file (untested).
+// Not here yet: integer models, other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
 // Map: `grep -n '^// ----' ssm.hpp` prints the table of contents. Each section uses only the ones above it.
 
@@ -122,10 +128,12 @@ struct Fault {
 
 // ---- Config
 
-enum class Arch : uint8_t { s4d };
+enum class Arch : uint8_t { s4d, mamba1, mamba2, mamba3 };
 enum class DType : uint8_t { f32, f16, bf16 };  // of a weight matrix that is used in place
 enum class Disc : uint8_t { zoh, bilinear };    // how S4D turns continuous parameters into a step
 enum class Pool : uint8_t { none, last, mean }; // what the decoder reads: each step, the last step, the running mean
+enum class Norm : uint8_t { layer, rms };
+enum class Input : uint8_t { features, tokens, vectors }; // through a matrix; rows made by embed(); d_model numbers
 
 // Limits, in one place. A file beyond one of them is refused with a message that names it.
 constexpr uint64_t max_header_bytes = 100'000'000; // of a safetensors header; the format's own limit
@@ -134,29 +142,60 @@ constexpr int32_t  max_rank = 8;                   // dimensions of a tensor
 constexpr int32_t  max_fields = 32;                // fields of one tensor's entry in the header
 constexpr int32_t  max_layers = 256;
 constexpr int32_t  max_width = 16384; // d_model, d_input, d_output
-constexpr int32_t  max_d_state = 512; // N; N/2 modes are stored
+constexpr int32_t  max_vocab = 1 << 20;
+constexpr int32_t  max_d_state = 512; // N of S4D (N/2 modes are stored); Mamba: max_d_state / 2
+constexpr int32_t  max_mimo_rank = 8;
+constexpr int32_t  max_d_conv = 8;
 constexpr int32_t  max_batch = 65536;
 constexpr float    max_input = 1e9f;    // magnitude of an input number
 constexpr float    max_dt = 1048576.0f; // time since the previous event, in training steps
 
 // The shape of a model, in the names of the papers. Read from the blob, or a constexpr written by `ssm convert`.
+// Numbers that an architecture does not have stay 0.
 struct Config {
     Arch    arch = Arch::s4d;
-    Disc    disc = Disc::zoh;
+    Disc    disc = Disc::zoh; // S4D
     Pool    pool = Pool::mean;
-    bool    prenorm = false; // LayerNorm in front of each layer (true) or behind its residual sum (false)
+    Norm    norm = Norm::layer;
+    Input   input = Input::features;
+    bool    prenorm = false;          // S4D: norm in front of each layer (true) or behind its residual sum (false)
+    bool    has_head = true;          // false: the output is the final norm's
+    bool    bare_mixer = false;       // one Mamba mixer alone: no norms, no residual sum, no head
+    bool    is_mimo = false;          // Mamba-3
+    bool    is_outproj_norm = false;  // Mamba-3
+    bool    softplus_A = false;       // Mamba-3: A = -softplus(dd_A), of files older than June 2026
+    bool    rmsnorm = false;          // Mamba-2: the mixer has a norm
+    bool    norm_before_gate = false; // Mamba-2
     int32_t n_layers = 1;
     int32_t d_input = 1;       // floats per step given by the caller
     int32_t d_output = 1;      // floats per step returned
-    int32_t d_model = 8;       // H, channels
-    int32_t d_state = 4;       // N, real state size of a channel; N/2 complex modes are stored
-    float   state_clip = 0.0f; // every real and imaginary part of the state stays in [-clip, +clip]; 0: off
+    int32_t d_model = 8;       // S4D: H, channels
+    int32_t d_state = 4;       // N. S4D: real state size of a channel; N/2 complex modes are stored
+    int32_t vocab_size = 0;    // Input::tokens
+    int32_t mlp_hidden = 0;    // Mamba: width of the MLP behind each mixer; 0: none
+    int32_t d_inner = 0;       // Mamba: expand * d_model
+    int32_t d_ssm = 0;         // Mamba: the part of d_inner that goes through the recurrence
+    int32_t nheads = 0;        // H    Mamba-2, Mamba-3
+    int32_t headdim = 0;       // P    Mamba-2, Mamba-3
+    int32_t ngroups = 0;       // G    Mamba-2, Mamba-3: B and C are shared by nheads / ngroups heads
+    int32_t mimo_rank = 0;     // R    Mamba-3; 1 for SISO
+    int32_t rope_angles = 0;   // S    Mamba-3
+    int32_t d_conv = 0;        // K    Mamba-1, Mamba-2
+    int32_t dt_rank = 0;       //      Mamba-1
+    float   A_floor = 0.0f;    //      Mamba-3: A <= -A_floor
+    float   state_clip = 0.0f; // every number of the state h stays in [-clip, +clip]; 0: off
     int32_t n_entries = 0;     // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
-    return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.prenorm == b.prenorm &&
-           a.n_layers == b.n_layers && a.d_input == b.d_input && a.d_output == b.d_output && a.d_model == b.d_model &&
-           a.d_state == b.d_state && a.state_clip == b.state_clip;
+    return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.norm == b.norm && a.input == b.input &&
+           a.prenorm == b.prenorm && a.has_head == b.has_head && a.bare_mixer == b.bare_mixer &&
+           a.is_mimo == b.is_mimo && a.is_outproj_norm == b.is_outproj_norm && a.softplus_A == b.softplus_A &&
+           a.rmsnorm == b.rmsnorm && a.norm_before_gate == b.norm_before_gate && a.n_layers == b.n_layers &&
+           a.d_input == b.d_input && a.d_output == b.d_output && a.d_model == b.d_model && a.d_state == b.d_state &&
+           a.vocab_size == b.vocab_size && a.mlp_hidden == b.mlp_hidden && a.d_inner == b.d_inner &&
+           a.d_ssm == b.d_ssm && a.nheads == b.nheads && a.headdim == b.headdim && a.ngroups == b.ngroups &&
+           a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
+           a.dt_rank == b.dt_rank && a.A_floor == b.A_floor && a.state_clip == b.state_clip;
 }
 SSM_API bool valid(const Config& c) noexcept; // ranges, and that no size below can overflow
 
@@ -266,13 +305,25 @@ struct State {
     void*  data = nullptr;
     size_t bytes = 0;
 }; // plain bytes, no pointers; one writer at a time
+struct Trace;
 struct Scratch {
-    void*   data = nullptr;
-    size_t  bytes = 0;
-    int32_t batch = 0;
-}; // holds nothing between calls; one a thread
+    void*        data = nullptr;
+    size_t       bytes = 0;
+    int32_t      batch = 0;
+    const Trace* trace = nullptr; // optional, see there
+};                                // holds nothing between calls; one a thread
 
-struct Layer;   // weights of one layer: pointers into blob and arena
+// For comparing a model with another program's, stage by stage: called with intermediate values while a call runs.
+// Mamba-3: in_proj, dt, A, lambda, alpha, beta, gamma [H], angle [H][S] (radians), B_biased, C_biased, k, q [R][H][N].
+// Every model: output (what the head reads) [d_model]. `values` lives only during the call.
+struct Trace {
+    void (*see)(void* user, const char* stage, int32_t layer, int32_t row, const float* values,
+                int32_t count) = nullptr;
+    void* user = nullptr;
+};
+
+struct Layer; // weights of one layer: pointers into blob and arena
+struct MambaLayer;
 struct Kernels; // the functions of one back-end
 
 // A weight matrix used in place: [rows][cols], row-major, little-endian, at any alignment.
@@ -283,13 +334,16 @@ struct Matrix {
 };
 
 struct Model { // read-only after load(); any number of threads may share it
-    Config         config;
-    Matrix         encoder, decoder;
-    const float*   encoder_bias = nullptr;
-    const float*   decoder_bias = nullptr;
-    const Layer*   layers = nullptr;
-    const Kernels* kernels = nullptr; // the back-end for this CPU
-    uint64_t       fingerprint = 0;   // of every byte of the blob; stamped into saved states
+    Config            config;
+    Matrix            encoder, decoder; // encoder: of features, or the embedding [vocabulary][d_model]
+    const float*      encoder_bias = nullptr;
+    const float*      decoder_bias = nullptr;
+    const float*      norm_f_weight = nullptr; // Mamba: the final norm
+    const float*      norm_f_bias = nullptr;
+    const Layer*      layers = nullptr; // S4D
+    const MambaLayer* mamba = nullptr;
+    const Kernels*    kernels = nullptr; // the back-end for this CPU
+    uint64_t          fingerprint = 0;   // of every byte of the blob; stamped into saved states
 };
 
 // Sizes. constexpr, so firmware can declare its buffers statically. `batch`: rows one call may work on at a time.
@@ -306,6 +360,8 @@ struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
     bool          check_values = true; // look for NaN and Inf in every weight (reads the whole file once)
+    bool          softplus_A = false;  // Mamba-3: take A = -softplus(dd_A) whatever the file says; no file of the
+                                       // official code says which activation it was trained with
 };
 SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2"; null past the last
 SSM_API bool        isa_runs_here(Isa isa) noexcept; // compiled in, and this CPU has it
@@ -349,6 +405,9 @@ SSM_API Status step_streams(const Model& m, State* states, int32_t n, Scratch* w
 SSM_API Status score_streams(const Model& m, const State* states, int32_t n, Scratch* w, const float* x, float* y,
                              const float* dt = nullptr) noexcept;
 
+// Input::tokens: the row of `token` in the embedding, up-cast into x[d_input], ready for the calls above.
+SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept;
+
 // Back to the all-zero state of a fresh stream. To fork a stream, memcpy its bytes.
 SSM_API void reset(const Model& m, State* s) noexcept;
 
@@ -360,6 +419,15 @@ SSM_API bool     clipped(const Model& m, const State& s) noexcept; // sticky: a 
 // state restores to bit-identical scores on any machine. restore() refuses anything else and then leaves `s` as it was.
 SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept;
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault = nullptr) noexcept;
+
+// A part of one layer's state in the layout of the public code, to start from or compare with another program's.
+// Returns the number of floats, 0 if the model has no such part. get: `out` may be null. set: false if `count` is
+// another or a value is not finite. Angles are in radians, [0, 2 pi).
+//     ssm_state [H][N/2][re im] (S4D), [di][N] (Mamba-1), [H][P][N];  conv_state [channels][K], newest last
+//     angle_state [H][S];  k_state [R][H][N];  v_state [H][P]
+enum class Part : uint8_t { ssm_state, conv_state, angle_state, k_state, v_state };
+SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept;
+SSM_API bool    set_state(const Model& m, State* s, int32_t layer, Part part, const float* v, int32_t count) noexcept;
 
 SSM_API const char* isa_name(const Model& m) noexcept; // "scalar", "avx2", ...
 
@@ -373,29 +441,99 @@ SSM_API void   unmap_file(Blob* blob) noexcept;
 // ---- Sizes, spelled out
 
 namespace detail {
-constexpr size_t padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } // channels come in blocks of eight
-constexpr size_t modes(const Config& c) noexcept { return size_t(c.d_state / 2) * padded(c.d_model); } // of one layer
+constexpr size_t padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } // vectors come in groups of eight
 constexpr size_t aligned(size_t bytes) noexcept { return (bytes + 15) / 16 * 16; }
 constexpr size_t state_header_bytes = 16; // uint64 steps, uint32 flags, uint32 unused
 constexpr size_t saved_header_bytes = 64;
-constexpr size_t layer_bytes = 16 * sizeof(void*); // at least sizeof(Layer)
+constexpr size_t layer_bytes = 48 * sizeof(void*); // at least sizeof(Layer)
 constexpr size_t pool_floats(const Config& c) noexcept { return c.pool == Pool::mean ? padded(c.d_model) : 0; }
+constexpr size_t modes(const Config& c) noexcept { return size_t(c.d_state / 2) * padded(c.d_model); } // S4D
+
+// Numbers of a mixer, in floats unless said otherwise.
+constexpr size_t norms(const Config& c) noexcept { return size_t(c.mlp_hidden > 0 ? 2 : 1); } // of a layer
+constexpr size_t conv_dim(const Config& c) noexcept {                                         // channels of conv1d
+    return c.arch == Arch::mamba1   ? size_t(c.d_inner)
+           : c.arch == Arch::mamba2 ? size_t(c.d_ssm) + 2 * size_t(c.ngroups) * size_t(c.d_state)
+                                    : 0;
+}
+constexpr size_t in_rows(const Config& c) noexcept { // of in_proj
+    const size_t di = size_t(c.d_inner), GN = size_t(c.ngroups) * size_t(c.d_state), H = size_t(c.nheads);
+    return c.arch == Arch::mamba1   ? 2 * di
+           : c.arch == Arch::mamba2 ? 2 * di + 2 * GN + H
+                                    : 2 * di + 2 * GN * size_t(c.mimo_rank) + 3 * H + size_t(c.rope_angles);
+}
+constexpr size_t head_kn(const Config& c) noexcept { // [block of 8 heads][R][N][8]
+    return padded(c.nheads) * size_t(c.mimo_rank) * size_t(c.d_state);
+}
+
+// Where the parts of one layer's state begin, in floats.
+struct Parts {
+    size_t conv = 0, angle = 0, k = 0, v = 0, h = 0, end = 0;
+};
+constexpr Parts parts_of(const Config& c) noexcept {
+    const size_t N = size_t(c.d_state);
+    Parts        p;
+    if (c.arch == Arch::s4d) p.end = modes(c) * 2; // h: [block of 8 channels][mode][re im][8]
+    if (c.arch == Arch::mamba1 || c.arch == Arch::mamba2) p.angle = p.k = p.v = p.h = conv_dim(c) * size_t(c.d_conv);
+    if (c.arch == Arch::mamba1) p.end = p.h + padded(c.d_inner) * N; // h: [block of 8 channels][N][8]
+    if (c.arch == Arch::mamba3) {                                    // angle: 2^32 a turn, [block of 8 heads][S][8]
+        p.k = padded(c.nheads) * size_t(c.rope_angles);              // k: [block of 8 heads][R][N][8]
+        p.v = p.k + head_kn(c);                                      // v: [H][P]
+        p.h = p.v + size_t(c.d_inner);
+    }
+    if (c.arch == Arch::mamba2 || c.arch == Arch::mamba3) // h: [H][block of 8 in P][N][8]
+        p.end = p.h + size_t(c.nheads) * padded(c.headdim) * N;
+    return p;
+}
+
+// Scratch, in floats: per row r, z [d_model], p (what in_proj or the MLP gives) and o (what out_proj reads); and what
+// one row needs at a time.
+constexpr size_t larger(size_t a, size_t b) noexcept { return a > b ? a : b; }
+constexpr size_t row_p(const Config& c) noexcept {
+    if (c.arch == Arch::s4d) return 2 * padded(c.d_model);
+    const size_t extra = c.arch == Arch::mamba1 ? size_t(c.dt_rank) + 2 * size_t(c.d_state) + size_t(c.d_inner) : 0;
+    return padded(int32_t(larger(in_rows(c) + extra, 2 * size_t(c.mlp_hidden))));
+}
+constexpr size_t row_o(const Config& c) noexcept {
+    return c.arch == Arch::s4d ? 0 : padded(c.d_inner > c.mlp_hidden ? c.d_inner : c.mlp_hidden);
+}
+constexpr size_t one_row(const Config& c) noexcept {
+    if (c.arch == Arch::s4d) return modes(c) * 6; // a discarded state; a, b for a given dt
+    const size_t N = size_t(c.d_state), conv = conv_dim(c) * size_t(c.d_conv), H = padded(c.nheads);
+    if (c.arch == Arch::mamba1) return larger(conv, N * 8);
+    if (c.arch == Arch::mamba2) return larger(conv, N * 16 + 2 * H + 2 * padded(c.headdim));
+    return N * 16 + 6 * H + padded(c.rope_angles) + padded(c.d_state) +
+           2 * size_t(c.mimo_rank) * size_t(c.ngroups) * N + 4 * head_kn(c) +
+           3 * size_t(c.mimo_rank) * padded(c.headdim);
+}
 } // namespace detail
 
-// State: header, running mean [H padded] if pooling is mean, then per layer [block of 8 channels][mode][re im][8].
+// State: header, running mean [d_model padded] if pooling is mean, then the layers' parts.
 constexpr size_t state_bytes(const Config& c) noexcept {
-    return detail::state_header_bytes + (detail::pool_floats(c) + size_t(c.n_layers) * detail::modes(c) * 2) * 4;
+    return detail::state_header_bytes + (detail::pool_floats(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
 }
-// Scratch: per row r, z [H padded] and v [2 H padded]; one layer's discarded state and its a, b for a given dt.
 constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
-    return detail::aligned((size_t(batch) * 4 * detail::padded(c.d_model) + detail::modes(c) * 6) * 4);
+    const size_t row = 2 * detail::padded(c.d_model) + detail::row_p(c) + detail::row_o(c);
+    return detail::aligned((size_t(batch) * row + detail::one_row(c)) * 4);
 }
 constexpr size_t model_bytes(const Config& c) noexcept {
-    const size_t h = size_t(c.d_model), per_layer = detail::layer_bytes + 2 * detail::aligned(4 * h) +
-                                                    detail::aligned(8 * h) +
-                                                    detail::aligned(4 * detail::padded(c.d_model)) +
-                                                    detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
-    return detail::aligned(4 * h) + detail::aligned(4 * size_t(c.d_output)) + size_t(c.n_layers) * per_layer;
+    using detail::aligned;
+    const size_t d = size_t(c.d_model), H = size_t(c.nheads), di = size_t(c.d_inner), C = detail::conv_dim(c);
+    size_t       layer = detail::layer_bytes;
+    if (c.arch == Arch::s4d)
+        layer += 2 * aligned(4 * d) + aligned(8 * d) + aligned(4 * detail::padded(c.d_model)) +
+                 detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
+    else layer += 2 * detail::norms(c) * aligned(4 * d);
+    if (c.arch == Arch::mamba1 || c.arch == Arch::mamba2)
+        layer += aligned(4 * C * size_t(c.d_conv)) + aligned(4 * C) + aligned(4 * detail::in_rows(c)) + aligned(4 * d);
+    if (c.arch == Arch::mamba1)
+        layer += 3 * aligned(4 * detail::padded(c.d_inner)) + detail::padded(c.d_inner) * size_t(c.d_state) * 4;
+    if (c.arch == Arch::mamba2) layer += 2 * aligned(4 * detail::padded(c.nheads)) + 2 * aligned(4 * di);
+    if (c.arch == Arch::mamba3)
+        layer += 2 * aligned(4 * detail::padded(c.nheads)) + 2 * aligned(4 * size_t(c.d_state)) +
+                 2 * aligned(4 * detail::head_kn(c)) + 3 * aligned(4 * H * size_t(c.mimo_rank) * size_t(c.headdim)) +
+                 aligned(4 * di);
+    return 3 * aligned(4 * d) + aligned(4 * size_t(c.d_output)) + size_t(c.n_layers) * layer;
 }
 constexpr size_t saved_bytes(const Config& c) noexcept {
     return detail::saved_header_bytes + state_bytes(c) - detail::state_header_bytes + 4;
@@ -559,18 +697,43 @@ template <> struct lanes<float> {
     static SSM_INLINE I     bits(float x) noexcept { return bits_of(x); }
     static SSM_INLINE float from_bits(I i) noexcept { return float_of(i); }
     static SSM_INLINE I     less(float a, float b) noexcept { return -int32_t(a < b); }
+    static SSM_INLINE I     equal(float a, float b) noexcept { return -int32_t(a == b); }
     static SSM_INLINE I     shl(I i, int s) noexcept { return int32_t(uint32_t(i) << s); }
+    static SSM_INLINE I     add(I a, I b) noexcept { return int32_t(uint32_t(a) + uint32_t(b)); }
+    static SSM_INLINE I     to_int(float x) noexcept { return int32_t(x); } // |x| < 2^31, towards zero
+    static SSM_INLINE float to_float(I i) noexcept { return static_cast<float>(i); }
+    static SSM_INLINE bool  any(I mask) noexcept { return mask != 0; }
 };
 #if defined(__GNUC__)
-typedef float   f32x8 __attribute__((vector_size(32)));
-typedef int32_t i32x8 __attribute__((vector_size(32)));
+typedef float    f32x8 __attribute__((vector_size(32)));
+typedef int32_t  i32x8 __attribute__((vector_size(32)));
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
 template <> struct lanes<f32x8> {
     using I = i32x8;
-    static SSM_INLINE f32x8 set(float x) noexcept { return f32x8{x, x, x, x, x, x, x, x}; }
+    static SSM_INLINE f32x8 set(float x) noexcept { // of a variable, gcc makes one broadcast of the loop, eight
+        f32x8 v = {};                               // inserts of a list
+        if (__builtin_constant_p(x)) return f32x8{x, x, x, x, x, x, x, x};
+#if !defined(__clang__)
+#pragma GCC unroll 1
+#endif
+        for (int k = 0; k < 8; ++k) v[k] = x;
+        return v;
+    }
     static SSM_INLINE I     bits(const f32x8& x) noexcept { return reinterpret_cast<i32x8>(x); }
     static SSM_INLINE f32x8 from_bits(const I& i) noexcept { return reinterpret_cast<f32x8>(i); }
     static SSM_INLINE I     less(const f32x8& a, const f32x8& b) noexcept { return a < b; }
+    static SSM_INLINE I     equal(const f32x8& a, const f32x8& b) noexcept { return a == b; }
     static SSM_INLINE I     shl(const I& i, int s) noexcept { return i << s; }
+    static SSM_INLINE I     add(const I& a, const I& b) noexcept {
+            return reinterpret_cast<I>(reinterpret_cast<u32x8>(a) + reinterpret_cast<u32x8>(b));
+    }
+    static SSM_INLINE I     to_int(const f32x8& x) noexcept { return __builtin_convertvector(x, i32x8); }
+    static SSM_INLINE f32x8 to_float(const I& i) noexcept { return __builtin_convertvector(i, f32x8); }
+    static SSM_INLINE bool  any(const I& mask) noexcept {
+         typedef int64_t i64x4 __attribute__((vector_size(32)));
+         const i64x4     m = reinterpret_cast<i64x4>(mask);
+         return ((m[0] | m[1]) | (m[2] | m[3])) != 0;
+    }
 };
 #endif
 
@@ -628,12 +791,47 @@ template <class F> SSM_INLINE void exp_and_expm1(const F& v, F* ex, F* em) noexc
     *em = s * e + (s - 1.0f);
 }
 
-// 1 / (1 + exp(-x)). Relative error below 3e-7 for x > -87; monotone to 0 below.
+// exp(-|x|), |x| taken as 87 where it is larger: one scale by a power of two. Relative error below 1.5e-7.
+template <class F> SSM_INLINE F exp_minus(const F& x) noexcept {
+    using L = lanes<F>;
+    F             m = magnitude(x);
+    typename L::I n;
+    F             e;
+    m = select(L::less(L::set(87.0f), m), L::set(87.0f), m);
+    exp_parts(F(-m), &n, &e);
+    return (e + 1.0f) * pow2<F>(n);
+}
+
+// 1 / (1 + exp(-x)). Relative error below 3e-7 for x > -87; 1.6e-38 below.
 template <class F> SSM_INLINE F sigmoid(const F& x) noexcept {
     using L = lanes<F>;
-    F e = exp_f32(F(-magnitude(x)));
+    F e = exp_minus(x);
     F d = L::set(1.0f) / (e + 1.0f);
     return select(L::less(x, L::set(0.0f)), F(e * d), d);
+}
+
+// tanh(x) = -m / (m + 2), m = exp(-2 |x|) - 1, with the sign of x. Relative error below 5e-7.
+template <class F> SSM_INLINE F tanh(const F& x) noexcept {
+    using L = lanes<F>;
+    F e, m;
+    exp_and_expm1(F(magnitude(x) * -2.0f), &e, &m);
+    const F t = m / (m + 2.0f);
+    return L::from_bits((L::bits(t) & 0x7fffffff) | (L::bits(x) & int32_t(-0x7fffffff - 1)));
+}
+
+// log(1 + exp(x)) = max(x, 0) + 2 atanh(s), s = e / (e + 2), e = exp(-|x|). Relative error below 5e-7.
+template <class F> SSM_INLINE F softplus(const F& x) noexcept {
+    using L = lanes<F>;
+    const F e = exp_minus(x);
+    const F s = e / (e + 2.0f), w = s * s;
+    F       p = L::set(7.69230769e-2f);
+    p = p * w + 9.09090909e-2f;
+    p = p * w + 1.11111111e-1f;
+    p = p * w + 1.42857143e-1f;
+    p = p * w + 0.2f;
+    p = p * w + 3.33333333e-1f;
+    const F half = s + (s * w) * p;
+    return select(L::less(x, L::set(0.0f)), L::set(0.0f), x) + half * 2.0f;
 }
 
 // Phi(x), the cumulative normal distribution: (1 + erf(x / sqrt 2)) / 2. Absolute error below 2.5e-7.
@@ -746,6 +944,7 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 // interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels and
 // scalar.
 
+struct Row;
 struct Kernels {
     const char* name;
 
@@ -770,6 +969,16 @@ struct Kernels {
     void (*gelu)(float* y, const float* x, int32_t n); // y = x Phi(x); y may be x
     void (*glu)(float* r, const float* v, int32_t n);  // r += v[0..n) * sigmoid(v[n..2n))
     void (*layer_norm)(float* y, const float* x, const float* weight, const float* bias, int32_t n); // y may be x
+    void (*rms_norm)(float* y, const float* x, const float* weight, int32_t n);                      // y may be x
+    void (*gate)(float* y, const float* x, const float* z, int32_t n); // y = x z sigmoid(z); y may be x
+
+    // y[j] = silu(sum_k taps[k][j] w[k][j] + bias[j]), K taps, oldest first; bias may be null; y may be a tap.
+    void (*conv)(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n);
+
+    // What a Mamba mixer does with one row between its projections; section 6. Whether a state was limited.
+    bool (*mamba1)(const Row& row);
+    bool (*mamba2)(const Row& row);
+    bool (*mamba3)(const Row& row);
 };
 
 namespace detail {
@@ -798,13 +1007,13 @@ SSM_INLINE float element(const unsigned char* data, DType t, size_t i) noexcept 
 template <class F> constexpr int32_t width = int32_t(sizeof(F) / sizeof(float));
 template <class F> SSM_INLINE F      load(const float* p, int32_t count) noexcept {
          F v = lanes<F>::set(0.0f);
-         if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(&v, p, sizeof(F));
+         if (count >= width<F>) SSM_MEMCPY(&v, p, sizeof(F));
     else
         for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(reinterpret_cast<unsigned char*>(&v) + 4 * k, p + k, 4);
     return v;
 }
 template <class F> SSM_INLINE void store(float* p, const F& v, int32_t count) noexcept {
-    if (width<F> == 1 || count >= width<F>) SSM_MEMCPY(p, &v, sizeof(F));
+    if (count >= width<F>) SSM_MEMCPY(p, &v, sizeof(F));
     else
         for (int32_t k = 0; k < count; ++k) SSM_MEMCPY(p + k, reinterpret_cast<const unsigned char*>(&v) + 4 * k, 4);
 }
@@ -847,6 +1056,36 @@ SSM_INLINE void layer_norm_loop(float* y, const float* x, const float* weight, c
     for (int32_t i = 0; i < n; i += width<F>) {
         F v = (load<F>(x + i, n - i) - mean) * scale;
         store(y + i, F(v * load<F>(weight + i, n - i) + load<F>(bias + i, n - i)), n - i);
+    }
+}
+template <class F> SSM_INLINE void rms_norm_loop(float* y, const float* x, const float* weight, int32_t n) noexcept {
+    constexpr int32_t groups = 8 / width<F>;
+    F                 acc[size_t(groups)];
+    float             part[8];
+    for (int32_t g = 0; g < groups; ++g) acc[g] = lanes<F>::set(0.0f);
+    for (int32_t i = 0, g = 0; i < n; i += width<F>, g = (g + 1) % groups) {
+        const F v = load<F>(x + i, n - i);
+        acc[g] = acc[g] + v * v;
+    }
+    SSM_MEMCPY(part, acc, sizeof part);
+    const float scale = rsqrt(sum_lanes(part) / static_cast<float>(n) + norm_eps);
+    for (int32_t i = 0; i < n; i += width<F>)
+        store(y + i, F((load<F>(x + i, n - i) * scale) * load<F>(weight + i, n - i)), n - i);
+}
+template <class F> SSM_INLINE F    silu(const F& z) noexcept { return z * sigmoid(z); }
+template <class F> SSM_INLINE void gate_loop(float* y, const float* x, const float* z, int32_t n) noexcept {
+    for (int32_t i = 0; i < n; i += width<F>)
+        store(y + i, F(load<F>(x + i, n - i) * silu(load<F>(z + i, n - i))), n - i);
+}
+template <class F>
+SSM_INLINE void conv_loop(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,
+                          int32_t n) noexcept {
+    for (int32_t i = 0; i < n; i += width<F>) {
+        F sum = load<F>(taps[0] + i, n - i) * load<F>(w + i, n - i);
+        for (int32_t k = 1; k < K; ++k)
+            sum = sum + load<F>(taps[k] + i, n - i) * load<F>(w + ptrdiff_t(k) * n + i, n - i);
+        if (bias != nullptr) sum = sum + load<F>(bias + i, n - i);
+        store(y + i, silu(sum), n - i);
     }
 }
 
@@ -892,6 +1131,523 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
     *hit |= !(y == x);
     return y;
 }
+
+} // namespace detail
+// ---- 6. Recurrences -------------------------------------------------------------------------------------------------
+//
+// The four cells as formulas, the tables load() makes of their tensors, and the loops of the Mamba cells, written once
+// for F = float (the specification) and F = f32x8 (the back-ends). S4D's loop is the kernel s4d_scan. Exports Layer,
+// Row, mamba1_row, mamba2_row, mamba3_row.
+//
+// In a model with a state clip every new h is limited to it before it is read. A row's dt multiplies the step size:
+// time since the previous event, in training steps; the product is at most 22 in Mamba.
+//
+// S4D (Gu et al. 2022, arXiv 2206.11893): per channel h and mode j, with z = dt A, dt = exp(log_dt),
+// A = -exp(log_A_real) + i A_imag; zoh: a = exp(z), b = B (a - 1) / A; bilinear: a = (1 + z/2) / (1 - z/2),
+// b = B dt / (1 - z/2):
+//
+//     x_hj <- a_hj x_hj + b_hj u_h;   s_h = 2 sum_j Re(C_hj x_hj) + D_h u_h
+//     v = W gelu(s) + bias;           o = v[0:H] sigmoid(v[H:2H])
+//
+//     tensor                                     shape        here
+//     s4_layers.i.kernel.log_dt                  (H)          folded into ab
+//     s4_layers.i.kernel.log_A_real, A_imag      (H, N/2)     folded into ab; rho, turns, gain for other dt
+//     s4_layers.i.kernel.C                       (H, N/2, 2)  c
+//     s4_layers.i.D                              (H)          D
+//     s4_layers.i.output_linear.0.weight, bias   (2H, H), (2H) mix, mix_bias
+//
+// Mamba-1 (Gu and Dao 2023, arXiv 2312.00752): with c channels of d_inner, A = -exp(A_log):
+//
+//     (x, z) = in_proj u;  x <- silu(conv1d(x));  (r, B, C) = x_proj x;  dt = softplus(dt_proj r)
+//     h_cn <- exp(dt_c A_cn) h_cn + dt_c x_c B_n;   y_c = sum_n h_cn C_n + D_c x_c;   out_proj(y silu(z))
+//
+//     layers.i.mixer.in_proj.weight     (2 di, d)          in_proj, in_bias (optional in_proj.bias)
+//     layers.i.mixer.conv1d.weight      (di, 1, K)         conv_w [K][di], conv_bias (optional conv1d.bias)
+//     layers.i.mixer.x_proj.weight      (dt_rank + 2N, di) x_proj
+//     layers.i.mixer.dt_proj.weight     (di, dt_rank)      dt_proj, dt_bias
+//     layers.i.mixer.A_log, D           (di, N), (di)      A = exp(A_log) [block of 8][N][8], D
+//     layers.i.mixer.out_proj.weight    (d, di)            out_proj, out_bias (optional out_proj.bias)
+//
+// Mamba-2 (Dao and Gu 2024, arXiv 2405.21060): with heads h of P channels, groups g = h / (H / G), A = -exp(A_log):
+//
+//     (z0, x0, z, xBC, dt) = in_proj u;  (x, B, C) = silu(conv1d(xBC));  dt = softplus(dt + dt_bias)
+//     h_hpn <- exp(dt_h A_h) h_hpn + dt_h x_hp B_gn;   y_hp = sum_n h_hpn C_gn + D_h x_hp
+//     y <- norm(y silu(z)), or norm(y) silu(z), or y silu(z);   out_proj(silu(z0) x0, y)
+//
+//     layers.i.mixer.in_proj.weight     (2 di + 2GN + H, d)  in_proj, in_bias
+//     layers.i.mixer.conv1d.weight      (ds + 2GN, 1, K)     conv_w [K][ds + 2GN], conv_bias
+//     layers.i.mixer.dt_bias, A_log     (H)                  dt_bias, A = exp(A_log)
+//     layers.i.mixer.D                  (H) or (ds)          D [ds]
+//     layers.i.mixer.norm.weight        (ds)                 gate_norm (optional)
+//     layers.i.mixer.out_proj.weight    (d, di)              out_proj, out_bias
+//
+// Mamba-3 (Lahoti et al. 2026, arXiv 2603.15569): with ranks r (one in SISO), rotation pairs s:
+//
+//     (z, x, B, C, dd_dt, dd_A, trap, angle) = in_proj u;   B_rg <- rms(B_rg) B_norm,  C likewise
+//     dt = softplus(dd_dt + dt_bias);  A = -max(f(dd_A), A_floor), f(a) = 1 + a or 1 / (1 - a) below 0, or softplus
+//     lambda = sigmoid(trap);  phi_hs <- phi_hs + tanh(angle_s) pi dt_h
+//     k_rh = rotate(B_rg + B_bias_hr, phi_h),  q_rh = rotate(C_rg + C_bias_hr, phi_h)
+//     alpha = exp(A dt),  beta = alpha dt (1 - lambda),  gamma = dt lambda,  v_rhp = x_hp mimo_x_hrp
+//     h_hpn <- alpha h_hpn + beta sum_r v'_rhp k'_rhn + gamma sum_r v_rhp k_rhn        (v', k': of the step before)
+//     o_rhp = sum_n h_hpn q_rhn + D_h v_rhp;   g = [rms over p](o) silu(z_hp mimo_z_hrp);  y_hp = sum_r g_rhp
+//     mimo_o_hrp
+//
+//     layers.i.mixer.in_proj.weight     (2 di + 2RGN + 3H + S, d)  in_proj
+//     layers.i.mixer.dt_bias, D         (H)                dt_bias, D
+//     layers.i.mixer.B_norm.weight, C.. (N)                B_norm, C_norm
+//     layers.i.mixer.B_bias, C_bias     (H, R, N)          B_bias, C_bias [block of 8 heads][R][N'][8]
+//     layers.i.mixer.mimo_x, _z, _o     (H, R, P)          mimo_x, mimo_z, mimo_o (MIMO only)
+//     layers.i.mixer.norm.weight        (di)               gate_norm (optional)
+//     layers.i.mixer.out_proj.weight    (d, di)            out_proj
+//
+// The rotation pairs are n = 2s, 2s + 1 in SISO and n = s, s + N/2 in MIMO. Here N' holds the first of every pair, then
+// the second of every pair, then the rest, so that both rotate alike; place() says where n went. Sums over n run in the
+// order of N', sums over p and d_model in eight interleaved partial sums. Angles are unsigned 32-bit, 2^32 to a turn:
+// they wrap by themselves and do not drift.
+
+struct Layer {
+    const float*  norm_weight = nullptr; // [d_model]
+    const float*  norm_bias = nullptr;   // [d_model]; null for RMSNorm
+    const float*  ab = nullptr;          // [block][mode][ar ai br bi][8], for dt = 1
+    const float*  c = nullptr;           // [block][mode][2 cr, 2 ci][8]
+    const float*  rho = nullptr;         // [block][mode][8]     what s4d_discretize makes a and b of
+    const double* turns = nullptr;       // [block][mode][8]
+    const float*  gain = nullptr;        // [block][mode][re im][8]
+    const float*  D = nullptr;           // [d_model padded], [di padded], [ds], [H padded]
+    Matrix        mix;                   // output_linear [2H][H]
+    const float*  mix_bias = nullptr;    // [2H]
+};
+struct MambaLayer {
+    const float *norm_weight = nullptr, *norm_bias = nullptr;   // [d_model]
+    const float *norm2_weight = nullptr, *norm2_bias = nullptr; // [d_model], in front of the MLP
+    Matrix       in_proj, out_proj, x_proj, dt_proj, fc1, fc2;
+    const float *in_bias = nullptr, *out_bias = nullptr, *conv_w = nullptr, *conv_bias = nullptr;
+    const float *dt_bias = nullptr, *A = nullptr, *D = nullptr, *gate_norm = nullptr;
+    const float *B_norm = nullptr, *C_norm = nullptr, *B_bias = nullptr, *C_bias = nullptr;
+    const float *mimo_x = nullptr, *mimo_z = nullptr, *mimo_o = nullptr; // [H][R][P]
+};
+
+// One row of one layer, between its projections.
+struct Row {
+    const Config*     c = nullptr;
+    const MambaLayer* layer = nullptr;
+    float*            p = nullptr;     // what in_proj gave (Mamba-1: then x_proj, dt_proj); conv1d is done
+    float*            y = nullptr;     // [d_inner]: what out_proj reads
+    const float*      state = nullptr; // the layer's parts, see parts_of()
+    float*            next = nullptr;  // may be `state`; null: the new state is dropped
+    float*            work = nullptr;  // one_row() floats
+    float             dt = 1.0f;
+    bool              traced = false; // keep B_biased and C_biased
+};
+
+namespace detail {
+
+constexpr float max_scaled_dt = 22.0f;
+
+// The step size: softplus, times the time since the previous event.
+template <class F> SSM_INLINE F step_size(const F& raw, float dt) noexcept {
+    const F v = softplus(raw);
+    if (bits_of(dt) == bits_of(1.0f)) return v;
+    const F scaled = v * dt;
+    return select(lanes<F>::less(lanes<F>::set(max_scaled_dt), scaled), lanes<F>::set(max_scaled_dt), scaled);
+}
+
+// What one block of eight rows of h (or width<F> of them) has of its ranks: inputs scaled by beta and gamma, and sums.
+// A list and not an array, so that compilers keep all of it in registers.
+template <class F, int R> struct Ranks {
+    Ranks<F, R - 1> before;
+    F               w, v, sum;
+    SSM_INLINE void start(const float* w_at, const float* v_at, ptrdiff_t stride) noexcept {
+        before.start(w_at, v_at, stride);
+        w = load<F>(w_at + (R - 1) * stride, 8), v = load<F>(v_at + (R - 1) * stride, 8);
+        sum = lanes<F>::set(0.0f);
+    }
+    SSM_INLINE F add_old(const F& x, const float* k, ptrdiff_t rank) const noexcept {
+        return before.add_old(x, k, rank) + w * lanes<F>::set(k[(R - 1) * rank]);
+    }
+    SSM_INLINE F add_new(const F& x, const float* k, ptrdiff_t rank) const noexcept {
+        return before.add_new(x, k, rank) + v * lanes<F>::set(k[(R - 1) * rank]);
+    }
+    SSM_INLINE void read(const F& x, const float* q, ptrdiff_t rank) noexcept {
+        before.read(x, q, rank);
+        sum = sum + x * lanes<F>::set(q[(R - 1) * rank]);
+    }
+    // The sums to o; whether one of them is not finite.
+    SSM_INLINE typename lanes<F>::I finish(float* o, ptrdiff_t stride) const noexcept {
+        const typename lanes<F>::I earlier = before.finish(o, stride);
+        store(o + (R - 1) * stride, sum, 8);
+        return earlier | ~lanes<F>::less(magnitude(sum), lanes<F>::set(FLT_MAX));
+    }
+};
+template <class F> struct Ranks<F, 0> {
+    SSM_INLINE void                 start(const float*, const float*, ptrdiff_t) noexcept {}
+    SSM_INLINE F                    add_old(const F& x, const float*, ptrdiff_t) const noexcept { return x; }
+    SSM_INLINE F                    add_new(const F& x, const float*, ptrdiff_t) const noexcept { return x; }
+    SSM_INLINE void                 read(const F&, const float*, ptrdiff_t) noexcept {}
+    SSM_INLINE typename lanes<F>::I finish(float*, ptrdiff_t) const noexcept {
+        return lanes<F>::bits(lanes<F>::set(0.0f));
+    }
+};
+
+// What a head's update reads. w, v, o: [R][stride]; k0, k, q: element (r, n) at (r N + n) ks.
+struct HeadScan {
+    const float *w, *k0, *v, *k, *q;
+    float        alpha, clip;
+    int32_t      N, ks, ranks, stride;
+};
+
+// The update and read-out of B blocks (1 or 2) of eight rows of h, for R ranks:
+//     h <- alpha h + sum_r w_r k0_r + sum_r v_r k_r,   o_r = sum_n h q_r
+// h: [block][N][8]; p: the first row; lane: of the first block, where F is one lane. h_in may be h_out. Returns a mask
+// of what has to be limited.
+template <class F, int R, int B, bool Prev, bool Clip>
+SSM_INLINE typename lanes<F>::I scan_block(const HeadScan& a, float* o, const float* h_in, float* h_out,
+                                           ptrdiff_t p) noexcept {
+    using L = lanes<F>;
+    const ptrdiff_t rank = ptrdiff_t(a.N) * a.ks, block = ptrdiff_t(a.N) * 8;
+    const F         bound = L::set(a.clip);
+    typename L::I   outside = L::bits(L::set(0.0f));
+    Ranks<F, R>     first, second;
+    first.start(a.w + p, a.v + p, a.stride);
+    second.start(a.w + p + (B - 1) * 8, a.v + p + (B - 1) * 8, a.stride);
+    const float *k0 = a.k0, *k = a.k, *q = a.q;
+    for (int32_t n = 0; n < a.N; ++n, k0 += a.ks, k += a.ks, q += a.ks, h_in += 8, h_out += 8) {
+        F x = load<F>(h_in, 8) * a.alpha, y = B == 2 ? load<F>(h_in + block, 8) * a.alpha : x;
+        if (Prev) x = first.add_old(x, k0, rank);
+        if (Prev && B == 2) y = second.add_old(y, k0, rank);
+        x = first.add_new(x, k, rank);
+        if (B == 2) y = second.add_new(y, k, rank);
+        first.read(x, q, rank);
+        if (B == 2) second.read(y, q, rank);
+        store(h_out, x, 8);
+        if (B == 2) store(h_out + block, y, 8);
+        if (Clip) outside = outside | ~(L::less(magnitude(x), bound) | L::equal(magnitude(x), bound));
+        if (Clip && B == 2) outside = outside | ~(L::less(magnitude(y), bound) | L::equal(magnitude(y), bound));
+    }
+    // Without a clip only NaN and Inf are limited, and those always reach a sum.
+    const typename L::I wild = first.finish(o + p, a.stride);
+    const typename L::I wild2 = B == 2 ? second.finish(o + p + 8, a.stride) : wild;
+    return Clip ? outside : wild | wild2;
+}
+template <class F, int R, int B, bool Prev>
+SSM_INLINE bool scan_clip(const HeadScan& a, float* o, const float* h_in, float* h_out, ptrdiff_t p) noexcept {
+    using L = lanes<F>;
+    return a.clip < FLT_MAX ? L::any(scan_block<F, R, B, Prev, true>(a, o, h_in, h_out, p))
+                            : L::any(scan_block<F, R, B, Prev, false>(a, o, h_in, h_out, p));
+}
+// The same for any number of ranks, one row of h at a time; limits as it goes.
+SSM_LOCAL bool scan_row(const HeadScan& a, bool prev, float* o, const float* h_in, float* h_out, ptrdiff_t p) noexcept {
+    bool            hit = false;
+    const ptrdiff_t rank = ptrdiff_t(a.N) * a.ks;
+    for (int32_t r = 0; r < a.ranks; ++r) o[ptrdiff_t(r) * a.stride + p] = 0.0f;
+    for (ptrdiff_t n = 0; n < a.N; ++n) {
+        float x = h_in[n * 8] * a.alpha;
+        for (ptrdiff_t r = 0; prev && r < a.ranks; ++r) x += a.w[r * a.stride + p] * a.k0[r * rank + n * a.ks];
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) x += a.v[r * a.stride + p] * a.k[r * rank + n * a.ks];
+        x = limit(x, a.clip, &hit);
+        h_out[n * 8] = x;
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) o[r * a.stride + p] += x * a.q[r * rank + n * a.ks];
+    }
+    return hit;
+}
+
+// One head: all its blocks, and the clip where a block needs it. Limiting is element-wise, so limiting the new state
+// and reading it again is the specified step. h_out null: the new state goes to `dropped`, [2][N][8]. Whether anything
+// was limited.
+template <class F, bool Prev>
+SSM_INLINE bool scan_head(const HeadScan& a, float* o, const float* h_in, float* h_out, float* dropped) noexcept {
+    bool hit = false;
+    for (int32_t p = 0; p < a.stride;) {
+        const ptrdiff_t at = ptrdiff_t(p) * a.N;
+        float*          to = h_out != nullptr ? h_out + at : dropped;
+        int32_t         rows = 8;
+        bool            outside = false;
+        if (width<F> == 8 && a.ranks == 1 && p + 16 <= a.stride)
+            rows = 16, outside = scan_clip<F, 1, 2, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 8 && a.ranks == 1) outside = scan_clip<F, 1, 1, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 8 && Prev && a.ranks == 2) outside = scan_clip<F, 2, 1, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 8 && Prev && a.ranks == 4) outside = scan_clip<F, 4, 1, Prev>(a, o, h_in + at, to, p);
+        else
+            for (int32_t lane = 0; lane < 8; ++lane) hit |= scan_row(a, Prev, o, h_in + at + lane, to + lane, p + lane);
+        for (int32_t lane = 0; outside && lane < rows; ++lane)
+            for (int32_t r = 0; r < a.ranks; ++r) {
+                float sum = 0.0f;
+                for (int32_t n = 0; n < a.N; ++n) {
+                    float* x = to + (ptrdiff_t(lane / 8) * a.N + n) * 8 + lane % 8;
+                    *x = limit(*x, a.clip, &hit);
+                    sum += *x * a.q[(ptrdiff_t(r) * a.N + n) * a.ks];
+                }
+                o[ptrdiff_t(r) * a.stride + p + lane] = sum;
+            }
+        p += rows;
+    }
+    return hit;
+}
+
+template <class F> SSM_INLINE bool mamba1_row(const Row& a) noexcept {
+    using L = lanes<F>;
+    const Config&     c = *a.c;
+    const MambaLayer& l = *a.layer;
+    const int32_t     di = c.d_inner, N = c.d_state;
+    const float *     x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
+    const float*      h_in = a.state + parts_of(c).h;
+    float*            h_out = a.next != nullptr ? a.next + parts_of(c).h : nullptr;
+    const float       clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    bool              hit = false;
+    for (int32_t i = 0; i < di; i += width<F>) {
+        const int32_t   left = di - i;
+        const ptrdiff_t at = ptrdiff_t(i / 8) * N * 8 + i % 8;
+        float*          to = h_out != nullptr ? h_out + at : a.work;
+        const F         dt = step_size(F(load<F>(raw + i, left) + load<F>(l.dt_bias + i, 8)), a.dt);
+        const F         v = load<F>(x + i, left), in = dt * v;
+        F               sum = L::set(0.0f);
+        typename L::I   outside = L::bits(sum);
+        for (int32_t n = 0; n < N; ++n) {
+            const F decay = exp_f32(F(-(dt * load<F>(l.A + at + n * 8, 8))));
+            const F s = decay * load<F>(h_in + at + n * 8, 8) + in * B[n];
+            store(to + n * 8, s, 8);
+            outside = outside | ~(L::less(magnitude(s), L::set(clip)) | L::equal(magnitude(s), L::set(clip)));
+            sum = sum + s * C[n];
+        }
+        if (L::any(outside)) {
+            float lane[size_t(width<F>)];
+            for (int32_t k = 0; k < width<F>; ++k) {
+                lane[k] = 0.0f;
+                for (int32_t n = 0; n < N; ++n) {
+                    to[n * 8 + k] = limit(to[n * 8 + k], clip, &hit);
+                    lane[k] += to[n * 8 + k] * C[n];
+                }
+            }
+            SSM_MEMCPY(&sum, lane, sizeof sum);
+        }
+        store(a.y + i, F((sum + load<F>(l.D + i, 8) * v) * silu(load<F>(z + i, left))), left);
+    }
+    return hit;
+}
+
+template <class F> SSM_INLINE bool mamba2_row(const Row& a) noexcept {
+    const Config&     c = *a.c;
+    const MambaLayer& l = *a.layer;
+    const int32_t     m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
+    const size_t      Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
+    const float *     z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm,
+                *C = B + ptrdiff_t(c.ngroups) * N, *raw = C + ptrdiff_t(c.ngroups) * N;
+    float *     dropped = a.work, *dt = dropped + size_t(N) * 16, *alpha = dt + Hp, *v = alpha + Hp, *o = v + Pp;
+    float*      y = a.y + m;
+    const float clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    bool        hit = false;
+    for (int32_t h = 0; h < int32_t(Hp); h += width<F>) {
+        const F step = step_size(F(load<F>(raw + h, H - h) + load<F>(l.dt_bias + h, 8)), a.dt);
+        store(dt + h, step, 8);
+        store(alpha + h, exp_f32(F(-(step * load<F>(l.A + h, 8)))), 8);
+    }
+    for (int32_t h = 0; h < H; ++h) {
+        const float*    xh = x + ptrdiff_t(h) * P;
+        const ptrdiff_t g = ptrdiff_t(h / (H / c.ngroups)) * N;
+        const size_t    at = parts_of(c).h + size_t(h) * h_size;
+        for (int32_t p = 0; p < int32_t(Pp); p += width<F>) store(v + p, F(load<F>(xh + p, P - p) * dt[h]), 8);
+        const HeadScan scan{v, B + g, v, B + g, C + g, alpha[h], clip, N, 1, 1, int32_t(Pp)};
+        hit |= scan_head<F, false>(scan, o, a.state + at, a.next != nullptr ? a.next + at : nullptr, dropped);
+        for (int32_t p = 0; p < P; p += width<F>)
+            store(y + ptrdiff_t(h) * P + p,
+                  F(load<F>(o + p, 8) + load<F>(l.D + ptrdiff_t(h) * P + p, P - p) * load<F>(xh + p, P - p)), P - p);
+    }
+    if (!c.rmsnorm || !c.norm_before_gate) gate_loop<F>(y, y, z, c.d_ssm);
+    const int32_t group = c.d_ssm / c.ngroups;
+    for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
+        rms_norm_loop<F>(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group, group);
+    if (c.rmsnorm && c.norm_before_gate) gate_loop<F>(y, y, z, c.d_ssm);
+    gate_loop<F>(a.y, x0, z0, m);
+    return hit;
+}
+
+// Where n of N stands in N'.
+SSM_INLINE int32_t place(const Config& c, int32_t n) noexcept {
+    const int32_t S = c.rope_angles, half = c.d_state / 2;
+    if (!c.is_mimo) return n >= 2 * S ? n : n % 2 == 0 ? n / 2 : S + n / 2;
+    if (n < half) return n < S ? n : S + n;
+    return n - half < S ? S + n - half : n;
+}
+
+// What mamba3_row() leaves in a row's work space; the tracer reads it.
+struct Mamba3Work {
+    float *dropped, *dt, *A, *lambda, *alpha, *beta, *gamma; // [16][N], [H padded] each
+    float *turn, *normed, *B, *C;                            // [S], [N], [R][G][N'] each
+    float *k, *q, *B_biased, *C_biased;                      // [block of 8 heads][R][N'][8] each
+    float *w, *v, *o;                                        // [R][P padded] each
+    Mamba3Work(const Config& c, float* at) noexcept {
+        const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
+        const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
+        dropped = at, dt = dropped + N * 16, A = dt + H, lambda = A + H, alpha = lambda + H, beta = alpha + H;
+        gamma = beta + H, turn = gamma + H, normed = turn + padded(c.rope_angles), B = normed + padded(c.d_state);
+        C = B + RGN, k = C + RGN, q = k + kn, B_biased = q + kn, C_biased = B_biased + kn;
+        w = C_biased + kn, v = w + RP, o = v + RP;
+    }
+};
+
+template <class F> SSM_INLINE typename lanes<F>::I load_phase(const float* p) noexcept {
+    typename lanes<F>::I v;
+    SSM_MEMCPY(&v, p, sizeof v);
+    return v;
+}
+
+// A number of B or C, at i in group 0, for each of the heads from h on: that of its group.
+template <class F> SSM_INLINE F of_heads(const Config& c, const float* v, ptrdiff_t i, ptrdiff_t h) noexcept {
+    if (c.ngroups == 1) return lanes<F>::set(v[i]);
+    float each[size_t(width<F>)];
+    for (int32_t j = 0; j < width<F>; ++j) {
+        const ptrdiff_t head = h + j < c.nheads ? h + j : c.nheads - 1;
+        each[j] = v[i + head / (c.nheads / c.ngroups) * c.d_state];
+    }
+    return load<F>(each, width<F>);
+}
+// The angles at i of a layer's state, `turns` further, and their sine and cosine.
+template <class F> SSM_INLINE void move_angle(const Row& a, ptrdiff_t i, const F& by, F* sin, F* cos) noexcept {
+    using L = lanes<F>;
+    const int32_t       sign = -0x7fffffff - 1;
+    const F             whole = (by + L::set(round_magic)) - round_magic; // right below 2^22 turns; beyond: none
+    const F             turns = select(L::less(magnitude(by), L::set(4194304.0f)), F(by - whole), L::set(0.0f));
+    const F             moved = turns * 2147483648.0f;
+    const F             half = L::from_bits(L::bits(L::set(0.5f)) | (L::bits(moved) & sign));
+    const typename L::I phase = L::add(load_phase<F>(a.state + i), L::shl(L::to_int(F(moved + half)), 1));
+    if (a.next != nullptr) SSM_MEMCPY(a.next + i, &phase, sizeof phase);
+    sincos_turns(F(L::to_float(phase) * 2.3283064365386963e-10f), sin, cos); // 2^-32
+}
+// Bias and rotation of one pair of B or C.
+template <class F>
+SSM_INLINE void turn_pair(const Row& a, ptrdiff_t h, ptrdiff_t from, ptrdiff_t to, const float* normed,
+                          const float* bias, float* biased, float* out, const F& sin, const F& cos) noexcept {
+    const ptrdiff_t S = a.c->rope_angles;
+    const F         u = of_heads<F>(*a.c, normed, from, h) + load<F>(bias + to, 8);
+    const F         v = of_heads<F>(*a.c, normed, from + S, h) + load<F>(bias + to + S * 8, 8);
+    store(out + to, F(u * cos - v * sin), 8), store(out + to + S * 8, F(u * sin + v * cos), 8);
+    if (a.traced) store(biased + to, u, 8), store(biased + to + S * 8, v, 8);
+}
+
+// One rank of one head, and its three loops over width<F> rows from p on, of which `count` are in the head.
+struct Mamba3Head {
+    const Config&     c;
+    const MambaLayer& l;
+    const float *     x, *z, *v_old; // [P]
+    float *           y, *v, *w, *o; // [P]
+    ptrdiff_t         mimo;          // where this head and rank begin in mimo_x, mimo_z, mimo_o
+    float             gamma, beta, D;
+    void next_rank(ptrdiff_t padded_P, ptrdiff_t P) noexcept { v += padded_P, w += padded_P, o += padded_P, mimo += P; }
+};
+template <class F> SSM_INLINE void head_inputs(const Mamba3Head& a, int32_t p, int32_t count) noexcept {
+    F now = load<F>(a.x + p, count), before = load<F>(a.v_old + p, count);
+    if (a.c.is_mimo) {
+        const F mimo = load<F>(a.l.mimo_x + a.mimo + p, count);
+        now = now * mimo, before = before * mimo;
+    }
+    store(a.v + p, F(now * a.gamma), 8), store(a.w + p, F(before * a.beta), 8);
+}
+template <class F> SSM_INLINE void head_skip(const Mamba3Head& a, int32_t p, int32_t count) noexcept {
+    F v = load<F>(a.x + p, count);
+    if (a.c.is_mimo) v = v * load<F>(a.l.mimo_x + a.mimo + p, count);
+    store(a.o + p, F(load<F>(a.o + p, 8) + v * a.D), 8);
+}
+template <class F> SSM_INLINE void head_gate(const Mamba3Head& a, int32_t r, int32_t p, int32_t count) noexcept {
+    F gate = load<F>(a.z + p, count);
+    if (a.c.is_mimo) gate = gate * load<F>(a.l.mimo_z + a.mimo + p, count);
+    F y = load<F>(a.o + p, 8) * silu(gate);
+    if (a.c.is_mimo) y = y * load<F>(a.l.mimo_o + a.mimo + p, count);
+    if (r > 0) y = load<F>(a.y + p, count) + y;
+    store(a.y + p, y, count);
+}
+
+template <class F> SSM_INLINE bool mamba3_row(const Row& a) noexcept {
+    using L = lanes<F>;
+    const Config&     c = *a.c;
+    const MambaLayer& l = *a.layer;
+    const int32_t     H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
+    const ptrdiff_t   di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
+    const float *z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H, *trap = dd_A + H,
+                *angle = trap + H;
+    const Mamba3Work w(c, a.work);
+    const Parts      at = parts_of(c);
+    const float *    k_old = a.state + at.k, *v_old = a.state + at.v;
+    const float      clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    bool             hit = false;
+
+    // 1. B and C: one RMSNorm a rank and group, put in the order of N'.
+    for (int32_t i = 0; i < R * G; ++i)
+        for (int32_t which = 0; which < 2; ++which) {
+            float* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
+            rms_norm_loop<F>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N);
+            for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
+        }
+
+    // 2. Numbers of a head.
+    for (int32_t s = 0; s < S; s += width<F>) store(w.turn + s, F(tanh(load<F>(angle + s, S - s)) * 0.5f), 8);
+    for (int32_t h = 0; h < int32_t(Hp); h += width<F>) {
+        const F dt = step_size(F(load<F>(dd_dt + h, H - h) + load<F>(l.dt_bias + h, 8)), a.dt);
+        const F raw = load<F>(dd_A + h, H - h), one = L::set(1.0f), floor = L::set(c.A_floor);
+        const F heavy = select(L::less(raw, L::set(0.0f)), F(one / (one - raw)), F(one + raw));
+        F       A = c.softplus_A ? softplus(raw) : heavy;
+        A = select(L::less(A, floor), floor, A);
+        const F lambda = sigmoid(load<F>(trap + h, H - h)), alpha = exp_f32(F(-(A * dt)));
+        store(w.dt + h, dt, 8), store(w.A + h, A, 8), store(w.lambda + h, lambda, 8), store(w.alpha + h, alpha, 8);
+        store(w.beta + h, F((alpha * dt) * (one - lambda)), 8), store(w.gamma + h, F(dt * lambda), 8);
+    }
+
+    // 3. Angles move on, B and C get their biases and turn: eight heads at a time.
+    for (ptrdiff_t h = 0; h < Hp; h += width<F>) {
+        const ptrdiff_t block = h / 8, lane = h % 8;
+        const F         dt = load<F>(w.dt + h, 8);
+        for (int32_t s = 0; s < S; ++s) {
+            const ptrdiff_t i = ptrdiff_t(at.angle) + (block * S + s) * 8 + lane;
+            F               sin, cos;
+            move_angle<F>(a, i, F(dt * w.turn[s]), &sin, &cos);
+            for (int32_t r = 0; r < R; ++r) {
+                const ptrdiff_t from = ptrdiff_t(r) * G * N + s, to = ((block * R + r) * N + s) * 8 + lane;
+                turn_pair<F>(a, h, from, to, w.B, l.B_bias, w.B_biased, w.k, sin, cos);
+                turn_pair<F>(a, h, from, to, w.C, l.C_bias, w.C_biased, w.q, sin, cos);
+            }
+        }
+        for (int32_t r = 0; r < R; ++r)
+            for (int32_t n = 2 * S; n < N; ++n) {
+                const ptrdiff_t from = ptrdiff_t(r) * G * N + n, to = ((block * R + r) * N + n) * 8 + lane;
+                const F         u = of_heads<F>(c, w.B, from, h) + load<F>(l.B_bias + to, 8);
+                const F         v = of_heads<F>(c, w.C, from, h) + load<F>(l.C_bias + to, 8);
+                store(w.k + to, u, 8), store(w.q + to, v, 8);
+                if (a.traced) store(w.B_biased + to, u, 8), store(w.C_biased + to, v, 8);
+            }
+    }
+
+    // 4. Head by head: update, read out, gate. All but the last few rows of a head in whole groups of eight.
+    const int32_t whole = P / 8 * 8;
+    for (int32_t h = 0; h < H; ++h) {
+        const ptrdiff_t hp = ptrdiff_t(h) * P, kn = ptrdiff_t(h / 8) * R * N * 8 + h % 8;
+        const size_t    state_at = at.h + size_t(h) * size_t(Pp) * size_t(N);
+        Mamba3Head      head{c,   l,   x + hp, z + hp,     v_old + hp, a.y + hp, w.v,
+                        w.w, w.o, hp * R, w.gamma[h], w.beta[h],  l.D[h]};
+        for (int32_t r = 0; r < R; ++r, head.next_rank(Pp, P)) {
+            for (int32_t p = 0; p < whole; p += width<F>) head_inputs<F>(head, p, 8);
+            for (int32_t p = whole; p < int32_t(Pp); p += width<F>) head_inputs<F>(head, p, P - p);
+        }
+        const HeadScan scan{w.w, k_old + kn, w.v, w.k + kn, w.q + kn, w.alpha[h], clip, N, 8, R, int32_t(Pp)};
+        hit |= scan_head<F, true>(scan, w.o, a.state + state_at, a.next != nullptr ? a.next + state_at : nullptr,
+                                  w.dropped);
+        head.o = w.o, head.mimo = hp * R;
+        for (int32_t r = 0; r < R; ++r, head.next_rank(Pp, P)) {
+            for (int32_t p = 0; p < whole; p += width<F>) head_skip<F>(head, p, 8);
+            for (int32_t p = whole; p < int32_t(Pp); p += width<F>) head_skip<F>(head, p, P - p);
+            if (c.is_outproj_norm) rms_norm_loop<F>(head.o, head.o, l.gate_norm + hp, P);
+            for (int32_t p = 0; p < whole; p += width<F>) head_gate<F>(head, r, p, 8);
+            for (int32_t p = whole; p < P; p += width<F>) head_gate<F>(head, r, p, P - p);
+        }
+    }
+    if (a.next != nullptr) copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, x, size_t(di) * 4);
+    return hit;
+}
+} // namespace detail
+// ---- 7. Back-ends ---------------------------------------------------------------------------------------------------
+//
+// Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
+// in this file with an intrinsic. Exports scalar, avx2.
+
+namespace detail {
 
 struct scalar {
     static constexpr const char* name = "scalar";
@@ -947,15 +1703,17 @@ struct scalar {
     static void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
         layer_norm_loop<float>(y, x, weight, bias, n);
     }
+    static void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
+        rms_norm_loop<float>(y, x, weight, n);
+    }
+    static void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<float>(y, x, z, n); }
+    static void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n) {
+        conv_loop<float>(y, taps, w, bias, K, n);
+    }
+    static bool mamba1(const Row& row) { return mamba1_row<float>(row); }
+    static bool mamba2(const Row& row) { return mamba2_row<float>(row); }
+    static bool mamba3(const Row& row) { return mamba3_row<float>(row); }
 };
-} // namespace detail
-
-// ---- 6. Back-ends ---------------------------------------------------------------------------------------------------
-//
-// Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
-// in this file with an intrinsic. Exports avx2.
-
-namespace detail {
 
 #if defined(SSM_HAS_AVX2)
 #define SSM_AVX2 SSM_TARGET("avx2,f16c")
@@ -1129,12 +1887,23 @@ struct avx2 : scalar {
     static SSM_AVX2 void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
         layer_norm_loop<f32x8>(y, x, weight, bias, n);
     }
+    static SSM_AVX2 void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
+        rms_norm_loop<f32x8>(y, x, weight, n);
+    }
+    static SSM_AVX2 void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<f32x8>(y, x, z, n); }
+    static SSM_AVX2 void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,
+                              int32_t n) {
+        conv_loop<f32x8>(y, taps, w, bias, K, n);
+    }
+    static SSM_AVX2 bool mamba1(const Row& row) { return mamba1_row<f32x8>(row); }
+    static SSM_AVX2 bool mamba2(const Row& row) { return mamba2_row<f32x8>(row); }
+    static SSM_AVX2 bool mamba3(const Row& row) { return mamba3_row<f32x8>(row); }
 };
 #undef SSM_AVX2
 #endif
 } // namespace detail
 
-// ---- 7. Choosing a back-end -----------------------------------------------------------------------------------------
+// ---- 8. Choosing a back-end -----------------------------------------------------------------------------------------
 //
 // One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the
 // answer in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
@@ -1142,8 +1911,9 @@ struct avx2 : scalar {
 namespace detail {
 
 template <class K>
-inline constexpr Kernels table{K::name,  &K::matmul, &K::s4d_scan,  &K::s4d_discretize,
-                               &K::gelu, &K::glu,    &K::layer_norm};
+inline constexpr Kernels table{K::name,    &K::matmul,     &K::s4d_scan, &K::s4d_discretize, &K::gelu,
+                               &K::glu,    &K::layer_norm, &K::rms_norm, &K::gate,           &K::conv,
+                               &K::mamba1, &K::mamba2,     &K::mamba3};
 
 #if defined(SSM_HAS_AVX2)
 // AVX2 and F16C in the CPU, and the operating system saves the wide registers.
@@ -1187,25 +1957,13 @@ SSM_API const char* isa_name(Isa isa) noexcept {
 }
 SSM_API bool isa_runs_here(Isa isa) noexcept { return detail::kernels_of(isa) != nullptr; }
 
-// ---- 8. Model parts -------------------------------------------------------------------------------------------------
+// ---- 9. Model parts -------------------------------------------------------------------------------------------------
 //
 // What a loaded layer is, how a state and a scratch are laid out, and the small helpers that walk them.
 
-struct Layer {
-    const float*  norm_weight = nullptr; // [H]
-    const float*  norm_bias = nullptr;   // [H]
-    const float*  ab = nullptr;          // [block][mode][ar ai br bi][8], for dt = 1
-    const float*  c = nullptr;           // [block][mode][2 cr, 2 ci][8]
-    const float*  rho = nullptr;         // [block][mode][8]     what s4d_discretize makes a and b of
-    const double* turns = nullptr;       // [block][mode][8]
-    const float*  gain = nullptr;        // [block][mode][re im][8]
-    const float*  D = nullptr;           // [H padded]
-    Matrix        mix;                   // output_linear [2H][H]
-    const float*  mix_bias = nullptr;    // [2H]
-};
-
 namespace detail {
-static_assert(sizeof(Layer) <= layer_bytes, "detail::layer_bytes must cover Layer");
+static_assert(sizeof(Layer) <= layer_bytes && sizeof(MambaLayer) <= layer_bytes,
+              "detail::layer_bytes must cover Layer");
 
 struct StateHeader {
     uint64_t steps;
@@ -1238,13 +1996,26 @@ struct Call {
 
 // Where things stand in a scratch of `batch` rows.
 struct Work {
-    float *r, *z, *v, *discarded, *ab;
+    float *r, *z, *p, *o, *one;
     Work(const Config& c, const Scratch& w) noexcept {
-        const size_t rows = size_t(w.batch) * padded(c.d_model);
-        r = static_cast<float*>(w.data), z = r + rows, v = z + rows, discarded = v + 2 * rows,
-        ab = discarded + modes(c) * 2;
+        const size_t batch = size_t(w.batch), rows = batch * padded(c.d_model);
+        r = static_cast<float*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c),
+        one = o + batch * row_o(c);
     }
 };
+
+// Angles: 2^32 units to a turn, kept among the floats of a state.
+SSM_LOCAL float phase_to_radians(const float* at) noexcept {
+    uint32_t units;
+    copy(&units, at, sizeof units);
+    return static_cast<float>(static_cast<double>(units) * (6.283185307179586477 / 4294967296.0));
+}
+SSM_LOCAL uint32_t radians_to_phase(float radians) noexcept {
+    const double turns = static_cast<double>(radians) / 6.283185307179586477, whole = 4503599627370496.0;
+    double       part = turns - ((turns + whole) - whole);
+    if (!(part >= -0.5 && part <= 0.5)) part = 0.0;
+    return uint32_t(int64_t(part * 4294967296.0 + (part < 0.0 ? -0.5 : 0.5)));
+}
 
 SSM_LOCAL void set_flags(const State& s, uint32_t flags) noexcept {
     StateHeader h = header_of(s);
@@ -1252,30 +2023,14 @@ SSM_LOCAL void set_flags(const State& s, uint32_t flags) noexcept {
     copy(s.data, &h, sizeof h);
 }
 
-// ---- 9. Recurrences -------------------------------------------------------------------------------------------------
-//
-// S4D: per channel h and mode j, with z = dt A, dt = exp(log_dt), A = -exp(log_A_real) + i A_imag:
-//
-//     x_hj <- clip(a_hj x_hj + b_hj u_h)          zoh: a = exp(z), b = B (exp(z) - 1) / A;  bilinear: a = (1 + z/2) /
-//     (1 - z/2), s_h  =  2 sum_j Re(C_hj x_hj) + D_h u_h                b = B dt / (1 - z/2)        (Gu et al. 2022,
-//     arXiv 2206.11893) v = W gelu(s) + bias;  o = v[0:H] sigmoid(v[H:2H])
-//
-//     tensor                                     shape        here
-//     s4_layers.i.kernel.log_dt                  (H)          folded into ab
-//     s4_layers.i.kernel.log_A_real, A_imag      (H, N/2)     folded into ab; rho, turns, gain for other dt
-//     s4_layers.i.kernel.C                       (H, N/2, 2)  c
-//     s4_layers.i.D                              (H)          D
-//     s4_layers.i.output_linear.0.weight, bias   (2H, H), (2H) mix, mix_bias
-//
-// A row's dt multiplies the step size: time since the previous event, in training steps.
-
 // s[row] of one layer for every row of the call; `at`: where the layer's state begins, in floats. u may be s.
 SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, ptrdiff_t at, const Work& work,
                         const float* u, float* s) noexcept {
     const Config& c = m.config;
     const int32_t stride = int32_t(padded(c.d_model)), blocks = stride / 8, n_modes = c.d_state / 2;
     const float   clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
-    float         made = 1.0f; // the dt that work.ab was made for; 1 stands for the layer's own
+    float *       discarded = work.one, *made_ab = discarded + modes(c) * 2;
+    float         made = 1.0f; // the dt that made_ab was made for; 1 stands for the layer's own
     for (int32_t i = 0; i < call.n;) {
         const float dt = call.dt != nullptr ? call.dt[i] : 1.0f;
         int32_t     T = 1;
@@ -1284,13 +2039,13 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
         const float* ab = layer.ab;
         if (bits_of(dt) != bits_of(1.0f)) {
             if (bits_of(dt) != bits_of(made))
-                m.kernels->s4d_discretize(work.ab, layer.rho, layer.turns, layer.gain, dt, c.disc, blocks * n_modes);
+                m.kernels->s4d_discretize(made_ab, layer.rho, layer.turns, layer.gain, dt, c.disc, blocks * n_modes);
             made = dt;
-            ab = work.ab;
+            ab = made_ab;
         }
         float*     h = floats_of(call.of(i)) + at;
         const bool hit =
-            m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : work.discarded, u + ptrdiff_t(i) * stride,
+            m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : discarded, u + ptrdiff_t(i) * stride,
                                 s + ptrdiff_t(i) * stride, stride, T, blocks, n_modes, clip);
         if (hit && call.moves()) set_flags(call.of(i), 1u);
         i += T;
@@ -1299,9 +2054,13 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
 
 // ---- 10. Running ----------------------------------------------------------------------------------------------------
 //
-// encoder -> layers with their residual sums and norms -> pooling -> decoder, for all rows of a call at once. Checks
-// come first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset, save,
-// restore.
+// encoder -> layers with their residual sums and norms -> pooling -> decoder, for all rows of a call at once: Mamba's
+//
+//     r = encoder x, or x;   r <- r + mixer(norm(r)), r <- r + fc2(a silu(g)) with (a, g) = fc1 norm2(r), for each
+//     layer y = head pool(norm_f(r))
+//
+// Checks come first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset,
+// save, restore.
 
 // Pooling "mean" keeps a running mean: out = mean + (r - mean) / count. out may be mean.
 SSM_LOCAL void pool_mean(float* out, const float* mean, const float* r, uint64_t count, int32_t n) noexcept {
@@ -1309,17 +2068,13 @@ SSM_LOCAL void pool_mean(float* out, const float* mean, const float* r, uint64_t
     for (int32_t k = 0; k < n; ++k) out[k] = mean[k] + (r[k] - mean[k]) * part;
 }
 
-// y: a row of d_output for each row of the call, or for the last only when the rows are steps; null: not wanted.
-SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const float* x, float* y) noexcept {
+SSM_LOCAL void run_s4d(const Model& m, const Call& call, const Work& work) noexcept {
     const Config&  c = m.config;
     const Kernels& K = *m.kernels;
-    const Work     work(c, w);
     const int32_t  H = c.d_model, stride = int32_t(padded(H)), n = call.n;
     float *        r = work.r, *z = work.z;
     for (int32_t i = 0; i < n; ++i)
         for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0.0f;
-
-    K.matmul(r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     ptrdiff_t at = ptrdiff_t(pool_floats(c));
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(modes(c) * 2)) {
         const Layer& layer = m.layers[l];
@@ -1328,12 +2083,139 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
                 K.layer_norm(z + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
         s4d_rows(m, layer, call, at, work, c.prenorm ? z : r, z);
         K.gelu(z, z, n * stride);
-        K.matmul(work.v, 2 * stride, layer.mix, layer.mix_bias, z, stride, n);
+        K.matmul(work.p, 2 * stride, layer.mix, layer.mix_bias, z, stride, n);
         for (int32_t i = 0; i < n; ++i) {
-            K.glu(r + i * stride, work.v + i * 2 * stride, H);
+            K.glu(r + i * stride, work.p + i * 2 * stride, H);
             if (!c.prenorm) K.layer_norm(r + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
         }
     }
+}
+
+// conv1d and its SiLU over the `n` columns of every row at x, in place, and the state's last K inputs.
+SSM_LOCAL void conv_rows(const Model& m, const MambaLayer& layer, const Call& call, ptrdiff_t at, float* x,
+                         ptrdiff_t stride, float* recent) noexcept {
+    const int32_t K = m.config.d_conv, C = int32_t(conv_dim(m.config));
+    const bool    steps = call.rows == Rows::steps;
+    // Input k of K, oldest first, as row i sees it: its own, that of an earlier row of the same stream, or the state's.
+    const auto tap = [&](int32_t i, int32_t k) -> const float* {
+        const int32_t row = i - (K - 1 - k);
+        if (k == K - 1 || (steps && row >= 0)) return x + row * stride;
+        return floats_of(call.of(i)) + at + ptrdiff_t(steps ? K + row : k + 1) * C;
+    };
+    const auto remember = [&](int32_t i) { // the last K inputs up to row i
+        for (int32_t k = 0; k < K; ++k) copy(recent + ptrdiff_t(k) * C, tap(i, k), size_t(C) * 4);
+    };
+    if (steps) remember(call.n - 1);
+    for (int32_t i = call.n; i-- > 0;) { // later rows first: each is overwritten when no other needs it
+        const float* taps[max_d_conv];
+        for (int32_t k = 0; k < K; ++k) taps[k] = tap(i, k);
+        if (call.rows == Rows::streams) remember(i);
+        m.kernels->conv(x + i * stride, taps, layer.conv_w, layer.conv_bias, K, C);
+        if (call.rows == Rows::streams || (steps && i == 0))
+            copy(floats_of(call.of(i)) + at, recent, size_t(K) * size_t(C) * 4);
+    }
+}
+
+// Hands what mamba3_row() made of row i to the tracer, in the public code's layout.
+SSM_LOCAL void trace_mamba3(const Config& c, const Trace& t, int32_t layer, int32_t i, const Row& row,
+                            const float* phase) noexcept {
+    const Mamba3Work w(c, row.work);
+    const int32_t    H = c.nheads, N = c.d_state, S = c.rope_angles;
+    t.see(t.user, "in_proj", layer, i, row.p, int32_t(in_rows(c)));
+    const struct {
+        const char*  name;
+        const float* v;
+    } heads[] = {{"dt", w.dt}, {"lambda", w.lambda}, {"alpha", w.alpha}, {"beta", w.beta}, {"gamma", w.gamma}};
+    for (const auto& h : heads) t.see(t.user, h.name, layer, i, h.v, H);
+    for (int32_t h = 0; h < H; ++h) {
+        const float A = -w.A[h];
+        t.see(t.user, "A", layer, i, &A, 1);
+    }
+    // The rest one number at a time: a tracer has no memory of its own here.
+    for (int32_t h = 0; h < H; ++h)
+        for (int32_t s = 0; s < S; ++s) {
+            const float angle = phase_to_radians(phase + (ptrdiff_t(h / 8) * S + s) * 8 + h % 8);
+            t.see(t.user, "angle", layer, i, &angle, 1);
+        }
+    const struct {
+        const char*  name;
+        const float* v;
+    } rows[] = {{"B_biased", w.B_biased}, {"C_biased", w.C_biased}, {"k", w.k}, {"q", w.q}};
+    for (const auto& v : rows)
+        for (int32_t r = 0; r < c.mimo_rank; ++r)
+            for (int32_t h = 0; h < H; ++h)
+                for (int32_t n = 0; n < N; ++n)
+                    t.see(t.user, v.name, layer, i,
+                          v.v + ((ptrdiff_t(h / 8) * c.mimo_rank + r) * N + place(c, n)) * 8 + h % 8, 1);
+}
+
+SSM_LOCAL void run_mamba(const Model& m, const Call& call, const Work& work, const Trace* trace) noexcept {
+    const Config&   c = m.config;
+    const Kernels&  K = *m.kernels;
+    const int32_t   d = c.d_model, n = call.n;
+    const ptrdiff_t stride = ptrdiff_t(padded(d)), p_stride = ptrdiff_t(row_p(c)), o_stride = ptrdiff_t(row_o(c));
+    float *         r = work.r, *z = work.z, *p = work.p, *o = work.o;
+    const auto      norm = [&](float* to, const float* weight, const float* bias) {
+        for (int32_t i = 0; i < n; ++i)
+            if (c.norm == Norm::rms) K.rms_norm(to + i * stride, r + i * stride, weight, d);
+            else K.layer_norm(to + i * stride, r + i * stride, weight, bias, d);
+    };
+    const auto project = [&](float* y, ptrdiff_t y_stride, const Matrix& W, const float* bias, const float* x,
+                             ptrdiff_t x_stride) { K.matmul(y, int32_t(y_stride), W, bias, x, int32_t(x_stride), n); };
+    const auto add_to_r = [&](const float* v) {
+        for (int32_t i = 0; i < n; ++i)
+            for (int32_t k = 0; k < d; ++k) r[i * stride + k] += v[i * stride + k];
+    };
+    ptrdiff_t at = ptrdiff_t(pool_floats(c));
+    for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(parts_of(c).end)) {
+        const MambaLayer& layer = m.mamba[l];
+        if (!c.bare_mixer) norm(z, layer.norm_weight, layer.norm_bias);
+        project(p, p_stride, layer.in_proj, layer.in_bias, c.bare_mixer ? r : z, stride);
+        if (c.arch == Arch::mamba1) {
+            float *x = p, *rBC = p + 2 * c.d_inner;
+            conv_rows(m, layer, call, at, x, p_stride, work.one);
+            project(rBC, p_stride, layer.x_proj, nullptr, x, p_stride);
+            project(rBC + c.dt_rank + 2 * c.d_state, p_stride, layer.dt_proj, nullptr, rBC, p_stride);
+        } else if (c.arch == Arch::mamba2)
+            conv_rows(m, layer, call, at, p + 2 * (c.d_inner - c.d_ssm) + c.d_ssm, p_stride, work.one);
+        for (int32_t i = 0; i < n; ++i) {
+            Row row;
+            row.c = &c, row.layer = &layer, row.p = p + i * p_stride, row.y = o + i * o_stride, row.work = work.one;
+            float* h = floats_of(call.of(i)) + at;
+            row.state = h, row.next = call.moves() ? h : nullptr;
+            row.dt = call.dt != nullptr ? call.dt[i] : 1.0f;
+            row.traced = trace != nullptr;
+            const bool hit = c.arch == Arch::mamba1   ? K.mamba1(row)
+                             : c.arch == Arch::mamba2 ? K.mamba2(row)
+                                                      : K.mamba3(row);
+            if (hit && call.moves()) set_flags(call.of(i), 1u);
+            if (trace != nullptr && c.arch == Arch::mamba3) trace_mamba3(c, *trace, l, i, row, h);
+        }
+        project(c.bare_mixer ? r : z, stride, layer.out_proj, layer.out_bias, o, o_stride);
+        if (!c.bare_mixer) add_to_r(z);
+        if (c.mlp_hidden > 0) {
+            norm(z, layer.norm2_weight, layer.norm2_bias);
+            project(p, p_stride, layer.fc1, nullptr, z, stride);
+            for (int32_t i = 0; i < n; ++i)
+                K.gate(o + i * o_stride, p + i * p_stride, p + i * p_stride + c.mlp_hidden, c.mlp_hidden);
+            project(z, stride, layer.fc2, nullptr, o, o_stride);
+            add_to_r(z);
+        }
+    }
+    if (!c.bare_mixer) norm(r, m.norm_f_weight, m.norm_f_bias);
+}
+
+// y: a row of d_output for each row of the call, or for the last only when the rows are steps; null: not wanted.
+SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const float* x, float* y) noexcept {
+    const Config& c = m.config;
+    const Work    work(c, w);
+    const int32_t d = c.d_model, stride = int32_t(padded(d)), n = call.n;
+    float*        r = work.r;
+    if (c.input == Input::features) m.kernels->matmul(r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
+    else
+        for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
+    if (c.arch == Arch::s4d) run_s4d(m, call, work);
+    else run_mamba(m, call, work, w.trace);
 
     for (int32_t i = 0; i < n; ++i) {
         StateHeader head = header_of(call.of(i));
@@ -1341,14 +2223,18 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
         if (c.pool == Pool::mean) {
             float* mean = floats_of(call.of(i));
             float* out = call.moves() ? mean : r + i * stride;
-            pool_mean(out, mean, r + i * stride, head.steps, H);
-            if (call.moves()) copy(r + i * stride, mean, size_t(H) * sizeof(float));
+            pool_mean(out, mean, r + i * stride, head.steps, d);
+            if (call.moves()) copy(r + i * stride, mean, size_t(d) * sizeof(float));
         }
         if (call.moves()) copy(call.of(i).data, &head, sizeof head);
+        if (w.trace != nullptr) w.trace->see(w.trace->user, "output", c.n_layers, i, r + i * stride, d);
     }
     if (y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
-    K.matmul(y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
+    if (c.has_head) m.kernels->matmul(y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
+    else
+        for (int32_t i = first; i < n; ++i)
+            copy(y + ptrdiff_t(i - first) * d, r + i * stride, size_t(d) * sizeof(float));
 }
 
 SSM_LOCAL bool good_state(const Model& m, const State& s) noexcept {
@@ -1482,6 +2368,75 @@ SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* 
     return Status::ok;
 }
 
+SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
+    const Config& c = m.config;
+    if (m.kernels == nullptr || x == nullptr || c.input != Input::tokens) return Status::bad_argument;
+    if (token < 0 || token >= c.vocab_size) return Status::bad_input;
+    const size_t first = size_t(token) * size_t(c.d_model);
+    for (size_t k = 0; k < size_t(c.d_model); ++k) x[k] = detail::element(m.encoder.data, m.encoder.dtype, first + k);
+    return Status::ok;
+}
+
+namespace detail {
+// Calls f(index in the public layout, index in a state's floats) for every number of a part; returns how many.
+template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
+    if (layer < 0 || layer >= c.n_layers) return 0;
+    const Parts  at = parts_of(c);
+    const size_t base = pool_floats(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
+    const bool   m3 = c.arch == Arch::mamba3;
+    size_t       i = 0;
+    const size_t S = size_t(c.rope_angles), R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c);
+    const size_t P = size_t(c.headdim), Pp = padded(c.headdim);
+    if (part == Part::ssm_state && c.arch == Arch::s4d)
+        for (size_t h = 0; h < size_t(c.d_model); ++h)
+            for (size_t j = 0; j < N; ++j) f(i++, base + (h / 8 * N + j) * 8 + h % 8);
+    else if (part == Part::ssm_state && c.arch == Arch::mamba1)
+        for (size_t k = 0; k < size_t(c.d_inner); ++k)
+            for (size_t n = 0; n < N; ++n) f(i++, base + at.h + (k / 8 * N + n) * 8 + k % 8);
+    else if (part == Part::ssm_state)
+        for (size_t h = 0; h < H; ++h)
+            for (size_t p = 0; p < P; ++p)
+                for (size_t n = 0; n < N; ++n)
+                    f(i++, base + at.h + h * Pp * N + (p / 8 * N + size_t(m3 ? place(c, int32_t(n)) : int32_t(n))) * 8 +
+                               p % 8);
+    else if (part == Part::conv_state)
+        for (size_t k = 0; k < C; ++k)
+            for (size_t t = 0; t < K; ++t) f(i++, base + at.conv + t * C + k);
+    else if (part == Part::angle_state && m3)
+        for (size_t h = 0; h < H; ++h)
+            for (size_t s = 0; s < S; ++s) f(i++, base + at.angle + (h / 8 * S + s) * 8 + h % 8);
+    else if (part == Part::k_state && m3)
+        for (size_t r = 0; r < R; ++r)
+            for (size_t h = 0; h < H; ++h)
+                for (size_t n = 0; n < N; ++n)
+                    f(i++, base + at.k + ((h / 8 * R + r) * N + size_t(place(c, int32_t(n)))) * 8 + h % 8);
+    else if (part == Part::v_state && m3)
+        for (size_t v = 0; v < H * P; ++v) f(i++, base + at.v + v);
+    return int32_t(i);
+}
+} // namespace detail
+
+SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
+    if (!detail::good_state(m, s)) return 0;
+    const float* from = detail::floats_of(s);
+    return detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
+        if (out != nullptr) out[i] = part == Part::angle_state ? detail::phase_to_radians(from + at) : from[at];
+    });
+}
+SSM_API bool set_state(const Model& m, State* s, int32_t layer, Part part, const float* v, int32_t count) noexcept {
+    if (s == nullptr || v == nullptr || count <= 0 || !detail::good_state(m, *s) ||
+        count != get_state(m, *s, layer, part, nullptr))
+        return false;
+    for (int32_t i = 0; i < count; ++i)
+        if (!detail::is_finite(v[i])) return false;
+    float* to = detail::floats_of(*s);
+    detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
+        const uint32_t units = part == Part::angle_state ? detail::radians_to_phase(v[i]) : 0;
+        detail::copy(to + at, part == Part::angle_state ? static_cast<const void*>(&units) : v + i, 4);
+    });
+    return true;
+}
+
 SSM_API uint64_t steps_of(const Model& m, const State& s) noexcept {
     return detail::good_state(m, s) ? detail::header_of(s).steps : 0;
 }
@@ -1495,9 +2450,13 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
     if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
     unsigned char* p = static_cast<unsigned char*>(dst);
     detail::saved_header(m, detail::header_of(s), p);
-    const float* v = detail::floats_of(s);
-    size_t       i = detail::saved_header_bytes;
-    for (; i < total - 4; i += 4) detail::store_u32(p + i, uint32_t(detail::bits_of(*v++)));
+    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::floats_of(s));
+    size_t               i = detail::saved_header_bytes;
+    for (; i < total - 4; i += 4, from += 4) {
+        uint32_t word;
+        detail::copy(&word, from, sizeof word);
+        detail::store_u32(p + i, word);
+    }
     detail::store_u32(p + i, detail::crc32(p, i));
     return total;
 }
@@ -1523,13 +2482,20 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     if (h.flags > 1u) return no("holds flags that this version does not know");
     const float  clip = m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
     const size_t pooled = pool_floats(m.config), count = (total - 4 - saved_header_bytes) / 4;
+    const Parts  parts = parts_of(m.config);
     for (size_t i = 0; i < count; ++i) {
-        const float v = load_f32(p + saved_header_bytes + 4 * i), bound = i < pooled ? FLT_MAX : clip;
-        if (!(v >= -bound && v <= bound)) return no("holds a value that is NaN or beyond the clip");
+        const float  v = load_f32(p + saved_header_bytes + 4 * i);
+        const size_t k = i < pooled ? 0 : (i - pooled) % parts.end;
+        const float  bound = i < pooled || k < parts.h ? FLT_MAX : clip;
+        const bool   angle = i >= pooled && k >= parts.angle && k < parts.k;
+        if (!angle && !(v >= -bound && v <= bound)) return no("holds a value that is NaN or beyond the clip");
     }
     copy(s->data, &h, sizeof h);
-    float* to = floats_of(*s);
-    for (size_t i = 0; i < count; ++i) to[i] = load_f32(p + saved_header_bytes + 4 * i);
+    unsigned char* to = reinterpret_cast<unsigned char*>(floats_of(*s));
+    for (size_t i = 0; i < count; ++i) {
+        const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
+        copy(to + 4 * i, &word, sizeof word);
+    }
     return Status::ok;
 }
 
@@ -2412,9 +3378,27 @@ SSM_API void   unmap_file(Blob* blob) noexcept {
 
 SSM_API bool valid(const Config& c) noexcept {
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
-    return c.arch == Arch::s4d && c.disc <= Disc::bilinear && c.pool <= Pool::mean && in(c.n_layers, 1, max_layers) &&
-           in(c.d_input, 1, max_width) && in(c.d_output, 1, max_width) && in(c.d_model, 1, max_width) &&
-           in(c.d_state, 2, max_d_state) && c.d_state % 2 == 0 && c.state_clip >= 0.0f && c.state_clip <= FLT_MAX;
+    const bool tokens = c.input == Input::tokens;
+    if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
+          c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
+          in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && c.state_clip >= 0.0f &&
+          c.state_clip <= FLT_MAX))
+        return false;
+    if (c.arch == Arch::s4d)
+        return in(c.d_state, 2, max_d_state) && c.d_state % 2 == 0 && c.input == Input::features && c.has_head;
+    if (!in(c.d_state, 1, max_d_state / 2) || !in(c.d_inner, 1, 4 * max_width) || !in(c.mlp_hidden, 0, 4 * max_width) ||
+        (tokens && !in(c.vocab_size, 1, max_vocab)) || (c.bare_mixer && (c.n_layers != 1 || c.mlp_hidden != 0)) ||
+        (c.input != Input::features && c.d_input != c.d_model) || (!c.has_head && c.d_output != c.d_model))
+        return false;
+    if (c.arch == Arch::mamba1) return in(c.d_conv, 1, max_d_conv) && in(c.dt_rank, 1, max_width);
+    if (!in(c.nheads, 1, c.d_inner) || !in(c.ngroups, 1, c.nheads) || c.nheads % c.ngroups != 0 ||
+        !in(c.headdim, 1, max_width))
+        return false;
+    if (c.arch == Arch::mamba2)
+        return in(c.d_conv, 1, max_d_conv) && in(c.d_ssm, 1, c.d_inner) && c.nheads * c.headdim == c.d_ssm;
+    return c.nheads * c.headdim == c.d_inner && in(c.mimo_rank, 1, c.is_mimo ? max_mimo_rank : 1) &&
+           in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0) && c.A_floor >= 0.0f &&
+           c.A_floor <= FLT_MAX;
 }
 
 namespace detail {
@@ -2441,9 +3425,12 @@ SSM_LOCAL Name layer_name(const char* stem, int32_t i, const char* rest) noexcep
     return Name().add(stem).add(i).add(".").add(rest);
 }
 
-// Whether a metadata key is there; if so, its value.
+// Whether a metadata key is there, under its own name or where a flattened config.json of the public code has it; if
+// so, its value.
 SSM_LOCAL bool metadata(const Index& ix, const char* key, json::Token* value) noexcept {
     const Entry* e = find_metadata(ix, key);
+    if (e == nullptr) e = find_metadata(ix, Name().add("cfg.").add(key).text);
+    if (e == nullptr) e = find_metadata(ix, Name().add("cfg.ssm_cfg.").add(key).text);
     if (e == nullptr) return false;
     *value = json::Token{json::Kind::string, e->value, size_t(e->value_len)};
     return true;
@@ -2489,19 +3476,23 @@ SSM_LOCAL Status dimension(const Index& ix, const char* name, int32_t rank, int3
 // Which spelling of S4D a file uses.
 SSM_LOCAL bool full_form(const Index& ix) noexcept { return find_tensor(ix, "s4_layers.0.layer.D") != nullptr; }
 
-SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
+constexpr const char* bools[] = {"false", "true", "False", "True"};
+constexpr const char* pools[] = {"none", "last", "mean"};
+
+SSM_LOCAL Status read_clip(Config* c, const Index& ix, Fault* fault) noexcept {
+    json::Token v;
+    if (!metadata(ix, "clip", &v)) return Status::ok;
+    if (parse_float(v.text, v.len, &c->state_clip) == v.len && v.len != 0 && c->state_clip >= 0.0f &&
+        c->state_clip <= FLT_MAX)
+        return Status::ok;
+    return bad_key(fault, "clip", "metadata not understood, expected a limit for the state, or 0 for none");
+}
+
+SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     Config c;
     c.n_entries = ix.n_entries;
-    static const char* const archs[] = {"s4d"};
-    static const char* const bools[] = {"false", "true", "False", "True"};
-    static const char* const pools[] = {"none", "last", "mean"};
     static const char* const discs[] = {"zoh", "bilinear"};
-    if (word(ix, "arch", archs, 1, 0) < 0)
-        return bad_key(fault, "arch", "not an architecture of this build, expected s4d");
-    const bool full = full_form(ix);
-    if (!full && find_tensor(ix, "s4_layers.0.D") == nullptr)
-        return bad_key(fault, "",
-                       "not a model this build knows: neither s4_layers.0.D nor s4_layers.0.layer.D is there");
+    const bool               full = full_form(ix);
 
     const int pre = word(ix, "prenorm", bools, 4, -2), pool = word(ix, "pool", pools, 3, -2),
               disc = word(ix, "disc", discs, 2, -2);
@@ -2518,13 +3509,7 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
                        disc == -2 ? "metadata missing, expected zoh or bilinear"
                                   : "metadata not understood, expected zoh or bilinear");
     c.prenorm = pre % 2 == 1, c.pool = Pool(pool), c.disc = Disc(disc);
-    json::Token v;
-    if (metadata(ix, "clip", &v)) {
-        float clip = 0.0f;
-        if (parse_float(v.text, v.len, &clip) != v.len || v.len == 0 || !(clip >= 0.0f && clip <= FLT_MAX))
-            return bad_key(fault, "clip", "metadata not understood, expected a limit for the state, or 0 for none");
-        c.state_clip = clip;
-    }
+    if (Status bad = read_clip(&c, ix, fault); bad != Status::ok) return bad;
 
     Status  s = Status::ok;
     int32_t n = 0;
@@ -2551,6 +3536,193 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
     if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
     *out = c;
     return Status::ok;
+}
+
+// How a Mamba file names its tensors: with or without "backbone.", "embedding" or "embeddings".
+struct Names {
+    const char* prefix = "";
+    const char* embedding = nullptr; // null: there is none
+    const char* head = nullptr;
+    explicit Names(const Index& ix) noexcept {
+        static const char* const embeddings[] = {"embedding.weight", "embeddings.weight", "backbone.embedding.weight",
+                                                 "backbone.embeddings.weight"};
+        static const char* const heads[] = {"head.weight", "lm_head.weight"};
+        if (find_tensor(ix, "backbone.layers.0.mixer.out_proj.weight") != nullptr) prefix = "backbone.";
+        for (const char* name : embeddings)
+            if (embedding == nullptr && find_tensor(ix, name) != nullptr) embedding = name;
+        for (const char* name : heads)
+            if (head == nullptr && find_tensor(ix, name) != nullptr) head = name;
+    }
+    Name top(const char* rest) const noexcept { return Name().add(prefix).add(rest); }
+    Name layer(int32_t i, const char* rest) const noexcept {
+        return Name().add(prefix).add("layers.").add(i).add(".").add(rest);
+    }
+};
+
+// An unsigned metadata value, or `missing` where the key is not there; -1 if it is not a number.
+SSM_LOCAL int64_t number(const Index& ix, const char* key, int64_t missing) noexcept {
+    json::Token v;
+    uint64_t    n = 0;
+    if (!metadata(ix, key, &v)) return missing;
+    return json::to_uint(v, &n) && n <= uint64_t(INT32_MAX) ? int64_t(n) : -1;
+}
+
+// Shapes say all they can; metadata says the rest and must not contradict them.
+SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept {
+    static const char* const norms[] = {"layer", "rms"};
+    static const char* const activations[] = {"heavy_tail", "softplus"};
+    static const char* const kinds[] = {"Mamba1", "Mamba2", "Mamba3"};
+    static const char* const archs[] = {"mamba1", "mamba2", "mamba3"};
+    const Names              names(ix);
+    Config                   c;
+    Status                   s = Status::ok;
+    json::Token              v;
+    int32_t                  rows = 0, n = 0;
+    const auto               mixer = [&](const char* rest) { return names.layer(0, "mixer.").add(rest); };
+    const auto               has = [&](const Name& name) { return find_tensor(ix, name.text) != nullptr; };
+    const auto               dim = [&](const char* rest, int32_t rank, int32_t k, int32_t hi, int32_t* to) {
+        if (s == Status::ok) s = dimension(ix, mixer(rest).text, rank, k, 1, hi, to, fault);
+    };
+    const auto wrong = [&](const char* rest, const char* why, int64_t want, int64_t got) {
+        const Name name = mixer(rest);
+        return blame(fault, Status::bad_shape, name.text, name.len, why, want, got);
+    };
+    c.n_entries = ix.n_entries, c.pool = Pool::none;
+
+    // 1. Which Mamba, and what stands around the mixers.
+    const Entry* A_log = find_tensor(ix, mixer("A_log").text);
+    c.arch = has(mixer("B_bias")) ? Arch::mamba3 : A_log != nullptr && A_log->rank == 2 ? Arch::mamba1 : Arch::mamba2;
+    if (metadata(ix, "attn_layer_idx", &v) && !json::equals(v, "[]"))
+        return bad_key(fault, "attn_layer_idx", "attention layers are not supported");
+    if (c.arch == Arch::mamba2 && A_log == nullptr)
+        return bad_key(fault, "",
+                       "not a model this build knows: layer 0 has neither s4_layers.0.D, "
+                       "s4_layers.0.layer.D, B_bias nor A_log");
+    const int which = int(c.arch) - int(Arch::mamba1);
+    if (word(ix, "arch", archs, 3, which) != which || word(ix, "layer", kinds, 3, which) != which)
+        return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer", "metadata does not agree with the tensors");
+    while (c.n_layers < max_layers && has(names.layer(c.n_layers, "mixer.out_proj.weight"))) ++c.n_layers;
+    dim("out_proj.weight", 2, 0, max_width, &c.d_model);
+    dim("out_proj.weight", 2, 1, 4 * max_width, &c.d_inner);
+    dim("in_proj.weight", 2, 0, INT32_MAX, &rows);
+    if (s != Status::ok) return s;
+    c.bare_mixer = metadata(ix, "scope", &v) && json::equals(v, "mixer");
+    c.norm = has(names.layer(0, "norm.bias")) ? Norm::layer : Norm::rms;
+    if (word(ix, "norm", norms, 2, int(c.norm)) != int(c.norm) ||
+        (!c.bare_mixer && word(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
+        return bad_key(fault, metadata(ix, "norm", &v) ? "norm" : "rms_norm",
+                       "metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone");
+    if (has(names.layer(0, "mlp.fc2.weight")) && (s = dimension(ix, names.layer(0, "mlp.fc2.weight").text, 2, 1, 1,
+                                                                4 * max_width, &c.mlp_hidden, fault)) != Status::ok)
+        return s;
+    const int pool = word(ix, "pool", pools, 3, 0);
+    if (pool < 0) return bad_key(fault, "pool", "metadata not understood, expected mean, last or none");
+    c.pool = Pool(pool);
+    if ((s = read_clip(&c, ix, fault)) != Status::ok) return s;
+
+    // 2. Input and head.
+    c.d_input = c.d_output = c.d_model, c.input = Input::vectors, c.has_head = names.head != nullptr;
+    if (names.embedding != nullptr) {
+        if ((s = dimension(ix, names.embedding, 2, 0, 1, max_vocab, &rows, fault)) != Status::ok) return s;
+        c.input = Input::tokens, c.has_head = true;
+        const int64_t vocabulary = number(ix, "vocab_size", rows);
+        if (vocabulary < 1 || vocabulary > rows)
+            return blame(fault, Status::bad_config, "vocab_size", 10,
+                         "metadata does not agree with the rows of the embedding", rows, vocabulary);
+        c.vocab_size = c.d_output = int32_t(vocabulary);
+        if (metadata(ix, "head", &v) && json::equals(v, "none")) c.has_head = false, c.d_output = c.d_model;
+        dim("in_proj.weight", 2, 0, INT32_MAX, &rows);
+    } else if (has(names.top("input_proj.weight"))) {
+        c.input = Input::features;
+        s = dimension(ix, names.top("input_proj.weight").text, 2, 1, 1, max_width, &c.d_input, fault);
+    }
+    if (s == Status::ok && names.head != nullptr) {
+        s = dimension(ix, names.head, 2, 0, 1, max_vocab, &n, fault);
+        const bool words = c.input == Input::tokens && Names(ix).head[0] == 'l'; // lm_head has padded rows
+        c.d_output = words ? c.vocab_size : n;
+        if (s == Status::ok && words && n < c.vocab_size)
+            return blame(fault, Status::bad_shape, names.head, Name().add(names.head).len,
+                         "fewer rows than the vocabulary", c.vocab_size, n);
+    }
+
+    // 3. The mixer.
+    if (c.arch == Arch::mamba1) {
+        dim("A_log", 2, 1, max_d_state / 2, &c.d_state);
+        dim("conv1d.weight", 3, 2, max_d_conv, &c.d_conv);
+        dim("dt_proj.weight", 2, 1, max_width, &c.dt_rank);
+        c.d_ssm = c.d_inner;
+    } else if (c.arch == Arch::mamba2) {
+        dim("A_log", 1, 0, c.d_inner, &c.nheads);
+        dim("conv1d.weight", 3, 0, INT32_MAX, &n);
+        dim("conv1d.weight", 3, 2, max_d_conv, &c.d_conv);
+        if (s != Status::ok) return s;
+        const int64_t GN2 = int64_t(rows) - 2 * int64_t(c.d_inner) - c.nheads, ds = int64_t(n) - GN2;
+        if (GN2 < 2 || GN2 % 2 != 0)
+            return wrong("in_proj.weight", "its rows do not fit d_inner and A_log", 2 * c.d_inner + c.nheads + 2, rows);
+        if (ds < 1 || ds > c.d_inner || ds % c.nheads != 0)
+            return wrong("conv1d.weight", "its channels do not fit in_proj and A_log", GN2 + c.d_inner, n);
+        const int64_t N = number(ix, "d_state", 128), G = number(ix, "ngroups", 1);
+        if (N < 1 || G < 1 || N * G != GN2 / 2)
+            return blame(fault, Status::bad_config, "d_state", 7,
+                         "metadata, or the default of 128 in 1 group, does not agree with the rows of in_proj", GN2 / 2,
+                         N * G);
+        c.d_ssm = int32_t(ds), c.headdim = int32_t(ds / c.nheads), c.d_state = int32_t(N), c.ngroups = int32_t(G);
+        c.rmsnorm = has(mixer("norm.weight"));
+        const int before = word(ix, "norm_before_gate", bools, 4, 0);
+        if (before < 0) return bad_key(fault, "norm_before_gate", "metadata not understood, expected true or false");
+        c.norm_before_gate = before % 2 == 1;
+    } else {
+        dim("B_bias", 3, 0, c.d_inner, &c.nheads);
+        dim("B_bias", 3, 1, max_mimo_rank, &c.mimo_rank);
+        dim("B_bias", 3, 2, max_d_state / 2, &c.d_state);
+        if (s != Status::ok) return s;
+        c.is_mimo = has(mixer("mimo_x")), c.is_outproj_norm = has(mixer("norm.weight"));
+        if (c.d_inner % c.nheads != 0) return wrong("B_bias", "its heads do not divide d_inner", c.d_inner, c.nheads);
+        c.headdim = c.d_inner / c.nheads;
+        float fraction = 0.5f;
+        if (metadata(ix, "rope_fraction", &v) &&
+            (parse_float(v.text, v.len, &fraction) != v.len || !(fraction == 0.5f || fraction == 1.0f)))
+            return bad_key(fault, "rope_fraction", "metadata not understood, expected 0.5 or 1.0");
+        const int64_t S = number(ix, "rope_angles", fraction == 1.0f ? c.d_state / 2 : c.d_state / 2 / 2);
+        const int64_t row_of_group = 2 * int64_t(c.mimo_rank) * c.d_state;
+        const int64_t GN = int64_t(rows) - 2 * int64_t(c.d_inner) - 3 * int64_t(c.nheads) - S;
+        if (S < 1 || S > c.d_state / 2)
+            return blame(fault, Status::bad_config, "rope_angles", 11, "more angles than pairs", c.d_state / 2, S);
+        if (GN < row_of_group || GN % row_of_group != 0)
+            return wrong("in_proj.weight", "its rows do not fit d_inner, B_bias and the rope fraction",
+                         2 * int64_t(c.d_inner) + row_of_group + 3 * int64_t(c.nheads) + S, rows);
+        c.rope_angles = int32_t(S), c.ngroups = int32_t(GN / row_of_group);
+        const int activation = word(ix, "a_activation", activations, 2, word(ix, "A_activation", activations, 2, 0));
+        if (activation < 0)
+            return bad_key(fault, "a_activation", "metadata not understood, expected heavy_tail or softplus");
+        c.softplus_A = activation == 1, c.A_floor = 1e-4f;
+        if ((metadata(ix, "a_floor", &v) || metadata(ix, "A_floor", &v)) &&
+            (parse_float(v.text, v.len, &c.A_floor) != v.len || !(c.A_floor >= 0.0f && c.A_floor <= FLT_MAX)))
+            return bad_key(fault, "a_floor", "metadata not understood, expected a number from 0 up");
+        if (c.is_mimo && (s = agrees(ix, "mimo_rank", c.mimo_rank, fault)) != Status::ok) return s;
+    }
+    if (s != Status::ok) return s;
+
+    // 4. What metadata repeats.
+    const struct {
+        const char* key;
+        int32_t     value;
+    } keys[] = {{"d_model", c.d_model}, {"n_layer", c.n_layers}, {"d_inner", c.d_inner},      {"d_state", c.d_state},
+                {"d_input", c.d_input}, {"headdim", c.headdim},  {"d_output", c.d_output},    {"ngroups", c.ngroups},
+                {"d_conv", c.d_conv},   {"d_ssm", c.d_ssm},      {"mlp_hidden", c.mlp_hidden}};
+    for (const auto& k : keys)
+        if (k.value > 0 && (s = agrees(ix, k.key, k.value, fault)) != Status::ok) return s;
+    if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
+    *out = c;
+    return Status::ok;
+}
+
+SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
+    static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
+    if (word(ix, "arch", archs, 4, 0) < 0)
+        return bad_key(fault, "arch", "not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3");
+    const bool s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
+    return s4d ? read_s4d(out, ix, fault) : read_mamba(out, ix, fault);
 }
 
 // Looks tensors up, checks them, and remembers the first fault and how many tensors are missing.
@@ -2633,6 +3805,12 @@ struct Binder {
         return e != nullptr && e->rank == rank;
     }
 };
+
+SSM_LOCAL int64_t shape0(const Entry& e) noexcept { // rows
+    int64_t dims[max_rank] = {};
+    shape_of(e, dims);
+    return dims[0];
+}
 
 // One layer's continuous parameters, whichever spelling the file uses.
 struct S4dParameters {
@@ -2769,6 +3947,159 @@ SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i
     layer->norm_bias = bind.vector(layer_name("norms.", i, "bias"), H, floats(size_t(H)));
 }
 
+SSM_LOCAL void load_s4d(Model* m, Binder& bind, Arena* a) noexcept {
+    const Config& c = m->config;
+    const auto    floats = [&](int32_t count) { return static_cast<float*>(take(a, size_t(count) * sizeof(float))); };
+    Layer*        layers = static_cast<Layer*>(take(a, size_t(c.n_layers) * layer_bytes));
+    m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
+    m->encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
+    for (int32_t i = 0; i < c.n_layers; ++i) {
+        layers[i] = Layer();
+        load_layer(&layers[i], c, bind, i, a);
+    }
+    m->layers = layers;
+    m->decoder = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
+    m->decoder_bias = bind.vector(Name().add("decoder.bias"), c.d_output, floats(c.d_output));
+}
+
+// One Mamba layer: matrices in place, small tensors up-cast into the order section 6 wants.
+SSM_LOCAL void load_mamba_layer(MambaLayer* layer, const Config& c, Binder& bind, const Names& names, int32_t i,
+                                Arena* a) noexcept {
+    const int64_t d = c.d_model, di = c.d_inner, H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank;
+    const int64_t C = int64_t(conv_dim(c)), K = c.d_conv, rows = int64_t(in_rows(c));
+    const auto    name = [&](const char* rest) { return names.layer(i, rest); };
+    const auto    floats = [&](size_t count) { // zeroed: lanes past the end must not matter
+        float* to = static_cast<float*>(take(a, count * sizeof(float)));
+        fill_zero(to, count * sizeof(float));
+        return to;
+    };
+    const auto vector = [&](const char* rest, int64_t n) {
+        return bind.vector(name(rest), n, floats(padded(int32_t(n))));
+    };
+    const auto optional = [&](const char* rest, int64_t n) -> const float* {
+        return find_tensor(bind.ix, name(rest).text) != nullptr ? vector(rest, n) : nullptr;
+    };
+    const auto decay = [&](float* to, const Entry* e, int64_t from, ptrdiff_t at) { // A = exp(A_log)
+        double       A, unused;
+        const double log_A = static_cast<double>(bind.value(e, size_t(from)));
+        if (!(log_A >= -80.0 && log_A <= 80.0))
+            return bind.fail(Status::bad_value, name("mixer.A_log"),
+                             "the logarithm of a decay rate is out of range, at the index given", 0, from);
+        exp_and_expm1_f64(log_A, &A, &unused);
+        to[at] = static_cast<float>(A);
+    };
+
+    // 1. Around the mixer.
+    const bool bias = c.norm == Norm::layer;
+    if (!c.bare_mixer) {
+        layer->norm_weight = vector("norm.weight", d);
+        if (bias) layer->norm_bias = vector("norm.bias", d);
+    }
+    if (c.mlp_hidden > 0) {
+        layer->norm2_weight = vector("norm2.weight", d);
+        if (bias) layer->norm2_bias = vector("norm2.bias", d);
+        layer->fc1 = bind.matrix(name("mlp.fc1.weight"), 2 * int64_t(c.mlp_hidden), d);
+        layer->fc2 = bind.matrix(name("mlp.fc2.weight"), d, c.mlp_hidden);
+    }
+    layer->in_proj = bind.matrix(name("mixer.in_proj.weight"), rows, d);
+    layer->out_proj = bind.matrix(name("mixer.out_proj.weight"), d, di);
+
+    // 2. Mamba-1 and Mamba-2: biases, conv1d [K][C], decay rates.
+    if (c.arch != Arch::mamba3) {
+        layer->in_bias = optional("mixer.in_proj.bias", rows), layer->out_bias = optional("mixer.out_proj.bias", d);
+        layer->conv_bias = optional("mixer.conv1d.bias", C);
+        const int64_t shape[] = {C, 1, K}, A_shape[] = {di, N};
+        const Entry*  e = bind.tensor(name("mixer.conv1d.weight"), 3, shape);
+        float*        w = floats(size_t(C * K));
+        for (int64_t k = 0; e != nullptr && k < C * K; ++k) w[k % K * C + k / K] = bind.value(e, size_t(k));
+        layer->conv_w = w;
+        if (c.arch == Arch::mamba1) {
+            layer->x_proj = bind.matrix(name("mixer.x_proj.weight"), c.dt_rank + 2 * N, di);
+            layer->dt_proj = bind.matrix(name("mixer.dt_proj.weight"), di, c.dt_rank);
+            layer->dt_bias = vector("mixer.dt_proj.bias", di), layer->D = vector("mixer.D", di);
+            float* A = floats(padded(c.d_inner) * size_t(N));
+            e = bind.tensor(name("mixer.A_log"), 2, A_shape);
+            for (int64_t k = 0; e != nullptr && k < di * N; ++k)
+                decay(A, e, k, ptrdiff_t(((k / N / 8) * N + k % N) * 8 + k / N % 8));
+            layer->A = A;
+        } else {
+            layer->dt_bias = vector("mixer.dt_bias", H);
+            float* A = floats(padded(c.nheads));
+            e = bind.tensor(name("mixer.A_log"), 1, &H);
+            for (int64_t h = 0; e != nullptr && h < H; ++h) decay(A, e, h, ptrdiff_t(h));
+            layer->A = A;
+            const Entry*  found = find_tensor(bind.ix, name("mixer.D").text);
+            int64_t       dims[max_rank] = {};
+            const int64_t n = found != nullptr && shape_of(*found, dims) == c.d_ssm ? c.d_ssm : H;
+            e = bind.tensor(name("mixer.D"), 1, &n);
+            float* D = floats(padded(c.d_ssm));
+            for (int64_t k = 0; e != nullptr && k < c.d_ssm; ++k) D[k] = bind.value(e, size_t(n == H ? k / P : k));
+            layer->D = D;
+            if (c.rmsnorm) layer->gate_norm = vector("mixer.norm.weight", c.d_ssm);
+        }
+        return;
+    }
+
+    // 3. Mamba-3: biases of B and C in blocks of eight heads, n in the order of N'.
+    const int64_t HRN[] = {H, R, N}, HRP[] = {H, R, P};
+    const auto    blocks = [&](const char* rest) {
+        const Entry* e = bind.tensor(name(rest), 3, HRN);
+        float*       to = floats(head_kn(c));
+        for (int64_t k = 0; e != nullptr && k < H * R * N; ++k) {
+            const int64_t h = k / (R * N), r = k / N % R;
+            to[((h / 8 * R + r) * N + place(c, int32_t(k % N))) * 8 + h % 8] = bind.value(e, size_t(k));
+        }
+        return to;
+    };
+    const auto ranks = [&](const char* rest) {
+        const Entry* e = bind.tensor(name(rest), 3, HRP);
+        float*       to = floats(size_t(H * R * P));
+        for (int64_t k = 0; e != nullptr && k < H * R * P; ++k) to[k] = bind.value(e, size_t(k));
+        return to;
+    };
+    layer->dt_bias = vector("mixer.dt_bias", H), layer->D = vector("mixer.D", H);
+    layer->B_norm = vector("mixer.B_norm.weight", N), layer->C_norm = vector("mixer.C_norm.weight", N);
+    layer->B_bias = blocks("mixer.B_bias"), layer->C_bias = blocks("mixer.C_bias");
+    if (c.is_outproj_norm) layer->gate_norm = vector("mixer.norm.weight", di);
+    if (c.is_mimo)
+        layer->mimo_x = ranks("mixer.mimo_x"), layer->mimo_z = ranks("mixer.mimo_z"),
+        layer->mimo_o = ranks("mixer.mimo_o");
+}
+
+SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
+    const Config& c = m->config;
+    const Names   names(bind.ix);
+    const auto    vector = [&](const Name& name, int64_t n) {
+        return bind.vector(name, n, static_cast<float*>(take(a, padded(int32_t(n)) * sizeof(float))));
+    };
+    MambaLayer* layers = static_cast<MambaLayer*>(take(a, size_t(c.n_layers) * layer_bytes));
+    for (int32_t i = 0; i < c.n_layers; ++i) {
+        layers[i] = MambaLayer();
+        load_mamba_layer(&layers[i], c, bind, names, i, a);
+    }
+    m->mamba = layers;
+    if (c.input == Input::tokens) {
+        const int64_t rows[] = {-1, c.d_model}; // padded at will
+        const Entry*  e = bind.tensor(Name().add(names.embedding), 2, rows);
+        if (e != nullptr) m->encoder = bind.matrix(Name().add(names.embedding), shape0(*e), c.d_model);
+    } else if (c.input == Input::features) {
+        m->encoder = bind.matrix(names.top("input_proj.weight"), c.d_model, c.d_input);
+        if (find_tensor(bind.ix, names.top("input_proj.bias").text) != nullptr)
+            m->encoder_bias = vector(names.top("input_proj.bias"), c.d_model);
+    }
+    if (!c.bare_mixer) {
+        m->norm_f_weight = vector(names.top("norm_f.weight"), c.d_model);
+        if (c.norm == Norm::layer) m->norm_f_bias = vector(names.top("norm_f.bias"), c.d_model);
+    }
+    if (names.head != nullptr) {
+        const int64_t any[] = {-1, c.d_model};
+        const Entry*  e = bind.tensor(Name().add(names.head), 2, any);
+        if (e != nullptr) m->decoder = bind.matrix(Name().add(names.head), shape0(*e), c.d_model);
+        m->decoder.rows = c.d_output; // past these: padding of the vocabulary
+        if (find_tensor(bind.ix, "head.bias") != nullptr) m->decoder_bias = vector(Name().add("head.bias"), c.d_output);
+    } else if (c.has_head) m->decoder = m->encoder, m->decoder.rows = c.d_output;
+}
+
 // Tensors that the model has no place for. Names that golden files use for their expected values are passed over.
 SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
     static const char* const passed[] = {"test.", "grad.", "trace.", "golden.", "final.", "state."};
@@ -2833,6 +4164,9 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     Model m;
     if ((s = read_config(&m.config, ix, fault)) != Status::ok) return s;
     const Config& c = m.config;
+    if (opt.softplus_A && c.arch != Arch::mamba3)
+        return blame(fault, Status::unsupported, "", 0, "only a Mamba-3 model can have a softplus A");
+    m.config.softplus_A |= opt.softplus_A;
     if (opt.expect != nullptr && !(*opt.expect == c))
         return blame(fault, Status::config_mismatch, "", 0, "the file's shape is not the one this program expects");
     if (a.bytes - a.used < 16 || a.bytes - a.used - 16 < model_bytes(c))
@@ -2840,17 +4174,9 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
                      int64_t(model_bytes(c) + 16 + need), int64_t(left));
 
     // 3. Every tensor.
-    Binder     bind(ix, opt.check_values);
-    const auto floats = [&](int32_t count) { return static_cast<float*>(take(&a, size_t(count) * sizeof(float))); };
-    Layer*     layers = static_cast<Layer*>(take(&a, size_t(c.n_layers) * layer_bytes));
-    m.encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
-    m.encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
-    for (int32_t i = 0; i < c.n_layers; ++i) {
-        layers[i] = Layer();
-        load_layer(&layers[i], c, bind, i, &a);
-    }
-    m.decoder = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
-    m.decoder_bias = bind.vector(Name().add("decoder.bias"), c.d_output, floats(c.d_output));
+    Binder bind(ix, opt.check_values);
+    if (c.arch == Arch::s4d) load_s4d(&m, bind, &a);
+    else load_mamba(&m, bind, &a);
     if (bind.status != Status::ok) {
         if (fault != nullptr) *fault = bind.first;
         if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)
@@ -2861,7 +4187,7 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     if ((s = no_extras(ix, fault)) != Status::ok) return s;
 
     // 4. All is well: only now does anything of the caller's change.
-    m.layers = layers, m.kernels = kernels, m.fingerprint = fingerprint_of(blob);
+    m.kernels = kernels, m.fingerprint = fingerprint_of(blob);
     arena->used = a.used;
     *out = m;
     return Status::ok;

@@ -107,6 +107,30 @@ like "info: not a model" 3 'ssm info: small.st: *not a model this build knows*' 
 same "info" "$? $(grep -c -e '^parameters: 292$' -e '^d_model: 8$' -e '^state bytes: 176$' -e '^fingerprint: [0-9a-f]*$' got.out) $(wc -c <got.err)" "0 4 0"
 same "info --isa" "$("$ssm" info --isa scalar "$one" | grep '^back-end:')" "back-end: scalar"
 
+# ---- made-up models
+TMPDIR=$PWD "$ssm" bench --seconds 0.2 --isa scalar --config mamba3,d_model=16,n_layer=1,d_state=8,headdim=8,mimo_rank=2 >got.out 2>got.err
+same "bench --config" "$? $(grep -c -e '^back-end scalar' -e '  step  ' -e 'recurrence, a step' got.out) $(wc -c <got.err) $(ls | grep -c ssm-bench)" "0 3 0 0"
+"$ssm" bench --config mamba3,d_model=17,headdim=16 >got.out 2>got.err
+same "bench --config: impossible" "$? $(cat got.err)" "2 ssm bench: --config: headdim must divide expand * d_model, ngroups the number of heads"
+"$ssm" bench --config mamba3,colour=3 >got.out 2>got.err
+same "bench --config: unknown key" "$? $(cat got.err)" '2 ssm bench: --config: "colour=3": not a known key with a value of its kind'
+
+# ---- models of tokens
+tokens=$golden/../mamba/m1_lm2_d32_hfnames.safetensors
+printf '1\n? 2\n5\n' | "$ssm" score "$tokens" >got.out 2>got.err
+same "score: tokens" "$? $(wc -l <got.out) $(head -1 got.out | wc -w) $(wc -c <got.err)" "0 3 40 0"
+printf '\001\005' | "$ssm" score --u8 "$tokens" >got.bytes
+same "score: token bytes" "$? $(cat got.bytes)" "0 $(sed -n '1p;3p' got.out)"
+printf '{"x":[1]}\n{"candidates":[[2],[5]]}\n' | "$ssm" score "$tokens" | tr -d '{}[]"ys:' | tr ',' ' ' | head -1 >got.json
+same "score: token JSON" "$(cat got.json | wc -w)" "40"
+printf '40\n0.5\n-1\n1 2\n' | "$ssm" score "$tokens" >got.out 2>got.err
+same "score: not tokens" "$? $(wc -c <got.out) $(cat got.err)" '1 0 ssm score: line 1: field 1: "40" is no token, expected an integer below 40
+ssm score: line 2: field 1: "0.5" is no token, expected an integer below 40
+ssm score: line 3: field 1: "-1" is no token, expected an integer below 40
+ssm score: line 4: expected 1 number, got 2'
+"$ssm" score --f32 "$tokens" </dev/null >got.out 2>got.err
+same "score: raw floats for tokens" "$? $(cat got.err)" "2 ssm score: a model of tokens takes lines or --u8"
+
 # ---- selftest and bench
 
 "$ssm" selftest "$golden"/0*.safetensors >got.out 2>got.err
@@ -120,7 +144,7 @@ cp "$one" wrong.st && chmod u+w wrong.st
 printf '\x40' | dd of=wrong.st bs=1 seek=$((8 + $(od -An -tu4 -N4 "$one") + BASH_REMATCH[1] + 7)) conv=notrunc status=none
 "$ssm" selftest wrong.st >got.out 2>got.err
 same "selftest fails" "$? $(grep -c ' FAIL err=' got.out) $(wc -c <got.err)" "1 $ends 0"
-like "selftest: not golden" 3 'ssm selftest: small.st: metadata "format": got "", expected s4d-golden-1' "$ssm" selftest small.st
+like "selftest: not golden" 3 'ssm selftest: small.st: metadata "format": got "", expected s4d-golden-1, or a tensor "golden.f32_err_output"' "$ssm" selftest small.st
 "$ssm" bench --seconds 0.2 --json "$one" >got.out 2>got.err
 same "bench --json" "$? $(head -c 11 got.out) $(tail -c 3 got.out) $(wc -l <got.out) $(wc -c <got.err)" '0 {"version": ]} 1 0'
 "$ssm" bench --seconds 0.2 --isa scalar "$one" >got.out 2>got.err

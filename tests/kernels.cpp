@@ -138,6 +138,24 @@ TEST_CASE("element-wise kernels and layer_norm: equal bits at lengths 1..257") {
             S.layer_norm(want.data(), x.floats(), w.floats(), b.floats(), n);
             K.layer_norm(y.floats(), x.floats(), w.floats(), b.floats(), n);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "layer_norm ", n);
+            S.rms_norm(want.data(), x.floats(), w.floats(), n), K.rms_norm(y.floats(), x.floats(), w.floats(), n);
+            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "rms_norm ", n);
+            S.gate(want.data(), w.floats(), x.floats() + N, n), K.gate(y.floats(), w.floats(), x.floats() + N, n);
+            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "gate ", n);
+            for (int32_t taps = 1; taps <= 8; taps += n % 3 + 1) {
+                Guarded      t(N * 4 * size_t(taps)), filter(N * 4 * size_t(taps));
+                const float* at[8];
+                rnd.fill(t.floats(), N * size_t(taps)), rnd.fill(filter.floats(), N * size_t(taps));
+                for (int32_t k = 0; k < taps; ++k) at[k] = t.floats() + k * n;
+                const float* bias = n % 2 == 0 ? b.floats() : nullptr;
+                S.conv(want.data(), at, filter.floats(), bias, taps, n);
+                K.conv(y.floats(), at, filter.floats(), bias, taps, n);
+                REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "conv ", n);
+                double exact = bias != nullptr ? double(bias[n - 1]) : 0.0;
+                for (int32_t k = 0; k < taps; ++k)
+                    exact += double(at[k][n - 1]) * double(filter.floats()[k * n + n - 1]);
+                CHECK(double(want[N - 1]) == doctest::Approx(exact / (1 + std::exp(-exact))).epsilon(1e-4));
+            }
         }
     }
 }

@@ -98,6 +98,35 @@ TEST_CASE("exp_and_expm1: error, and never above 1") {
     CHECK(worst_expm1 < 4e-7);
 }
 
+TEST_CASE("tanh, softplus, exp_minus: error, limits, NaN") {
+    double worst_tanh = 0, worst_softplus = 0, worst_exp = 0;
+    sweep(499, [&](float x) {
+        const double v = double(x);
+        if (std::fabs(v) > 1.2e-38)
+            worst_tanh = std::max(worst_tanh, relative(double(ssm::detail::tanh(x)), std::tanh(v)));
+        if (v > -87.0) {
+            const double want = v > 0 ? v + std::log1p(std::exp(-v)) : std::log1p(std::exp(v));
+            worst_softplus = std::max(worst_softplus, relative(double(softplus(x)), want));
+        }
+        if (std::fabs(v) < 87.0)
+            worst_exp = std::max(worst_exp, relative(double(exp_minus(x)), std::exp(-std::fabs(v))));
+    });
+    CHECK(worst_tanh < 5e-7);
+    CHECK(worst_softplus < 5e-7);
+    CHECK(worst_exp < 1.5e-7);
+    const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+    for (float (*f)(const float&) :
+         {+[](const float& x) { return ssm::detail::tanh(x); }, +[](const float& x) { return softplus(x); },
+          +[](const float& x) { return exp_minus(x); }})
+        CHECK(std::isnan(f(nan)));
+    CHECK(ssm::detail::tanh(inf) == 1.0f);
+    CHECK(ssm::detail::tanh(-1e30f) == -1.0f);
+    CHECK(ssm::detail::tanh(0.0f) == 0.0f);
+    CHECK(softplus(25.0f) == 25.0f);
+    CHECK(softplus(-inf) < 1e-37f);
+    CHECK(std::isinf(softplus(inf)));
+}
+
 TEST_CASE("sincos_turns: error over a turn") {
     double worst = 0;
     for (int i = -(1 << 20); i <= 1 << 20; ++i) {
@@ -170,6 +199,9 @@ TEST_CASE("vector forms give the scalar bits") {
         };
         same("exp", exp_f32(v), [](float a) { return exp_f32(a); });
         same("sigmoid", sigmoid(v), [](float a) { return sigmoid(a); });
+        same("tanh", ssm::detail::tanh(v), [](float a) { return ssm::detail::tanh(a); });
+        same("softplus", softplus(v), [](float a) { return softplus(a); });
+        same("silu", silu(v), [](float a) { return silu(a); });
         same("cdf", normal_cdf(v), [](float a) { return normal_cdf(a); });
     }
 }

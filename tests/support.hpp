@@ -80,7 +80,8 @@ struct OwnState {
 struct Golden {
     Bytes      bytes, memory;
     ssm::Index index;
-    explicit Golden(const std::string& path) : bytes(read_file(path)) {
+    explicit Golden(const std::string& path) : Golden(read_file(path)) {}
+    explicit Golden(Bytes content) : bytes(std::move(content)) {
         ssm::Blob b{bytes.data(), bytes.size()};
         memory.resize(ssm::index_bytes(b));
         REQUIRE(ssm::read_index(&index, b, memory.data(), memory.size()) == ssm::Status::ok);
@@ -95,6 +96,29 @@ struct Golden {
             float f = 0;
             if (wide) std::memcpy(&v[i], index.data + e->begin + 8 * i, 8);
             else std::memcpy(&f, index.data + e->begin + 4 * i, 4), v[i] = double(f);
+        }
+        return v;
+    }
+    std::vector<double> numbers(const std::string& name) const { // of a weight: F32, F16 or BF16
+        const ssm::Entry* e = ssm::find_tensor(index, name.c_str());
+        REQUIRE_MESSAGE(e != nullptr, name);
+        const std::string dtype = ssm::dtype_name(e->dtype);
+        if (dtype == "F32" || dtype == "F64") return tensor(name);
+        std::vector<double> v(size_t(e->end - e->begin) / 2);
+        for (size_t i = 0; i < v.size(); ++i) {
+            const unsigned char* p = index.data + e->begin + 2 * i;
+            const uint32_t       u = uint32_t(p[0]) | uint32_t(p[1]) << 8;
+            if (dtype == "BF16") {
+                const uint32_t wide = u << 16;
+                float          f;
+                std::memcpy(&f, &wide, 4);
+                v[i] = double(f);
+            } else { // F16: sign, 5 bits of exponent, 10 of fraction
+                const int    exponent = int(u >> 10 & 31);
+                const double fraction = double(u & 1023);
+                v[i] = (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024.0 + fraction, exponent - 25)) *
+                       ((u & 0x8000) != 0 ? -1.0 : 1.0);
+            }
         }
         return v;
     }

@@ -10,15 +10,20 @@
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
 
+#include "random_model.hpp"
 #include "tool.hpp"
 
 #include <algorithm>
 #include <chrono>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <new>
+
+#include <unistd.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -29,13 +34,18 @@ namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm bench MODEL [--json] [--isa NAME] [--seconds S]\n"
+    "usage: ssm bench MODEL | --config KEY=VALUE,... [--json] [--isa NAME] [--seconds S]\n"
     "\n"
     "Measures the machine (read bandwidth, multiply-adds), the kernels at this model's sizes, and whole steps, on "
     "every\n"
     "back-end of this CPU or the one named, on one core. Times are the fastest and the median of several repetitions;\n"
     "roofline share: the least time this machine needs for the bytes and multiply-adds, over the fastest time.\n"
     "\n"
+    "  --config T   a made-up model instead of a file: the architecture (s4d, mamba1, mamba2, mamba3) and any of "
+    "d_model,\n"
+    "               n_layer, d_state, headdim, ngroups, mimo_rank, rope_fraction, expand, d_conv, dt_rank, "
+    "mlp_hidden,\n"
+    "               d_input, d_output, vocab_size, dtype, seed: mamba3,d_model=128,n_layer=4,d_state=16,headdim=16\n"
     "  --json       one JSON object instead of text\n"
     "  --isa NAME   this back-end only\n"
     "  --seconds S  for the whole run (default 8)\n";
@@ -209,15 +219,31 @@ struct Work {
 double matrix_bytes(const ssm::Matrix& w) {
     return static_cast<double>(w.rows) * static_cast<double>(w.cols) * (w.dtype == ssm::DType::f32 ? 4.0 : 2.0);
 }
-Work work_of(const ssm::Model& m, int32_t n_inputs) {
-    const ssm::Config& c = m.config;
-    const double H = c.d_model, n = n_inputs, layers = c.n_layers, modes = static_cast<double>(ssm::detail::modes(c));
-    const double size = m.encoder.dtype == ssm::DType::f32 ? 4.0 : 2.0;
-    Work         w;
-    w.macs = n * (H * c.d_input + layers * (2 * H * H + 8 * modes) + H * c.d_output);
-    w.weights = matrix_bytes(m.encoder) + matrix_bytes(m.decoder) + layers * (2 * H * H * size + modes * 6 * 4);
-    w.bytes = w.weights + n * layers * modes * 4 * 4; // the state, read and written
-    return w;
+double macs_of(const ssm::Matrix& w) { return static_cast<double>(w.rows) * static_cast<double>(w.cols); }
+Work   work_of(const ssm::Model& m, int32_t n_inputs) {
+      const ssm::Config& c = m.config;
+      const double       H = c.d_model, n = n_inputs, layers = c.n_layers;
+      Work               w;
+      if (c.arch == ssm::Arch::s4d) {
+          const double modes = static_cast<double>(ssm::detail::modes(c)),
+                       size = m.encoder.dtype == ssm::DType::f32 ? 4 : 2;
+          w.macs = n * (H * c.d_input + layers * (2 * H * H + 8 * modes) + H * c.d_output);
+          w.weights = matrix_bytes(m.encoder) + matrix_bytes(m.decoder) + layers * (2 * H * H * size + modes * 6 * 4);
+          w.bytes = w.weights + n * layers * modes * 4 * 4; // the state, read and written
+          return w;
+    }
+      const double states = static_cast<double>(ssm::state_bytes(c));
+      for (int32_t l = 0; l < c.n_layers; ++l) {
+          const ssm::MambaLayer& a = m.mamba[l];
+          for (const ssm::Matrix* x : {&a.in_proj, &a.out_proj, &a.x_proj, &a.dt_proj, &a.fc1, &a.fc2})
+            w.macs += macs_of(*x), w.weights += matrix_bytes(*x);
+    }
+      w.macs += macs_of(m.decoder), w.weights += matrix_bytes(m.decoder);
+      if (c.input == ssm::Input::features) w.macs += macs_of(m.encoder), w.weights += matrix_bytes(m.encoder);
+    w.macs += states / 4 * 2 * std::max(c.mimo_rank, 1); // update and read-out of every number of h
+      w.macs *= n;
+      w.bytes = w.weights + n * states * 2;
+      return w;
 }
 
 class Bench {
@@ -225,6 +251,7 @@ class Bench {
     Bench(const OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds)
         : m_(m), kernels_(*ssm::detail::kernels_of(isa)), machine_(machine), seconds_(seconds) {}
     void                    kernels();
+    void                    mamba_kernels();
     bool                    steps(ssm::Arena* arena); // false: the model refused
     const std::vector<Row>& rows() const { return rows_; }
 
@@ -253,8 +280,47 @@ class Bench {
     bool             ran_ = true;
 };
 
+// One mixer of a Mamba model, and what stands around it.
+void Bench::mamba_kernels() {
+    const ssm::Config&     c = m_.config;
+    const ssm::MambaLayer& layer = m_.model.mamba[0];
+    const int32_t          n = 64, d = c.d_model, d_stride = int32_t(ssm::detail::padded(d));
+    const int32_t          p_stride = int32_t(ssm::detail::row_p(c)), o_stride = int32_t(ssm::detail::row_o(c));
+    const auto             parts = ssm::detail::parts_of(c);
+    std::vector<float>     x = noise(size_t(n) * size_t(d_stride)), p = noise(size_t(n) * size_t(p_stride));
+    std::vector<float>     o = noise(size_t(n) * size_t(o_stride)), h(parts.end), work(ssm::detail::one_row(c));
+    const auto matmul = [&](const char* name, const ssm::Matrix& w, int32_t rows, float* y, int32_t y_stride,
+                            const float* from, int32_t from_stride) {
+        const double macs = macs_of(w) * rows;
+        add(std::string("matmul ") + name + " " + std::to_string(w.rows) + "x" + std::to_string(w.cols) + ", " +
+                std::to_string(rows) + (rows == 1 ? " row" : " rows"),
+            rows, macs, matrix_bytes(w), matrix_bytes(w), [&, rows, y, y_stride, from, from_stride] {
+                kernels_.matmul(y, y_stride, w, nullptr, from, from_stride, rows);
+            });
+    };
+    for (int32_t rows : {1, n}) {
+        std::vector<float> y(size_t(n) * size_t(std::max(p_stride, d_stride)));
+        matmul("in_proj", layer.in_proj, rows, y.data(), p_stride, x.data(), d_stride);
+        matmul("out_proj", layer.out_proj, rows, y.data(), d_stride, o.data(), o_stride);
+    }
+    ssm::Row row;
+    row.c = &c, row.layer = &layer, row.p = p.data(), row.y = o.data(), row.state = h.data(), row.work = work.data();
+    const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1
+                        : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2
+                                                      : kernels_.mamba3;
+    const double size = static_cast<double>(parts.end) * 4;
+    for (const bool moves : {true, false}) {
+        row.next = moves ? h.data() : nullptr;
+        add(moves ? "recurrence, a step" : "recurrence, a candidate", 1, size / 4 * 2 * std::max(c.mimo_rank, 1),
+            moves ? 2 * size : size, size, [&] { cell(row); });
+    }
+    add("rms norm " + std::to_string(d), 1, 0, 0, 0,
+        [&] { kernels_.rms_norm(o.data(), x.data(), m_.model.norm_f_weight, d); });
+}
+
 void Bench::kernels() {
     const ssm::Config& c = m_.config;
+    if (c.arch != ssm::Arch::s4d) return mamba_kernels();
     const int32_t H = c.d_model, stride = int32_t(ssm::detail::padded(H)), blocks = stride / 8, modes = c.d_state / 2;
     const int32_t n = 64;
     const size_t  width = size_t(std::max(std::max(stride, c.d_input), c.d_output));
@@ -308,7 +374,7 @@ void Bench::kernels() {
 }
 
 bool Bench::steps(ssm::Arena* arena) {
-    constexpr int32_t n = 64;
+    constexpr int32_t n = 64, most = 512;
     const ssm::Model& model = m_.model;
     const size_t      d_in = size_t(m_.config.d_input), d_out = size_t(m_.config.d_output);
     ssm::State        state;
@@ -316,17 +382,22 @@ bool Bench::steps(ssm::Arena* arena) {
     if (ssm::make_state(&state, model, arena) != ssm::Status::ok ||
         ssm::make_scratch(&scratch, model, n, arena) != ssm::Status::ok)
         return false;
-    std::vector<float> x = noise(size_t(n) * d_in), y(size_t(n) * d_out), dt(size_t(n), 1.5f);
-    const Work         one = work_of(model, 1), many = work_of(model, n);
+    std::vector<float> x = noise(size_t(most) * d_in), y(size_t(n) * d_out), dt(size_t(n), 1.5f);
+    const Work         one = work_of(model, 1), many = work_of(model, n), few = work_of(model, 32);
     const double       hot = one.bytes;
     add("step", 1, one.macs, one.bytes, hot,
         [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data()) == ssm::Status::ok; });
     add("step, dt 1.5", 1, one.macs, one.bytes, hot,
         [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data(), 1.5f) == ssm::Status::ok; });
+    add("32 candidates", 32, few.macs, few.bytes, hot,
+        [&] { ran_ &= ssm::step_batch(model, state, &scratch, x.data(), 32, y.data()) == ssm::Status::ok; });
     add("64 candidates", n, many.macs, many.bytes, hot,
         [&] { ran_ &= ssm::step_batch(model, state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
     add("prefill 64 steps", n, many.macs, many.bytes, hot,
         [&] { ran_ &= ssm::prefill(model, &state, &scratch, x.data(), n, y.data()) == ssm::Status::ok; });
+    const Work all = work_of(model, most);
+    add("prefill 512 steps", most, all.macs, all.bytes, hot,
+        [&] { ran_ &= ssm::prefill(model, &state, &scratch, x.data(), most, y.data()) == ssm::Status::ok; });
     return ran_;
 }
 
@@ -348,6 +419,29 @@ const char compiler[] = __VERSION__;
 const char  compiler[] = "unknown";
 #endif
 
+// A random model in a file of its own, gone when this is.
+struct MadeUp {
+    std::string path;
+    MadeUp() = default;
+    MadeUp(const MadeUp&) = delete;
+    MadeUp& operator=(const MadeUp&) = delete;
+    ~MadeUp() {
+        if (!path.empty()) ::unlink(path.c_str());
+    }
+    int write(const char* text) {
+        random_model::Spec spec;
+        std::string        why;
+        if (!random_model::parse(text, &spec, &why)) return fail(bad_usage, "bench", "--config: " + escape(why, 200, "\""));
+        const char* folder = std::getenv("TMPDIR");
+        std::string name = std::string(folder != nullptr && *folder != 0 ? folder : "/tmp") + "/ssm-bench-XXXXXX";
+        const int   fd = ::mkstemp(name.data());
+        if (fd < 0) return fail(io_error, "bench", escape(name, 160) + ": cannot be created: " + system_error(errno));
+        ::close(fd);
+        path = name;
+        return save_file("bench", path.c_str(), random_model::file(spec));
+    }
+};
+
 std::string printed(const char* format, double v) {
     char text[64];
     std::snprintf(text, sizeof text, format, v);
@@ -361,18 +455,30 @@ int verb_bench(int argc, char** argv) {
     ssm::Isa isa = ssm::Isa::best;
     Options  options("bench", help);
     options.flag("--json", &json).isa(&isa).number("--seconds", &seconds, 0.05, 3600.0);
-    int status = options.read(argc, argv, 1, 1);
+    const char* config = nullptr;
+    options.text("--config", &config);
+    int status = options.read(argc, argv, 0, 1);
     if (status != go_on) return status;
+    if ((config == nullptr) != (options.operands.size() == 1))
+        return fail(bad_usage, "bench",
+                    std::string("expected one model file or --config, got ") +
+                        (config != nullptr ? "both" : std::to_string(options.operands.size())) +
+                        "; see ssm bench --help");
+    MadeUp made_up;
+    if (config != nullptr) {
+        if ((status = made_up.write(config)) != done) return status;
+        options.operands = {made_up.path.c_str()};
+    }
     std::vector<ssm::Isa> all = back_ends();
     if (isa != ssm::Isa::best) all = {isa};
     Container file;
     if ((status = open_container("bench", options.operands[0], &file)) != done) return status;
     std::string model_json;
-    append_json_string(&model_json, escape(options.operands[0], 160));
+    append_json_string(&model_json, escape(config != nullptr ? config : options.operands[0], 160));
 
     Output           out(1);
     std::string      text; // of --json
-    constexpr double measurements = n_levels + 1 + 10 + 4;
+    constexpr double measurements = n_levels + 1 + 10 + 6;
     const double     each =
         seconds / (static_cast<double>(all.size()) * measurements) * 0.8; // the rest: finding how often to call
     for (size_t b = 0; b < all.size(); ++b) {

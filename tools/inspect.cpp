@@ -96,16 +96,39 @@ int verb_info(int argc, char** argv) {
     const auto line = [&](const char* key, const std::string& value) {
         out.write(std::string(key) + ": " + value + "\n");
     };
-    const auto number = [&](const char* key, uint64_t value) { line(key, std::to_string(value)); };
-    line("architecture", "s4d");
+    const auto               number = [&](const char* key, uint64_t value) { line(key, std::to_string(value)); };
+    static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
+    const bool               s4d = c.arch == ssm::Arch::s4d;
+    const auto               size = [&](const char* key, int32_t value) { // where the architecture has it
+        if (value > 0) number(key, uint64_t(value));
+    };
+    line("architecture", std::string(archs[int(c.arch)]) + (c.is_mimo ? " (MIMO)" : ""));
     line("engine", "float");
     number("layers", uint64_t(c.n_layers));
+    if (!s4d)
+        line("input", c.input == ssm::Input::tokens     ? "tokens"
+                      : c.input == ssm::Input::features ? "features"
+                                                        : "vectors of d_model numbers");
+    size("vocab_size", c.vocab_size);
     number("d_input", uint64_t(c.d_input));
     number("d_output", uint64_t(c.d_output));
     number("d_model", uint64_t(c.d_model));
+    size("d_inner", c.d_inner);
     number("d_state", uint64_t(c.d_state));
-    line("discretization", c.disc == ssm::Disc::zoh ? "zoh" : "bilinear");
-    line("norm", c.prenorm ? "in front of each layer" : "behind each layer");
+    size("heads", c.nheads), size("headdim", c.headdim), size("ngroups", c.ngroups);
+    if (c.is_mimo) size("mimo_rank", c.mimo_rank);
+    size("rope_angles", c.rope_angles), size("d_conv", c.d_conv), size("dt_rank", c.dt_rank);
+    size("mlp_hidden", c.mlp_hidden);
+    if (c.arch == ssm::Arch::mamba3) {
+        std::string floor;
+        append_float(&floor, c.A_floor);
+        line("A", c.softplus_A ? "softplus" : "heavy tail");
+        line("A_floor", floor);
+        line("norm before the gate", c.is_outproj_norm ? "yes" : "no");
+    }
+    if (s4d) line("discretization", c.disc == ssm::Disc::zoh ? "zoh" : "bilinear");
+    if (s4d) line("norm", c.prenorm ? "in front of each layer" : "behind each layer");
+    else line("norm", c.norm == ssm::Norm::rms ? "RMSNorm" : "LayerNorm");
     line("pooling", c.pool == ssm::Pool::mean ? "mean" : c.pool == ssm::Pool::last ? "last" : "none");
     std::string clip;
     append_float(&clip, c.state_clip);

@@ -33,11 +33,13 @@ const char help[] =
     "is 1.\n"
     "A line may hold 1048576 bytes.\n"
     "\n"
+    "A model of tokens takes one integer, the token's id, where others take their numbers.\n"
+    "\n"
     "  --s16 RATE      raw frames: 16-bit little-endian integers / 32768, RATE frames a second; where the model's "
     "metadata\n"
     "                  has sample_rate, each step takes sample_rate / RATE training steps\n"
     "  --f32           raw frames: 32-bit little-endian floats\n"
-    "  --u8            raw frames: bytes / 255\n"
+    "  --u8            raw frames: bytes / 255; for a model of tokens, ids\n"
     "  --last          raw frames: print the last output only, not one for each frame\n"
     "  --load-state F  begin with the state saved in F\n"
     "  --save-state F  save the state at the end of input, and on SIGINT or SIGTERM; F is replaced as a whole or not "
@@ -47,8 +49,8 @@ const char help[] =
 enum class Format { lines, s16, f32, u8 };
 
 size_t sample_bytes(Format f) { return f == Format::s16 ? 2 : f == Format::f32 ? 4 : 1; }
-float  sample(Format f, const unsigned char* p) {
-     if (f == Format::u8) return static_cast<float>(p[0]) / 255.0f;
+float  sample(Format f, const unsigned char* p, bool token) {
+     if (f == Format::u8) return static_cast<float>(p[0]) / (token ? 1.0f : 255.0f);
     if (f == Format::s16) {
          const int v = p[0] | p[1] << 8;
          return static_cast<float>(v < 32768 ? v : v - 65536) / 32768.0f;
@@ -87,7 +89,9 @@ int score_lines(Scorer* scorer, Output* out, Output* err) {
 // Raw frames. A frame cut short by the end of input is one error.
 int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float dt, bool last_only, Output* out,
                  Output* err) {
-    const size_t               d_input = size_t(model.config.d_input), frame_bytes = d_input * sample_bytes(format);
+    const bool                 tokens = model.config.input == ssm::Input::tokens;
+    const size_t               d_input = tokens ? 1 : size_t(model.config.d_input);
+    const size_t               frame_bytes = d_input * sample_bytes(format);
     std::vector<unsigned char> bytes((65536 / frame_bytes + 1) * frame_bytes);
     std::vector<float>         x(d_input);
     size_t                     have = 0;
@@ -108,7 +112,7 @@ int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float d
         have += size_t(n);
         size_t at = 0;
         for (; have - at >= frame_bytes; at += frame_bytes) {
-            for (size_t k = 0; k < d_input; ++k) x[k] = sample(format, &bytes[at + k * sample_bytes(format)]);
+            for (size_t k = 0; k < d_input; ++k) x[k] = sample(format, &bytes[at + k * sample_bytes(format)], tokens);
             all_good &= scorer->frame(x.data(), ++number, !last_only, dt);
             if (stopped() || !out->good()) break;
         }
@@ -140,6 +144,8 @@ int verb_score(int argc, char** argv) {
     constexpr int32_t batch = 64;
     OpenModel         m;
     if ((status = open_model("score", options.operands[0], isa, 1, batch, &m)) != done) return status;
+    if (m.config.input == ssm::Input::tokens && (format == Format::s16 || format == Format::f32))
+        return fail(bad_usage, "score", "a model of tokens takes lines or --u8");
     ssm::State   state;
     ssm::Scratch scratch;
     if (ssm::make_state(&state, m.model, &m.arena) != ssm::Status::ok ||

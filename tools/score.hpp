@@ -35,11 +35,16 @@ class Scorer {
     bool run_json(const Request& q, std::string* why);
     void print_row(const float* y, bool json);
     bool run(bool candidate, float dt);
+    bool good(float v) const; // a number that may stand in a record
+    // The inputs of events first.. of the record at hand, n of them: x_'s own, or rows of the embedding.
+    const float* inputs(size_t first, size_t n);
 
     const ssm::Model&  model_;
     ssm::State*        state_;
     ssm::Scratch*      scratch_;
     Output *           out_, *err_;
+    size_t             width_;      // numbers of an event: d_input, or one token id
+    std::vector<float> rows_;       // of the embedding
     std::vector<float> x_, y_, dt_; // x_: numbers of the record at hand; its size is bounded by the length of a line
     std::string        line_;
     bool               any_frame_ = false;

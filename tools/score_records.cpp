@@ -17,12 +17,18 @@ std::string expected_numbers(int32_t want, size_t got) {
 const char* const bad_dt = "dt: expected a number above 0 and at most 1048576";
 static_assert(ssm::max_dt == 1048576.0f, "the message above names it");
 
-bool good_dt(float dt) { return dt > 0.0f && dt <= ssm::max_dt; }
-bool good_input(float x) { return x >= -ssm::max_input && x <= ssm::max_input; }
+bool        good_dt(float dt) { return dt > 0.0f && dt <= ssm::max_dt; }
+bool        good_input(float x) { return x >= -ssm::max_input && x <= ssm::max_input; }
+std::string wrong_value(const ssm::Model& m) {
+    if (m.config.input != ssm::Input::tokens) return " is out of range";
+    return " is no token, expected an integer below " + std::to_string(m.config.vocab_size);
+}
+bool of_tokens(const ssm::Model& m) { return m.config.input == ssm::Input::tokens; }
 } // namespace
 
 Scorer::Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err)
-    : model_(model), state_(state), scratch_(scratch), out_(out), err_(err) {
+    : model_(model), state_(state), scratch_(scratch), out_(out), err_(err),
+      width_(of_tokens(model) ? 1 : size_t(model.config.d_input)) {
     y_.resize(size_t(model.config.d_output) * size_t(scratch->batch));
     dt_.resize(size_t(scratch->batch));
 }
@@ -44,19 +50,34 @@ void Scorer::print_row(const float* y, bool json_form) {
     out_->write(line_);
 }
 
+bool Scorer::good(float v) const {
+    if (!of_tokens(model_)) return good_input(v);
+    return v >= 0.0f && v < static_cast<float>(model_.config.vocab_size) && v == std::floor(v);
+}
+const float* Scorer::inputs(size_t first, size_t n) {
+    if (!of_tokens(model_)) return x_.data() + first * width_;
+    const size_t d = size_t(model_.config.d_input);
+    rows_.resize(n * d);
+    for (size_t i = 0; i < n; ++i) // ids were checked
+        if (ssm::embed(model_, int32_t(x_[first + i]), &rows_[i * d]) != ssm::Status::ok) rows_[i * d] = std::nanf("");
+    return rows_.data();
+}
+
 // One event or candidate in x_.
 bool Scorer::run(bool candidate, float dt) {
-    const ssm::Status s = candidate ? ssm::step_batch(model_, *state_, scratch_, x_.data(), 1, y_.data(), &dt)
-                                    : ssm::step(model_, state_, scratch_, x_.data(), y_.data(), dt);
+    const float*      x = inputs(0, 1);
+    const ssm::Status s = candidate ? ssm::step_batch(model_, *state_, scratch_, x, 1, y_.data(), &dt)
+                                    : ssm::step(model_, state_, scratch_, x, y_.data(), dt);
     return s == ssm::Status::ok;
 }
 
 bool Scorer::frame(const float* x, uint64_t number, bool print, float dt) {
-    for (int32_t k = 0; k < model_.config.d_input; ++k)
-        if (!good_input(x[k]))
+    for (size_t k = 0; k < width_; ++k)
+        if (!good(x[k]))
             return bad("frame", number,
                        "value " + std::to_string(k + 1) + (std::isnan(x[k]) ? " is NaN" : " is out of range"));
-    const ssm::Status s = ssm::step(model_, state_, scratch_, x, y_.data(), dt);
+    x_.assign(x, x + width_);
+    const ssm::Status s = ssm::step(model_, state_, scratch_, inputs(0, 1), y_.data(), dt);
     if (s != ssm::Status::ok) return bad("frame", number, ssm::message(s));
     any_frame_ = true;
     if (print) print_row(y_.data(), false), out_->write("\n");
@@ -116,9 +137,9 @@ bool Scorer::text_record(std::string_view text, uint64_t number) {
     }
 
     // 3. The numbers: fields between blanks, or a comma with blanks around it.
-    const int32_t want = model_.config.d_input;
+    const int32_t want = int32_t(width_);
     size_t        got = 0;
-    x_.resize(size_t(want));
+    x_.resize(width_);
     while (!text.empty()) {
         float                  v = 0.0f;
         const size_t           n = ssm::parse_float(text.data(), text.size(), &v);
@@ -127,7 +148,7 @@ bool Scorer::text_record(std::string_view text, uint64_t number) {
         const auto             where = [&] { return "field " + std::to_string(got + 1); };
         if (field.empty()) return no(where() + " is empty");
         if (n != field.size()) return no(where() + ": got \"" + escape(field, 40) + "\", expected a number");
-        if (!good_input(v)) return no(where() + ": \"" + escape(field, 40) + "\" is out of range");
+        if (!good(v)) return no(where() + ": \"" + escape(field, 40) + "\"" + wrong_value(model_));
         if (got < x_.size()) x_[got] = v;
         ++got;
         text.remove_prefix(n);
@@ -170,8 +191,8 @@ bool Scorer::numbers(json::Reader* r, size_t limit, const std::string& where, st
         } else {
             float v = 0.0f;
             ssm::parse_float(t.text, t.len, &v);
-            if (!good_input(v) && why->empty())
-                *why = here() + ": \"" + escape({t.text, t.len}, 40) + "\" is out of range";
+            if (!good(v) && why->empty())
+                *why = here() + ": \"" + escape({t.text, t.len}, 40) + "\"" + wrong_value(model_);
             if (got < limit) x_.push_back(v);
         }
         ++got;
@@ -189,7 +210,7 @@ bool Scorer::parse(std::string_view text, Request* q, std::string* why) {
     const auto   complain_once = [&](const std::string& what) {
         if (why->empty()) *why = what;
     };
-    const size_t width = size_t(model_.config.d_input);
+    const size_t width = width_;
     bool         has_id = false;
     x_.clear();
     if (json::next(&r).kind != json::Kind::object) return malformed();
@@ -291,13 +312,12 @@ bool Scorer::run_json(const Request& q, std::string* why) {
         return true;
     }
     out_->write("{" + id + "\"ys\":[");
-    const size_t block = size_t(scratch_->batch), d_in = size_t(model_.config.d_input),
-                 d_out = size_t(model_.config.d_output);
+    const size_t block = size_t(scratch_->batch), d_out = size_t(model_.config.d_output);
     for (size_t i = 0; i < block; ++i) dt_[i] = q.dt;
     for (size_t first = 0; first < q.rows; first += block) {
         const size_t n = q.rows - first < block ? q.rows - first : block;
         // Every input was checked, so this is ok; were it not, no stale number may pass for an answer.
-        if (ssm::step_batch(model_, *state_, scratch_, x_.data() + first * d_in, int32_t(n), y_.data(), dt_.data()) !=
+        if (ssm::step_batch(model_, *state_, scratch_, inputs(first, n), int32_t(n), y_.data(), dt_.data()) !=
             ssm::Status::ok)
             y_.assign(y_.size(), std::nanf(""));
         for (size_t i = 0; i < n; ++i) {

@@ -1,12 +1,9 @@
 // selftest.cpp - `ssm selftest`: replays golden files on every back-end of this machine.
 // SPDX-License-Identifier: MIT
-#include "tool.hpp"
+#include "selftest.hpp"
 
-#include <algorithm>
 #include <cinttypes>
-#include <cmath>
 #include <cstdio>
-#include <cstring>
 
 namespace {
 using namespace tool;
@@ -14,76 +11,22 @@ using namespace tool;
 const char help[] =
     "usage: ssm selftest FILE... [--isa NAME]\n"
     "\n"
-    "Replays golden files (format s4d-golden-1) on every back-end of this machine, or on the one named. A line each:\n"
+    "Replays golden files on every back-end of this machine, or on the one named. A line each:\n"
     "\n"
     "  FILE BACK-END ok|FAIL err=... tol=... digest=...\n"
     "\n"
-    "err is the largest difference from the reference, tol what is allowed there: 1e-4 max(1, max|reference|), with a "
-    "state\n"
-    "clip 1e-4 max|reference|, for outputs and for the state after the last step. The digest is the 64-bit FNV-1a hash "
-    "of all\n"
-    "output floats. Every back-end must give the same digest, and so must the same steps in uneven pieces.\n"
+    "err and tol are the difference from the reference and what is allowed there, at the worst place. S4D files "
+    "(format\n"
+    "s4d-golden-1): 1e-4 max(1, max|reference|), with a state clip 1e-4 max|reference|, for outputs and for the state\n"
+    "after the last step. Mamba files (tensors golden.*): ten times the error of a plain float evaluation, which the\n"
+    "file states for every step, and 1e-6 max|reference|; for outputs, for states in the middle and at the end, for a\n"
+    "run that starts in the middle, and for every intermediate value the file has.\n"
+    "The digest is the 64-bit FNV-1a hash of all output floats. Every back-end must give the same digest, and so must\n"
+    "the same steps in uneven pieces and as candidates.\n"
     "Exit status 1 if anything fails.\n";
 
-// An F32 or F64 tensor as doubles. False if it is not there, or of another dtype or size.
-bool values(const Container& file, const char* name, size_t count, std::vector<double>* out) {
-    const ssm::Entry* e = ssm::find_tensor(file.index, name);
-    if (e == nullptr) return false;
-    const bool wide = std::strcmp(ssm::dtype_name(e->dtype), "F64") == 0;
-    if (!wide && std::strcmp(ssm::dtype_name(e->dtype), "F32") != 0) return false;
-    const size_t size = wide ? 8 : 4;
-    if ((e->end - e->begin) / size != count) return false;
-    out->resize(count);
-    for (size_t i = 0; i < count; ++i) {
-        const unsigned char* p = file.index.data + e->begin + i * size;
-        uint64_t             bits = 0;
-        for (size_t k = 0; k < size; ++k) bits |= uint64_t(p[k]) << 8 * k;
-        if (wide) std::memcpy(&(*out)[i], &bits, 8);
-        else {
-            const uint32_t half = uint32_t(bits);
-            float          v;
-            std::memcpy(&v, &half, 4);
-            (*out)[i] = static_cast<double>(v);
-        }
-    }
-    return true;
-}
-
-// The worst of several comparisons, measured in tolerances.
-struct Worst {
-    double err = 0.0, tol = 0.0, ratio = -1.0;
-    void   compare(const float* got, const std::vector<double>& want, bool relative) {
-          double top = relative ? 0.0 : 1.0, difference = 0.0;
-          for (size_t i = 0; i < want.size(); ++i) {
-              top = std::max(top, std::fabs(want[i]));
-              const double d = std::fabs(static_cast<double>(got[i]) - want[i]);
-              difference = d <= difference ? difference : d; // NaN stays
-        }
-          const double allowed = 1e-4 * top, r = allowed > 0.0 ? difference / allowed : difference;
-          if (!(r <= ratio)) err = difference, tol = allowed, ratio = r;
-    }
-    bool good() const { return ratio >= 0.0 && err <= tol; }
-};
-
-struct Digest {
-    uint64_t h = 0xcbf29ce484222325u; // FNV-1a
-    void     add(const float* y, size_t n) {
-            for (size_t i = 0; i < n; ++i) {
-                uint32_t bits;
-                std::memcpy(&bits, y + i, 4);
-                for (int k = 0; k < 4; ++k) h = (h ^ (bits >> 8 * k & 255u)) * 0x100000001b3u;
-        }
-    }
-};
-
-struct Result {
-    Worst       worst;
-    uint64_t    digest = 0;
-    std::string problem; // what else is wrong; empty: nothing
-};
-
 // One file on one back-end. False if the file is not what it should be: the message is out by then.
-int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
+int replay_s4d(const char* path, const Container& file, ssm::Isa isa, Result* out) {
     const auto bad = [&](const std::string& what) {
         return fail(bad_file, "selftest", escape(path, 160) + ": " + what);
     };
@@ -144,21 +87,7 @@ int replay(const char* path, const Container& file, ssm::Isa isa, Result* out) {
     }
 
     // 4. The same in uneven pieces, beyond and below the scratch's batch; and each step as a candidate first.
-    const size_t       pieces[] = {1, 3, 17, 2, 40, 5};
-    std::vector<float> last(d_out);
-    size_t             at = 0;
-    for (size_t k = 0; at < steps; ++k) {
-        const size_t piece = std::min(pieces[k % 6], steps - at);
-        if (ssm::step_batch(m.model, other, &scratch, &x[at * d_in], 1, last.data()) != ssm::Status::ok ||
-            std::memcmp(last.data(), &y[at * d_out], d_out * sizeof(float)) != 0)
-            out->problem = "step_batch gives other bits than step";
-        const ssm::Status s = ssm::prefill(m.model, &other, &scratch, &x[at * d_in], int32_t(piece), last.data());
-        at += piece;
-        if (s != ssm::Status::ok || std::memcmp(last.data(), &y[(at - 1) * d_out], d_out * sizeof(float)) != 0)
-            out->problem = "prefill gives other bits than step";
-    }
-    if (std::memcmp(state.data, other.data, ssm::state_bytes(c)) != 0)
-        out->problem = "prefill leaves another state than step";
+    same_in_pieces(m, state, &other, &scratch, x, y, &out->problem);
     return done;
 }
 } // namespace
@@ -178,15 +107,16 @@ int verb_selftest(int argc, char** argv) {
         Container   file;
         std::string format;
         status = open_container("selftest", path, &file);
-        if (status == done && (!file.metadata("format", &format) || format != "s4d-golden-1"))
+        const bool mamba = status == done && ssm::find_tensor(file.index, "golden.f32_err_output") != nullptr;
+        if (status == done && !mamba && (!file.metadata("format", &format) || format != "s4d-golden-1"))
             status = fail(bad_file, "selftest",
                           escape(path, 160) + ": metadata \"format\": got \"" + escape(format) +
-                              "\", expected s4d-golden-1");
+                              "\", expected s4d-golden-1, or a tensor \"golden.f32_err_output\"");
         bool     first = true;
         uint64_t digest = 0;
         for (size_t i = 0; i < all.size() && status == done; ++i) {
             Result r;
-            if ((status = replay(path, file, all[i], &r)) != done) break;
+            if ((status = (mamba ? replay_mamba : replay_s4d)(path, file, all[i], &r)) != done) break;
             if (!first && r.digest != digest) r.problem = "other bits than the first back-end";
             first = false, digest = r.digest;
             const bool good = r.worst.good() && r.problem.empty();

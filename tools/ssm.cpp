@@ -22,6 +22,7 @@ const char usage[] = "usage: ssm VERB [OPTION...] [FILE...]\n"
                      "  rank MODEL             ranks the items of a change history by relevance now\n"
                      "  eval MODEL DATA        measures a model on a data set\n"
                      "  train ...              trains a small model on this CPU\n"
+                     "  convert IN OUT         makes a model of this program from a checkpoint and its config.json\n"
                      "  selftest FILE...       replays golden files on every back-end of this machine\n"
                      "  bench MODEL            how fast it is here, and how fast this machine could be\n"
                      "  help, version\n"
@@ -33,8 +34,9 @@ const struct {
     const char* name;
     int (*run)(int, char**);
 } verbs[] = {
-    {"inspect", verb_inspect}, {"info", verb_info},   {"score", verb_score},       {"rank", verb_rank},
-    {"eval", verb_eval},       {"train", verb_train}, {"selftest", verb_selftest}, {"bench", verb_bench},
+    {"inspect", verb_inspect},   {"info", verb_info},   {"score", verb_score},
+    {"rank", verb_rank},         {"eval", verb_eval},   {"train", verb_train},
+    {"selftest", verb_selftest}, {"bench", verb_bench}, {"convert", verb_convert},
 };
 
 // A descriptor 0, 1 or 2 that is closed would be taken by the next file opened, and output would land in it. Each is

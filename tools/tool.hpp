@@ -21,6 +21,7 @@ int verb_eval(int argc, char** argv);
 int verb_rank(int argc, char** argv);
 int verb_train(int argc, char** argv);
 int verb_bench(int argc, char** argv);
+int verb_convert(int argc, char** argv);
 
 namespace tool {
 
