@@ -3577,7 +3577,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     Config                   c;
     Status                   s = Status::ok;
     json::Token              v;
-    int32_t                  rows = 0, n = 0;
+    int32_t                  rows = 0, rows_of_embedding = 0, n = 0;
     const auto               mixer = [&](const char* rest) { return names.layer(0, "mixer.").add(rest); };
     const auto               has = [&](const Name& name) { return find_tensor(ix, name.text) != nullptr; };
     const auto               dim = [&](const char* rest, int32_t rank, int32_t k, int32_t hi, int32_t* to) {
@@ -3624,7 +3624,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     c.d_input = c.d_output = c.d_model, c.input = Input::vectors, c.has_head = names.head != nullptr;
     if (names.embedding != nullptr) {
         if ((s = dimension(ix, names.embedding, 2, 0, 1, max_vocab, &rows, fault)) != Status::ok) return s;
-        c.input = Input::tokens, c.has_head = true;
+        c.input = Input::tokens, c.has_head = true, rows_of_embedding = rows;
         const int64_t vocabulary = number(ix, "vocab_size", rows);
         if (vocabulary < 1 || vocabulary > rows)
             return blame(fault, Status::bad_config, "vocab_size", 10,
@@ -3638,11 +3638,8 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     }
     if (s == Status::ok && names.head != nullptr) {
         s = dimension(ix, names.head, 2, 0, 1, max_vocab, &n, fault);
-        const bool words = c.input == Input::tokens && Names(ix).head[0] == 'l'; // lm_head has padded rows
+        const bool words = c.input == Input::tokens && n == rows_of_embedding; // padded alike
         c.d_output = words ? c.vocab_size : n;
-        if (s == Status::ok && words && n < c.vocab_size)
-            return blame(fault, Status::bad_shape, names.head, Name().add(names.head).len,
-                         "fewer rows than the vocabulary", c.vocab_size, n);
     }
 
     // 3. The mixer.

@@ -1065,7 +1065,7 @@ int Converter::write() {
         pieces.emplace_back(file_.index.data + t.entry->begin, size_t(bytes));
     }
     header += "}";
-    header.resize((header.size() + 7) / 8 * 8, ' ');
+    header.resize((header.size() + 8 + 63) / 64 * 64 - 8, ' '); // data begin on a cache line
     if (header.size() > ssm::max_header_bytes)
         return refuse("its names make a header beyond the format's limit"), bad_file;
     unsigned char length[8];

@@ -236,7 +236,7 @@ inline std::string file(const Spec& s) {
     for (const auto& m : metadata)
         header += (header.back() == '{' ? "\"" : ",\"") + m.first + "\":\"" + m.second + "\"";
     header += "}}";
-    header.resize((header.size() + 7) / 8 * 8, ' ');
+    header.resize((header.size() + 8 + 63) / 64 * 64 - 8, ' '); // data begin on a cache line
     std::string all(8, '\0');
     for (int i = 0; i < 8; ++i) all[static_cast<size_t>(i)] = static_cast<char>(header.size() >> 8 * i & 255);
     return all + header + data;
