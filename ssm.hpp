@@ -63,6 +63,7 @@
 //     SSM_STATIC           with the former: a private copy, for this file only
 //     SSM_NO_SIMD          scalar kernels only
 //     SSM_NO_FILES         without map_file
+//     SSM_NO_S4D, SSM_NO_MAMBA1, SSM_NO_MAMBA2, SSM_NO_MAMBA3   leave an architecture out
 //
 // Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
 // compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
@@ -147,8 +148,9 @@ constexpr int32_t  max_d_state = 512; // N of S4D (N/2 modes are stored); Mamba:
 constexpr int32_t  max_mimo_rank = 8;
 constexpr int32_t  max_d_conv = 8;
 constexpr int32_t  max_batch = 65536;
-constexpr float    max_input = 1e9f;    // magnitude of an input number
-constexpr float    max_dt = 1048576.0f; // time since the previous event, in training steps
+constexpr uint64_t max_state_floats = 1 << 26; // of one stream: no size in bytes reaches 2^32 by it
+constexpr float    max_input = 1e9f;           // magnitude of an input number
+constexpr float    max_dt = 1048576.0f;        // time since the previous event, in training steps
 
 // The shape of a model, in the names of the papers. Read from the blob, or a constexpr written by `ssm convert`.
 // Numbers that an architecture does not have stay 0.
@@ -486,6 +488,18 @@ constexpr Parts parts_of(const Config& c) noexcept {
     return p;
 }
 
+// The floats of a state in 64 bits, of a shape that nobody has checked; for valid().
+constexpr uint64_t state_floats(const Config& c) noexcept {
+    const auto     up = [](int32_t n) { return (uint64_t(n < 0 ? 0 : n) + 7) / 8 * 8; };
+    const uint64_t N = up(c.d_state), d = up(c.d_model), heads = up(c.nheads), ds = up(c.d_ssm), di = up(c.d_inner);
+    const uint64_t conv = (ds + di + 2 * N * up(c.ngroups)) * up(c.d_conv), kn = heads * N * up(c.mimo_rank);
+    const uint64_t h = c.arch == Arch::s4d ? d * N : c.arch == Arch::mamba1 ? di * N : heads * up(c.headdim) * N;
+    // Each factor is below 2^32 and each product was kept below 2^62 by ranges on the way, or is refused here.
+    const bool wild = N > 1024 || heads > (1u << 28) || up(c.headdim) > (1u << 20) || up(c.ngroups) > (1u << 28) ||
+                      up(c.mimo_rank) > 64 || up(c.d_conv) > 64 || up(c.n_layers) > 1024;
+    return wild ? ~uint64_t(0) : d + (h + conv + kn + heads * up(c.rope_angles) + di) * uint64_t(c.n_layers);
+}
+
 // Scratch, in floats: per row r, z [d_model], p (what in_proj or the MLP gives) and o (what out_proj reads); and what
 // one row needs at a time.
 constexpr size_t larger(size_t a, size_t b) noexcept { return a > b ? a : b; }
@@ -565,6 +579,10 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #error "ssm.hpp cannot keep its promises under -ffast-math"
 #endif
 
+#if defined(SSM_NO_S4D) && defined(SSM_NO_MAMBA1) && defined(SSM_NO_MAMBA2) && defined(SSM_NO_MAMBA3)
+#error "ssm.hpp: every architecture is left out"
+#endif
+
 #define SSM_LOCAL [[maybe_unused]] static
 #if defined(__GNUC__)
 #define SSM_INLINE inline __attribute__((always_inline))
@@ -609,6 +627,27 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #endif
 
 namespace ssm {
+namespace detail {
+constexpr bool in_build(Arch arch) noexcept {
+    bool out = false;
+#ifdef SSM_NO_S4D
+    out |= arch == Arch::s4d;
+#endif
+#ifdef SSM_NO_MAMBA1
+    out |= arch == Arch::mamba1;
+#endif
+#ifdef SSM_NO_MAMBA2
+    out |= arch == Arch::mamba2;
+#endif
+#ifdef SSM_NO_MAMBA3
+    out |= arch == Arch::mamba3;
+#endif
+    (void)arch;
+    return !out;
+}
+constexpr bool mamba_in_build = in_build(Arch::mamba1) || in_build(Arch::mamba2) || in_build(Arch::mamba3);
+} // namespace detail
+
 // ---- 3. Small things ------------------------------------------------------------------------------------------------
 //
 // Byte-wise memory access that works at any alignment and byte order, conversions between number formats, and the one
@@ -1641,6 +1680,14 @@ template <class F> SSM_INLINE bool mamba3_row(const Row& a) noexcept {
     if (a.next != nullptr) copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, x, size_t(di) * 4);
     return hit;
 }
+
+// The row of an architecture that this build has.
+template <Arch A, class F> SSM_INLINE bool mamba_row(const Row& row) noexcept {
+    if constexpr (!in_build(A)) return (void)row, false;
+    else if constexpr (A == Arch::mamba1) return mamba1_row<F>(row);
+    else if constexpr (A == Arch::mamba2) return mamba2_row<F>(row);
+    else return mamba3_row<F>(row);
+}
 } // namespace detail
 // ---- 7. Back-ends ---------------------------------------------------------------------------------------------------
 //
@@ -1710,9 +1757,9 @@ struct scalar {
     static void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n) {
         conv_loop<float>(y, taps, w, bias, K, n);
     }
-    static bool mamba1(const Row& row) { return mamba1_row<float>(row); }
-    static bool mamba2(const Row& row) { return mamba2_row<float>(row); }
-    static bool mamba3(const Row& row) { return mamba3_row<float>(row); }
+    static bool mamba1(const Row& row) { return mamba_row<Arch::mamba1, float>(row); }
+    static bool mamba2(const Row& row) { return mamba_row<Arch::mamba2, float>(row); }
+    static bool mamba3(const Row& row) { return mamba_row<Arch::mamba3, float>(row); }
 };
 
 #if defined(SSM_HAS_AVX2)
@@ -1895,9 +1942,9 @@ struct avx2 : scalar {
                               int32_t n) {
         conv_loop<f32x8>(y, taps, w, bias, K, n);
     }
-    static SSM_AVX2 bool mamba1(const Row& row) { return mamba1_row<f32x8>(row); }
-    static SSM_AVX2 bool mamba2(const Row& row) { return mamba2_row<f32x8>(row); }
-    static SSM_AVX2 bool mamba3(const Row& row) { return mamba3_row<f32x8>(row); }
+    static SSM_AVX2 bool mamba1(const Row& row) { return mamba_row<Arch::mamba1, f32x8>(row); }
+    static SSM_AVX2 bool mamba2(const Row& row) { return mamba_row<Arch::mamba2, f32x8>(row); }
+    static SSM_AVX2 bool mamba3(const Row& row) { return mamba_row<Arch::mamba3, f32x8>(row); }
 };
 #undef SSM_AVX2
 #endif
@@ -2214,8 +2261,10 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
     if (c.input == Input::features) m.kernels->matmul(r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
-    if (c.arch == Arch::s4d) run_s4d(m, call, work);
-    else run_mamba(m, call, work, w.trace);
+    if constexpr (in_build(Arch::s4d))
+        if (c.arch == Arch::s4d) run_s4d(m, call, work);
+    if constexpr (mamba_in_build)
+        if (c.arch != Arch::s4d) run_mamba(m, call, work, w.trace);
 
     for (int32_t i = 0; i < n; ++i) {
         StateHeader head = header_of(call.of(i));
@@ -2359,7 +2408,8 @@ SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept {
     return Status::ok;
 }
 SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* arena) noexcept {
-    if (out == nullptr || arena == nullptr || m.kernels == nullptr || batch < 1 || batch > max_batch)
+    if (out == nullptr || arena == nullptr || m.kernels == nullptr || batch < 1 || batch > max_batch ||
+        scratch_bytes(m.config, 1) > SIZE_MAX / 2 / size_t(batch))
         return Status::bad_argument;
     const size_t bytes = scratch_bytes(m.config, batch);
     void*        p = detail::take(arena, bytes);
@@ -3379,6 +3429,7 @@ SSM_API void   unmap_file(Blob* blob) noexcept {
 SSM_API bool valid(const Config& c) noexcept {
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
     const bool tokens = c.input == Input::tokens;
+    if (detail::state_floats(c) > max_state_floats) return false;
     if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
           in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && c.state_clip >= 0.0f &&
@@ -3719,7 +3770,16 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
     if (word(ix, "arch", archs, 4, 0) < 0)
         return bad_key(fault, "arch", "not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3");
     const bool s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
-    return s4d ? read_s4d(out, ix, fault) : read_mamba(out, ix, fault);
+    Config     c;
+    Status     s = Status::unsupported;
+    if constexpr (in_build(Arch::s4d))
+        if (s4d) s = read_s4d(&c, ix, fault);
+    if constexpr (mamba_in_build)
+        if (!s4d) s = read_mamba(&c, ix, fault);
+    if (s == Status::unsupported || (s == Status::ok && !in_build(c.arch)))
+        return blame(fault, Status::unsupported, "arch", 4, "this architecture was left out of this build");
+    if (s == Status::ok) *out = c;
+    return s;
 }
 
 // Looks tensors up, checks them, and remembers the first fault and how many tensors are missing.
@@ -4172,8 +4232,10 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
 
     // 3. Every tensor.
     Binder bind(ix, opt.check_values);
-    if (c.arch == Arch::s4d) load_s4d(&m, bind, &a);
-    else load_mamba(&m, bind, &a);
+    if constexpr (in_build(Arch::s4d))
+        if (c.arch == Arch::s4d) load_s4d(&m, bind, &a);
+    if constexpr (mamba_in_build)
+        if (c.arch != Arch::s4d) load_mamba(&m, bind, &a);
     if (bind.status != Status::ok) {
         if (fault != nullptr) *fault = bind.first;
         if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)

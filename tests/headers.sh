@@ -22,7 +22,8 @@ for cxx in g++-12 clang++-14 clang++-16; do
         for opt in -O0 -O2 -O3 -Os; do
             $cxx -std=$std $opt $warn -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$out/x.o"
         done
-        for switch in -DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC "-DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC"; do
+        for switch in -DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC -DSSM_NO_S4D "-DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2" \
+            "-DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3" "-DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC"; do
             $cxx -std=$std -O2 $warn -fno-exceptions -fno-rtti $switch -I. -c "$out/full.cpp" -o "$out/x.o"
         done
         for file in declarations late; do
@@ -47,6 +48,15 @@ if command -v $arm >/dev/null; then
         echo "$arm: the header calls the functions above"
         failed=1
     fi
-    echo "$arm (Cortex-M4): ok, $(arm-none-eabi-size "$out/x.o" | awk 'NR==2{print $1}') bytes of code at -O2 with the loader"
+    code() { arm-none-eabi-size "$out/x.o" | awk 'NR==2{print $1}'; }
+    all=$(code)
+    build() { # the rest left out
+        $arm -std=c++17 -Os -mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -ffreestanding -DSSM_NO_FILES "$@" \
+            -Wall -Wextra -Wshadow -Werror -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$out/x.o"
+    }
+    build -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3
+    s4d=$(code)
+    build -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_S4D
+    echo "$arm (Cortex-M4): ok, $all bytes of code at -O2 with the loader; -Os: S4D alone $s4d, Mamba-3 alone $(code)"
 else missing $arm; fi
 exit $failed

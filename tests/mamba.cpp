@@ -492,3 +492,17 @@ TEST_CASE("mamba: each kind of broken file has its own refusal, naming tensor, f
     b = builder(m3), b.metadata["a_activation"] = "relu";
     CHECK(refusal(b, &f) == ssm::Status::bad_config);
 }
+
+TEST_CASE("mamba: a state beyond the limit is refused, one at the limit is not") {
+    ssm::Config c;
+    c.arch = ssm::Arch::mamba2, c.norm = ssm::Norm::rms, c.input = ssm::Input::vectors, c.has_head = false;
+    c.pool = ssm::Pool::none, c.d_model = c.d_input = c.d_output = 64, c.d_state = 256, c.d_conv = 1, c.ngroups = 1;
+    c.nheads = 32, c.headdim = 1024, c.d_ssm = c.d_inner = 32768;
+    c.n_layers = 7; // 2^23 numbers of h a layer, and those of the convolution
+    CHECK(ssm::valid(c));
+    CHECK(uint64_t(ssm::state_bytes(c)) <= ssm::max_state_floats * 4);
+    c.n_layers = 8;
+    CHECK_FALSE(ssm::valid(c));
+    c.n_layers = 1, c.nheads = 2147483647;
+    CHECK_FALSE(ssm::valid(c));
+}
