@@ -532,22 +532,24 @@ constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
 }
 constexpr size_t model_bytes(const Config& c) noexcept {
     using detail::aligned;
-    const size_t d = size_t(c.d_model), H = size_t(c.nheads), di = size_t(c.d_inner), C = detail::conv_dim(c);
+    const size_t d = size_t(c.d_model), N = size_t(c.d_state), C = detail::conv_dim(c);
+    const size_t d_bytes = 4 * detail::padded(c.d_model), H_bytes = 4 * detail::padded(c.nheads);
     size_t       layer = detail::layer_bytes;
-    if (c.arch == Arch::s4d)
+    if (c.arch == Arch::s4d) {
         layer += 2 * aligned(4 * d) + aligned(8 * d) + aligned(4 * detail::padded(c.d_model)) +
                  detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
-    else layer += 2 * detail::norms(c) * aligned(4 * d);
-    if (c.arch == Arch::mamba1 || c.arch == Arch::mamba2)
-        layer += aligned(4 * C * size_t(c.d_conv)) + aligned(4 * C) + aligned(4 * detail::in_rows(c)) + aligned(4 * d);
-    if (c.arch == Arch::mamba1)
-        layer += 3 * aligned(4 * detail::padded(c.d_inner)) + detail::padded(c.d_inner) * size_t(c.d_state) * 4;
-    if (c.arch == Arch::mamba2) layer += 2 * aligned(4 * detail::padded(c.nheads)) + 2 * aligned(4 * di);
-    if (c.arch == Arch::mamba3)
-        layer += 2 * aligned(4 * detail::padded(c.nheads)) + 2 * aligned(4 * size_t(c.d_state)) +
-                 2 * aligned(4 * detail::head_kn(c)) + 3 * aligned(4 * H * size_t(c.mimo_rank) * size_t(c.headdim)) +
-                 aligned(4 * di);
-    return 3 * aligned(4 * d) + aligned(4 * size_t(c.d_output)) + size_t(c.n_layers) * layer;
+        return aligned(4 * d) + aligned(4 * size_t(c.d_output)) + size_t(c.n_layers) * layer;
+    }
+    layer += 2 * detail::norms(c) * d_bytes; // norm, norm2: weight and bias
+    if (c.arch != Arch::mamba3)              // conv1d, biases of the projections
+        layer += aligned(4 * C * size_t(c.d_conv)) + 4 * detail::padded(int32_t(C)) +
+                 4 * detail::padded(int32_t(detail::in_rows(c))) + d_bytes;
+    if (c.arch == Arch::mamba1) layer += 4 * detail::padded(c.d_inner) * (2 + N); // dt_bias, D, A
+    if (c.arch == Arch::mamba2) layer += 2 * H_bytes + 2 * 4 * detail::padded(c.d_ssm);
+    if (c.arch == Arch::mamba3) // dt_bias, D, B_norm, C_norm, B_bias, C_bias, mimo_x, mimo_z, mimo_o, norm
+        layer += 2 * H_bytes + 2 * 4 * detail::padded(c.d_state) + 2 * 4 * detail::head_kn(c) +
+                 3 * aligned(4 * size_t(c.d_inner) * size_t(c.mimo_rank)) + 4 * detail::padded(c.d_inner);
+    return 3 * d_bytes + 4 * detail::padded(c.d_output) + size_t(c.n_layers) * layer;
 }
 constexpr size_t saved_bytes(const Config& c) noexcept {
     return detail::saved_header_bytes + state_bytes(c) - detail::state_header_bytes + 4;

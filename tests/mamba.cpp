@@ -50,7 +50,11 @@ std::vector<random_model::Spec> all_cells() {
           "mamba2,d_model=16,n_layer=2,d_state=16,headdim=16,d_input=4,d_output=3,pool=mean,d_conv=8",
           "mamba1,d_model=24,n_layer=2,d_state=5",
           "mamba1,d_model=20,n_layer=1,d_state=16,d_conv=3,dt_rank=7,norm=layer,d_input=2,d_output=2",
-          "mamba1,d_model=12,n_layer=1,d_state=8,d_conv=1,vocab_size=9"})
+          "mamba1,d_model=12,n_layer=1,d_state=8,d_conv=1,vocab_size=9",
+          "mamba3,d_model=4,n_layer=3,d_state=4,headdim=8,mimo_rank=2,mlp_hidden=3,norm=layer",
+          "mamba3,d_model=2,n_layer=3,d_state=2,headdim=1,rope_fraction=1.0,d_input=1,d_output=1",
+          "mamba2,d_model=3,n_layer=4,d_state=1,headdim=3,mlp_hidden=1,norm=layer",
+          "mamba1,d_model=1,n_layer=5,d_state=1,dt_rank=1,norm=layer"})
         all.push_back(spec(text));
     random_model::Spec s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=8");
     s.outproj_norm = true, all.push_back(s);
@@ -165,6 +169,33 @@ TEST_CASE("mamba: every shape agrees with the reference in double, with gaps in 
             CHECK_MESSAGE(worst < 5e-5 * top, "worst ", worst, " of ", top);
             CHECK(top > 1e-3);
         }
+    }
+}
+
+TEST_CASE("mamba: load() takes no more of the arena than model_bytes() says, and says so when it has less") {
+    for (const auto& s : all_cells()) {
+        CAPTURE(name_of(s));
+        const Bytes     file = random_file(s);
+        const ssm::Blob blob{file.data(), file.size()};
+        Bytes           memory(ssm::index_bytes(blob));
+        ssm::Config     c;
+        REQUIRE(ssm::inspect(&c, blob, memory.data(), memory.size()) == ssm::Status::ok);
+        const size_t index = ssm::index_bytes(blob), need = 16 + ssm::model_bytes(c);
+        Bytes        room(need + index);
+        ssm::Arena   arena{room.data(), room.size(), 0};
+        ssm::Model   m;
+        REQUIRE(ssm::load(&m, blob, &arena) == ssm::Status::ok);
+        CHECK(arena.used <= need);
+        ssm::Arena less{room.data(), room.size() - 1, 0};
+        CHECK(ssm::load(&m, blob, &less) == ssm::Status::arena_too_small);
+        // States and scratch of any number fit behind it where arena_bytes() says so.
+        Bytes      all(ssm::arena_bytes(c, 40, 3));
+        ssm::Arena whole{all.data(), all.size(), 0};
+        REQUIRE(ssm::load(&m, blob, &whole) == ssm::Status::ok);
+        ssm::State   state;
+        ssm::Scratch scratch;
+        for (int i = 0; i < 40; ++i) REQUIRE(ssm::make_state(&state, m, &whole) == ssm::Status::ok);
+        CHECK(ssm::make_scratch(&scratch, m, 3, &whole) == ssm::Status::ok);
     }
 }
 
