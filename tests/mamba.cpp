@@ -248,7 +248,7 @@ TEST_CASE("mamba: step = prefill at every split = step_streams = candidates, bit
                         ssm::Status::ok);
                 if (split > 0) CHECK(own.bytes == states[split - 1]);
                 if (split > 0) CHECK(std::memcmp(z.data(), &y[(split - 1) * n], n * 4) == 0);
-                REQUIRE(ssm::prefill(m.model, &own.state, &m.scratch, &x[split * d], int32_t(T - split), z.data(),
+                REQUIRE(ssm::prefill(m.model, &own.state, &m.scratch, x.data() + split * d, int32_t(T - split), z.data(),
                                      dt.data() + split) == ssm::Status::ok);
                 CHECK(own.bytes == states[T - 1]);
             }

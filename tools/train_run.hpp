@@ -32,7 +32,7 @@ constexpr int done = 0, some_failed = 1, bad_usage = 2, bad_file = 3, io_error =
 // Threads that sleep until there is work. run() calls job(0, t) .. job(n - 1, t), each once, on any thread t, and
 // returns when all are done.
 class ThreadPool {
-public:
+  public:
     explicit ThreadPool(int64_t threads) {
         for (int64_t i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
     }
@@ -44,7 +44,7 @@ public:
         wake.notify_all();
         for (std::thread& t : workers) t.join();
     }
-    ThreadPool(const ThreadPool&)            = delete;
+    ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
     void run(int64_t n, const std::function<void(int64_t, int64_t)>& f) {
@@ -60,15 +60,15 @@ public:
         if (failure) std::rethrow_exception(failure);
     }
 
-private:
+  private:
     std::vector<std::thread>                     workers;
     std::mutex                                   mutex;
     std::condition_variable                      wake, finished;
-    const std::function<void(int64_t, int64_t)>* job   = nullptr;
+    const std::function<void(int64_t, int64_t)>* job = nullptr;
     int64_t                                      total = 0, busy = 0;
     std::atomic<int64_t>                         next{0};
     uint64_t                                     round = 0;
-    bool                                         stop  = false;
+    bool                                         stop = false;
     std::exception_ptr                           failure;
 
     void take_jobs(int64_t thread) {
@@ -133,19 +133,19 @@ inline void adamw(const Settings& s, s4d::Net<float>& net, State& state, const s
                   int64_t total) {
     double norm = 0;
     for (float g : grad) norm += double(g) * double(g);
-    norm               = std::sqrt(norm);
+    norm = std::sqrt(norm);
     const double scale = s.grad_clip > 0 && norm > s.grad_clip ? s.grad_clip / norm : 1;
-    const double rate  = learning_rate(s, state.step, total);
-    const double t     = double(state.step + 1);
+    const double rate = learning_rate(s, state.step, total);
+    const double t = double(state.step + 1);
     const float  b1 = float(s.beta1), b2 = float(s.beta2), fix1 = float(1 / (1 - std::pow(s.beta1, t))),
                 fix2 = float(1 / (1 - std::pow(s.beta2, t)));
     for (const s4d::Tensor& tensor : net.tensors) {
-        const float lr    = float(rate * (tensor.ssm ? s.lr_ssm : s.lr));
+        const float lr = float(rate * (tensor.ssm ? s.lr_ssm : s.lr));
         const float decay = tensor.ssm || tensor.shape.size() < 2 ? 0.0f : float(rate * s.lr * s.weight_decay);
         for (size_t i = size_t(tensor.offset); i < size_t(tensor.offset + tensor.count); ++i) {
             const float g = grad[i] * float(scale);
-            state.m[i]    = b1 * state.m[i] + (1 - b1) * g;
-            state.v[i]    = b2 * state.v[i] + (1 - b2) * g * g;
+            state.m[i] = b1 * state.m[i] + (1 - b1) * g;
+            state.v[i] = b2 * state.v[i] + (1 - b2) * g * g;
             net.params[i] -= decay * net.params[i] + lr * (state.m[i] * fix1) / (std::sqrt(state.v[i] * fix2) + 1e-8f);
         }
     }
@@ -178,29 +178,30 @@ inline bool save_checkpoint(const std::string& path, const Settings& s, const s4
     return write_safetensors(path, metadata, out, error, calls);
 }
 
-// Reads a checkpoint of the same configuration. False: one line in `error`; `io` tells an unreadable file from a wrong
-// one.
-inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net<float>& net, State& state,
-                            std::string* error, bool* io) {
-    ssm::Blob blob;
-    *io = true;
-    if (ssm::map_file(&blob, path.c_str()) != ssm::Status::ok) {
-        *error = "cannot open or map";
-        return false;
+// A checkpoint open for reading. If something is wrong, `error` says what, and `io` tells an unreadable file from a
+// wrong one.
+struct CheckpointFile {
+    ssm::Blob   blob;
+    ssm::Index  index;
+    std::string error;
+    bool        io = false;
+
+    explicit CheckpointFile(const std::string& path) {
+        if (ssm::map_file(&blob, path.c_str()) != ssm::Status::ok) {
+            error = "cannot open or map", io = true;
+            return;
+        }
+        memory.resize(ssm::index_bytes(blob) + 1);
+        ssm::Fault fault;
+        if (ssm::read_index(&index, blob, memory.data(), memory.size() - 1, &fault) != ssm::Status::ok)
+            error = std::string("not a safetensors file: ") + fault.detail;
     }
-    *io = false;
-    struct Unmap {
-        ssm::Blob* blob;
-        ~Unmap() { ssm::unmap_file(blob); }
-    } const unmap{&blob};
-    std::vector<unsigned char> memory(ssm::index_bytes(blob) + 1);
-    ssm::Index                 index;
-    ssm::Fault                 fault;
-    if (ssm::read_index(&index, blob, memory.data(), memory.size() - 1, &fault) != ssm::Status::ok) {
-        *error = std::string("not a safetensors file: ") + fault.detail;
-        return false;
-    }
-    const auto text = [&](const std::string& key, std::string* out) { // with the escapes our own writer makes
+    ~CheckpointFile() { ssm::unmap_file(&blob); }
+    CheckpointFile(const CheckpointFile&) = delete;
+    CheckpointFile& operator=(const CheckpointFile&) = delete;
+
+    // A metadata value without the escapes our own writer makes.
+    bool text(const std::string& key, std::string* out) const {
         const ssm::Entry* e = ssm::find_metadata(index, key.c_str());
         if (e == nullptr) return false;
         out->clear();
@@ -214,15 +215,41 @@ inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net
             *out += c;
         }
         return true;
-    };
-    std::string value;
+    }
+    // Copies a tensor of so many bytes and returns their number. UINT64_MAX bytes: of any size, only its size is told.
+    // Returns UINT64_MAX if something is wrong.
+    uint64_t take(const std::string& name, const char* dtype, uint64_t bytes, void* to, std::string* why) const {
+        const ssm::Entry* e = ssm::find_tensor(index, name.c_str());
+        if (e == nullptr || std::strcmp(ssm::dtype_name(e->dtype), dtype) != 0 ||
+            (bytes != UINT64_MAX && e->end - e->begin != bytes)) {
+            *why = "tensor \"" + name + "\": missing, or of another size or type";
+            return UINT64_MAX;
+        }
+        if (bytes != UINT64_MAX) std::memcpy(to, index.data + e->begin, size_t(bytes));
+        return e->end - e->begin;
+    }
+
+  private:
+    std::vector<unsigned char> memory;
+};
+
+// Reads a checkpoint of the same configuration. False: one line in `error`; `io` tells an unreadable file from a wrong
+// one.
+inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net<float>& net, State& state,
+                            std::string* error, bool* io) {
+    const CheckpointFile file(path);
+    *io = file.io, *error = file.error;
+    if (!file.error.empty()) return false;
+    const ssm::Index& index = file.index;
+    const auto        text = [&](const std::string& key, std::string* out) { return file.text(key, out); };
+    std::string       value;
     if (!text("format", &value) || value != "ssm-train" || !text("format_version", &value) || value != "1") {
         *error = "not a training checkpoint of this version";
         return false;
     }
     for (const Key& k : keys()) {
         const auto mine = s.text.find(k.name);
-        const bool had  = text(std::string("config.") + k.name, &value);
+        const bool had = text(std::string("config.") + k.name, &value);
         if (!k.shapes_result || had != (mine != s.text.end()) || (had && value != mine->second)) {
             if (!k.shapes_result) continue;
             *error = std::string("made with another configuration: key \"") + k.name + "\" was " +
@@ -251,14 +278,7 @@ inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net
         return false;
     }
     const auto take = [&](const std::string& name, const char* dtype, uint64_t bytes, void* to) {
-        const ssm::Entry* e = ssm::find_tensor(index, name.c_str());
-        if (e == nullptr || std::strcmp(ssm::dtype_name(e->dtype), dtype) != 0 ||
-            (bytes != UINT64_MAX && e->end - e->begin != bytes)) {
-            *error = "tensor \"" + name + "\": missing, or of another size or type";
-            return uint64_t(UINT64_MAX);
-        }
-        if (bytes != UINT64_MAX) std::memcpy(to, index.data + e->begin, size_t(bytes));
-        return e->end - e->begin;
+        return file.take(name, dtype, bytes, to, error);
     };
     for (const s4d::Tensor& t : net.tensors) {
         const uint64_t bytes = uint64_t(t.count) * sizeof(float);
@@ -305,7 +325,7 @@ inline bool save_model(const std::string& path, const Settings& s, const Task& t
     provenance += "; config";
     for (const auto& entry : s.text)
         provenance += " " + entry.first + "=" + (entry.first == "data" ? last_part(entry.second) : entry.second);
-    const s4d::Config&       c       = net.config;
+    const s4d::Config&       c = net.config;
     static const char* const pools[] = {"mean", "last", "none"};
     std::snprintf(number, sizeof number, "%.9g", c.clip);
     std::map<std::string, std::string> metadata = {{"format", "ssm-float"},
@@ -352,7 +372,7 @@ inline std::string svg(const State& state, const std::string& metric_name) {
             out += text;
         }
         out += "\"/>\n";
-        const double      at     = at_left ? left - 6 : width - right + 6;
+        const double      at = at_left ? left - 6 : width - right + 6;
         const char* const anchor = at_left ? "end" : "start";
         std::snprintf(text, sizeof text, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\" fill=\"%s\">%.4g</text>\n", at,
                         top + 4, anchor, colour, high);
@@ -394,7 +414,7 @@ inline volatile std::sig_atomic_t stop_asked = 0;
 struct Options {
     std::string resume;
     int64_t     max_steps = -1; // of this call; -1: to the end
-    bool        quiet     = false;
+    bool        quiet = false;
 };
 
 inline double seconds() {
@@ -404,7 +424,7 @@ inline double seconds() {
 inline Result run(Settings s, Task& task, const Options& options) {
     Result     result;
     State&     state = result.state;
-    const auto fail  = [&](int status, const std::string& message) {
+    const auto fail = [&](int status, const std::string& message) {
         result.status = status, result.message = message;
         return result;
     };
@@ -412,7 +432,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
 
     // 1. Data, network, threads. Better to hear now than after hours that a file cannot be written.
     for (const std::string* path : {&s.out, &s.checkpoint, &s.plot}) {
-        const size_t      slash  = path->rfind('/');
+        const size_t      slash = path->rfind('/');
         const std::string folder = slash == std::string::npos ? "." : path->substr(0, std::max<size_t>(1, slash));
         if (!path->empty() && ::access(folder.c_str(), W_OK) != 0)
             return fail(io_error, shown(*path) + ": " + std::strerror(errno));
@@ -431,8 +451,8 @@ inline Result run(Settings s, Task& task, const Options& options) {
             return fail(io ? io_error : bad_file, shown(options.resume) + ": " + error);
     }
     const int64_t per_epoch = std::max<int64_t>(1, task.n_train() / s.batch);
-    const int64_t total     = s.steps > 0 ? s.steps : int64_t(s.epochs * double(per_epoch) + 0.5);
-    const int64_t until     = options.max_steps >= 0 ? std::min(total, state.step + options.max_steps) : total;
+    const int64_t total = s.steps > 0 ? s.steps : int64_t(s.epochs * double(per_epoch) + 0.5);
+    const int64_t until = options.max_steps >= 0 ? std::min(total, state.step + options.max_steps) : total;
     const int64_t threads =
         s.threads > 0 ? s.threads : std::max<int64_t>(1, int64_t(std::thread::hardware_concurrency()));
     ThreadPool                         pool(std::min(threads, n_slots));
@@ -442,9 +462,9 @@ inline Result run(Settings s, Task& task, const Options& options) {
     // The big buffers belong to the threads, so that they stay in their caches; a slot borrows those of its thread.
     std::vector<s4d::Workspace<float>> spaces(size_t(std::min(threads, n_slots)));
     for (s4d::Workspace<float>& ws : spaces) ws.chunk = int(s.chunk), ws.truncate = int(s.truncate);
-    const bool               terminal       = ::isatty(2) != 0;
-    const double             began          = seconds();
-    double                   told           = began;
+    const bool               terminal = ::isatty(2) != 0;
+    const double             began = seconds();
+    double                   told = began;
     static const char* const kernel_names[] = {"best", "portable", "AVX2", "AVX-512"};
     if (!options.quiet)
         std::fprintf(stderr, "%lld parameters, %lld examples, %lld for validation, %lld steps of %lld, %s kernels\n",
@@ -492,9 +512,9 @@ inline Result run(Settings s, Task& task, const Options& options) {
     std::vector<int64_t> order;
     std::vector<float>   grad;
     int64_t              order_of = -1;
-    const int64_t        first    = state.step;
-    bool                 saved    = false;
-    double               recent   = 0;
+    const int64_t        first = state.step;
+    bool                 saved = false;
+    double               recent = 0;
     while (state.step < until && stop_asked == 0) {
         const int64_t epoch = state.step / per_epoch;
         if (epoch != order_of) order = shuffled(task.n_train(), uint64_t(s.seed), epoch), order_of = epoch;
@@ -524,10 +544,10 @@ inline Result run(Settings s, Task& task, const Options& options) {
         state.loss.push_back(float(loss));
         ++state.step;
         recent = state.step == first + 1 ? loss : recent + (loss - recent) / std::min(50.0, double(state.step - first));
-        saved  = false;
+        saved = false;
 
         const int64_t valid_every = s.validate_every > 0 ? s.validate_every : per_epoch;
-        const bool    valid_now   = task.n_valid() > 0 && (state.step % valid_every == 0 || state.step == total);
+        const bool    valid_now = task.n_valid() > 0 && (state.step % valid_every == 0 || state.step == total);
         if (valid_now) {
             measure();
             state.valid.push_back(double(state.step)), state.valid.push_back(result.metrics[0].value);
@@ -594,7 +614,14 @@ constexpr char help[] =
     "validate validate_every limit checkpoint checkpoint_every plot out\n"
     "Validation results on standard output, progress on standard error.\n";
 
-inline int verb(int argc, char** argv) {
+// The runner of settings files that are not for this one: it takes them by their `task`.
+struct OtherRunner {
+    typedef const std::vector<std::string>& Sets;
+    bool (*takes)(const std::string& config, Sets sets) = nullptr;
+    int (*verb)(const std::string& config, Sets sets, const Options& options) = nullptr;
+};
+
+inline int verb(int argc, char** argv, const OtherRunner& other = OtherRunner()) {
     const auto complain = [](int status, const std::string& what) {
         std::fprintf(stderr, "ssm train: %s\n", what.c_str());
         return status;
@@ -637,6 +664,13 @@ inline int verb(int argc, char** argv) {
         }
     }
     if (config.empty()) return complain(bad_usage, "no CONFIG; see ssm train --help");
+    // A first interrupt ends a run after the step, with a checkpoint; a second one at once.
+    for (int signal : {SIGINT, SIGTERM})
+        std::signal(signal, [](int number) {
+            if (stop_asked != 0) std::signal(number, SIG_DFL);
+            stop_asked = 1;
+        });
+    if (other.takes != nullptr && other.takes(config, sets)) return other.verb(config, sets, options);
     // 2. The settings.
     Settings    settings;
     std::string error;
@@ -646,12 +680,7 @@ inline int verb(int argc, char** argv) {
     if (settings.data.empty()) return complain(bad_usage, shown(config) + ": key \"data\" is missing");
     const std::unique_ptr<Task> task = make_task(settings, &error);
     if (task == nullptr) return complain(bad_usage, error);
-    // 3. The run. A first interrupt ends it after the step, with a checkpoint; a second one at once.
-    for (int signal : {SIGINT, SIGTERM})
-        std::signal(signal, [](int number) {
-            if (stop_asked != 0) std::signal(number, SIG_DFL);
-            stop_asked = 1;
-        });
+    // 3. The run.
     const Result result = run(settings, *task, options);
     if (result.status != done) return complain(result.status, result.message);
     for (const Metric& m : result.metrics) std::printf("validation %s: %.6g\n", m.name.c_str(), m.value);

@@ -23,29 +23,29 @@ struct Settings {
     std::string task = "classify"; // classify, regress, next
     std::string data;              // a folder, or synthetic:NAME
     s4d::Config net;               // d_input and d_output come from the data
-    s4d::Init   init         = s4d::Init::lin;
-    double      dt_min       = 0.001;
-    double      dt_max       = 0.1;
-    double      dropout      = 0;
-    double      smoothing    = 0; // of labels
-    double      lr           = 0.01;
-    double      lr_ssm       = 0.001; // for log_dt, log_A_real, A_imag
-    double      weight_decay = 0.01;  // of matrices and C, times the learning rate
+    s4d::Init   init = s4d::Init::lin;
+    double      dt_min = 0.001;
+    double      dt_max = 0.1;
+    double      dropout = 0;
+    double      smoothing = 0; // of labels
+    double      lr = 0.01;
+    double      lr_ssm = 0.001;      // for log_dt, log_A_real, A_imag
+    double      weight_decay = 0.01; // of matrices and C, times the learning rate
     double      beta1 = 0.9, beta2 = 0.999;
-    double      epochs         = 1; // used if steps is 0
-    int64_t     steps          = 0;
-    int64_t     batch          = 32; // examples of a step
-    int64_t     warmup         = 0;  // steps in which the learning rate climbs to lr
-    double      lr_floor       = 0;  // the cosine ends at this part of lr
-    double      grad_clip      = 0;  // limit of the global norm of the gradient; 0: none
-    double      ema            = 0;  // decay of the mean of the weights that is saved and measured; 0: none
-    int64_t     seed           = 1;
-    int64_t     threads        = 0;   // 0: all cores
-    int64_t     chunk          = 32;  // rows between stored states
-    int64_t     truncate       = 0;   // events the gradient flows back through; 0: all
-    double      validate       = 0.1; // examples kept for validation: a part if below 1, else a number; the last ones
-    int64_t     validate_every = 0;   // steps; 0: once an epoch
-    int64_t     limit          = 0;   // training examples used; 0: all
+    double      epochs = 1; // used if steps is 0
+    int64_t     steps = 0;
+    int64_t     batch = 32;    // examples of a step
+    int64_t     warmup = 0;    // steps in which the learning rate climbs to lr
+    double      lr_floor = 0;  // the cosine ends at this part of lr
+    double      grad_clip = 0; // limit of the global norm of the gradient; 0: none
+    double      ema = 0;       // decay of the mean of the weights that is saved and measured; 0: none
+    int64_t     seed = 1;
+    int64_t     threads = 0;        // 0: all cores
+    int64_t     chunk = 32;         // rows between stored states
+    int64_t     truncate = 0;       // events the gradient flows back through; 0: all
+    double      validate = 0.1;     // examples kept for validation: a part if below 1, else a number; the last ones
+    int64_t     validate_every = 0; // steps; 0: once an epoch
+    int64_t     limit = 0;          // training examples used; 0: all
     std::string checkpoint, plot, out;
     int64_t     checkpoint_every = 0;                // steps; 0: once an epoch
     std::map<std::string, std::string> task_options; // keys `next.*`, for that task
@@ -62,8 +62,8 @@ struct Key {
 
 inline bool read_number(const std::string& s, double* out) {
     if (s.empty() || s.find_first_not_of("0123456789+-.eE") != std::string::npos) return false;
-    char* end      = nullptr;
-    errno          = 0;
+    char* end = nullptr;
+    errno = 0;
     const double v = std::strtod(s.c_str(), &end);
     if (*end != '\0' || errno == ERANGE || !std::isfinite(v)) return false;
     *out = v;
@@ -115,7 +115,8 @@ inline const std::vector<Key>& keys() {
     static const std::vector<Key> all = {
         {"task", true,
          [](S& s, T v) -> const char* {
-             if (v != "classify" && v != "regress" && v != "next") return "classify, regress or next";
+             if (v != "classify" && v != "regress" && v != "next")
+                 return "classify, regress, next, parity, modular or brackets";
              s.task = v;
              return nullptr;
          }},
@@ -197,8 +198,8 @@ inline std::string shown(const std::string& s) {
     return out;
 }
 
-// Takes one `key = value`. False and what is wrong in `error`.
-inline bool take_setting(Settings& s, const std::string& line, std::string* error) {
+// `key = value` in its two parts. False and what is wrong in `error`.
+inline bool split_setting(const std::string& line, std::string* key, std::string* value, std::string* error) {
     const auto trim = [](std::string t) {
         while (!t.empty() && (t.back() == ' ' || t.back() == '\t' || t.back() == '\r')) t.pop_back();
         return t.substr(std::min(t.size(), t.find_first_not_of(" \t")));
@@ -208,10 +209,17 @@ inline bool take_setting(Settings& s, const std::string& line, std::string* erro
         *error = "expected key = value, found \"" + shown(line) + "\"";
         return false;
     }
-    const std::string key = trim(line.substr(0, equals)), value = trim(line.substr(equals + 1));
+    *key = trim(line.substr(0, equals)), *value = trim(line.substr(equals + 1));
+    return true;
+}
+
+// Takes one `key = value`. False and what is wrong in `error`.
+inline bool take_setting(Settings& s, const std::string& line, std::string* error) {
+    std::string key, value;
+    if (!split_setting(line, &key, &value, error)) return false;
     if (key.compare(0, 5, "next.") == 0 && key.size() > 5) {
         s.task_options[key] = value;
-        s.text[key]         = value;
+        s.text[key] = value;
         return true;
     }
     for (const Key& k : keys())
@@ -227,7 +235,8 @@ inline bool take_setting(Settings& s, const std::string& line, std::string* erro
     return false;
 }
 
-inline bool read_settings(const std::string& path, Settings& s, std::string* error) {
+// Reads any settings that have a take_setting() beside them.
+template <class AnySettings> bool read_settings(const std::string& path, AnySettings& s, std::string* error) {
     std::ifstream in(path);
     if (!in) {
         *error = shown(path) + ": cannot open";

@@ -1,0 +1,135 @@
+// tracking.cpp - the state-tracking tasks: what is drawn is what the rules say, the loss and its gradient, one thread
+// and two, and a short run that learns with rotation and does not without. SPDX-License-Identifier: MIT
+#include "../tools/train_tracking.hpp"
+
+#include <doctest/doctest.h>
+
+namespace {
+using namespace tracking;
+
+Settings settings(const std::vector<std::string>& lines) {
+    Settings    s;
+    std::string error;
+    for (const std::string& line : lines) REQUIRE_MESSAGE(take_setting(s, line, &error), error);
+    REQUIRE_MESSAGE(complete(s, &error), error);
+    return s;
+}
+Drawn drawn(Task task, int64_t count, int64_t length, uint64_t seed) {
+    s4d::Random random(seed);
+    Drawn       d;
+    draw(task, random, count, length, false, false, d);
+    return d;
+}
+
+// A second reading of expressions: digits, + - * with the usual precedence, a sign, brackets. Modulo 5.
+struct Parser {
+    const int32_t *p, *end;
+    int            sum() {
+                   int v = product();
+                   while (p < end && (*p == plus || *p == minus)) {
+                       const int32_t op = *p++;
+                       const int     w = product();
+                       v = op == plus ? v + w : v - w;
+        }
+                   return ((v % 5) + 5) % 5;
+    }
+    int product() {
+        int v = one();
+        while (p < end && *p == times) ++p, v = v * one() % 5;
+        return v;
+    }
+    int one() {
+        REQUIRE(p < end);
+        if (*p == minus) return ++p, -one();
+        if (*p != tracking::open) return *p++;
+        ++p;
+        const int v = sum();
+        REQUIRE((p < end && *p == tracking::close));
+        ++p;
+        return v;
+    }
+};
+const std::vector<std::string> small = {
+    "task = parity",     "d_model = 8",         "d_inner = 16",     "headdim = 8",
+    "d_state = 4",       "rope_fraction = 1.0", "lr = 0.003",       "a_activation = softplus",
+    "batch = 16",        "smoothing = 0.1",     "start_length = 6", "max_length = 12",
+    "final_steps = 100", "warmup = 20"};
+} // namespace
+
+TEST_CASE("tracking: drawn expressions have the length asked for and the value of a second parser") {
+    for (int64_t length : {3, 5, 9, 33, 255}) {
+        const Drawn d = drawn(Task::modular, 40, length, uint64_t(length));
+        REQUIRE(d.length == length);
+        for (int64_t i = 0; i < d.count; ++i)
+            for (int64_t t = 0; t < length; ++t) {
+                const int32_t* first = &d.tokens[size_t(i * length)];
+                const int32_t  target = d.targets[size_t(i * length + t)];
+                REQUIRE((first[t] >= 0 && first[t] <= times));
+                CHECK((target < 0) == (t % 2 == 1));
+                if (t % 2 == 0) CHECK(Parser{first, first + t + 1}.sum() == target);
+            }
+    }
+    CHECK(drawn(Task::modular, 1, 8, 1).length == 7);
+    for (int64_t length = 1; length <= 60; ++length) {
+        const Drawn d = drawn(Task::brackets, 20, length, uint64_t(length));
+        REQUIRE(d.tokens.size() == size_t(20 * length));
+        for (int64_t i = 0; i < d.count; ++i) {
+            const int32_t* first = &d.tokens[size_t(i * length)];
+            Parser         whole{first, first + length};
+            CHECK(whole.sum() == d.targets[size_t((i + 1) * length - 1)]);
+            CHECK(whole.p == whole.end);
+        }
+    }
+    const Drawn bits = drawn(Task::parity, 3, 100, 5);
+    for (int64_t i = 0; i < 3; ++i)
+        for (int64_t t = 0, sum = 0; t < 100; ++t) {
+            sum += bits.tokens[size_t(i * 100 + t)];
+            CHECK(bits.targets[size_t(i * 100 + t)] == sum % 2);
+        }
+    CHECK(drawn(Task::brackets, 5, 40, 9).tokens == drawn(Task::brackets, 5, 40, 9).tokens);
+    CHECK(drawn(Task::brackets, 5, 40, 9).tokens != drawn(Task::brackets, 5, 40, 10).tokens);
+}
+
+TEST_CASE("tracking: the loss has the gradient it says, and its floor") {
+    s4d::Random          random(3);
+    std::vector<float>   out(4 * 5), d_out(out.size()), unused(out.size());
+    std::vector<int32_t> targets = {2, -1, 0, 4};
+    for (float& v : out) v = float(random.uniform(-2, 2));
+    cross_entropy(out.data(), targets.data(), 4, 5, 0.1, 0.5, d_out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+        const float before = out[i];
+        out[i] = before + 1e-2f;
+        const double up = cross_entropy(out.data(), targets.data(), 4, 5, 0.1, 0.5, unused.data());
+        out[i] = before - 1e-2f;
+        const double down = cross_entropy(out.data(), targets.data(), 4, 5, 0.1, 0.5, unused.data());
+        out[i] = before;
+        CHECK((up - down) / 2e-2 == doctest::Approx(double(d_out[i])).epsilon(1e-3));
+    }
+    CHECK(loss_floor(2, 0.1) == doctest::Approx(0.19852).epsilon(1e-4));
+    CHECK(loss_floor(2, 0) == 0);
+}
+
+TEST_CASE("tracking: two threads give the bits of one, and parity is learnt with rotation only") {
+    std::vector<std::string> lines = small;
+    lines.push_back("threads = 1");
+    Trainer one(settings(lines));
+    lines.back() = "threads = 2";
+    Trainer two(settings(lines));
+    for (int i = 0; i < 30; ++i) one.train(), two.train();
+    CHECK(std::memcmp(one.net.params.data(), two.net.params.data(), one.net.params.size() * 4) == 0);
+    CHECK(one.losses == two.losses);
+
+    lines.back() = "steps = 900";
+    Trainer with(settings(lines));
+    lines.push_back("rotation = off");
+    Trainer without(settings(lines));
+    for (int i = 0; i < 900; ++i) {
+        if (with.train() == Event::finished) break;
+    }
+    for (int i = 0; i < 900; ++i) {
+        if (without.train() == Event::finished) break;
+    }
+    CHECK(with.measure(12, 256, 1).end == 1.0);
+
+    CHECK(without.measure(12, 256, 1).end < 0.5);
+}

@@ -1,0 +1,654 @@
+// mamba3_net.hpp - a Mamba-3 network (SISO and MIMO) for training: parameters, forward pass, gradients.
+// SPDX-License-Identifier: MIT
+//
+// The model: embedding or input projection, `n_layers` of (RMSNorm, Mamba-3 mixer, residual sum, optional RMSNorm and
+// MLP), RMSNorm, head; after Lahoti et al. 2026, arXiv 2603.15569, in the names and row orders of the public code.
+// Section 6 of ssm.hpp has the recurrence as a formula.
+//
+//     Net<float>        the parameters under their official names, in one flat array
+//     Batch<float>      sequences of one length
+//     forward()         outputs [stream][t][d_output]; keeps what backward() needs in the Workspace
+//     backward()        adds d loss / d parameters, given d loss / d outputs: the loss is the caller's
+//
+// Memory: per token the projections, angles, k, q and read-outs; the state h only at the beginning of every `chunk`
+// tokens, the rest of it is computed again on the way back. Bits depend on the batch and the parameters alone.
+
+#ifndef MAMBA3_NET_HPP
+#define MAMBA3_NET_HPP
+
+#include "s4d_net.hpp"
+
+namespace mamba3 {
+
+using s4d::Tensor;
+
+struct Config {
+    int    d_model = 16, n_layers = 1, d_inner = 32, d_state = 4, headdim = 16, ngroups = 1;
+    bool   is_mimo = false;
+    int    mimo_rank = 1;   // R; 1 unless is_mimo
+    int    rope_angles = 2; // S, 2 S <= d_state
+    bool   is_outproj_norm = false;
+    bool   softplus_A = false; // softplus in place of the heavy tail
+    double A_floor = 1e-4;
+    int    vocab = 0;    // > 0: tokens, embedding.weight [vocab][d_model]
+    int    d_input = 0;  // without tokens: input_proj.weight [d_model][d_input] and its bias
+    int    d_output = 2; // head.weight [d_output][d_model]
+    bool   head_bias = false;
+    int    mlp_hidden = 0; // 0: none; fc1 [2 hidden][d_model], the gate is its second half; fc2 [d_model][hidden]
+
+    int heads() const { return d_inner / headdim; }
+    int rows() const { // of in_proj: z, x, B, C, dt, A, trap, angle
+        return 2 * d_inner + 2 * mimo_rank * ngroups * d_state + 3 * heads() + rope_angles;
+    }
+};
+
+// Terms that the loss may gain: areg times the mean of log A, which drives A to its floor; treg times the mean of
+// (t - round t)^2, t = tanh(angle) dt in half turns, which drives turns to whole half turns.
+struct Penalty {
+    double areg = 0, treg = 0;
+};
+
+template <class Real> struct Batch {
+    int            n_streams = 0, T = 0;
+    const int32_t* tokens = nullptr; // [n_streams][T]
+    const Real*    x = nullptr;      // or [n_streams][T][d_input]
+    const Real*    dt = nullptr;     // [n_streams][T]: multiplies the step size, the product limited to 22; null: 1
+};
+
+// Where a layer's tensors begin.
+struct Places {
+    int64_t norm, in_proj, dt_bias, B_bias, C_bias, B_norm, C_norm, D, out_proj;
+    int64_t mimo_x = -1, mimo_z = -1, mimo_o = -1, gate_norm = -1, norm2 = -1, fc1 = -1, fc2 = -1;
+};
+
+template <class Real> struct Net {
+    Config              config;
+    std::vector<Tensor> tensors;
+    std::vector<Real>   params;
+    std::vector<Real>   decay; // a number a parameter: 1 where weight decay applies, else 0
+    std::vector<Places> layers;
+    int64_t             embedding = -1, input_bias = -1, norm_f = -1, head = -1, head_bias = -1;
+
+    explicit Net(const Config& c) : config(c) {
+        const auto u = [](int v) { return uint64_t(v); };
+        const int  d = c.d_model, di = c.d_inner, H = c.heads(), N = c.d_state, R = c.mimo_rank, P = c.headdim;
+        if (c.vocab > 0) embedding = add("embedding.weight", {u(c.vocab), u(d)}, 0);
+        else {
+            embedding = add("input_proj.weight", {u(d), u(c.d_input)}, 1);
+            input_bias = add("input_proj.bias", {u(d)}, 0);
+        }
+        for (int i = 0; i < c.n_layers; ++i) {
+            const std::string layer = "layers." + std::to_string(i) + ".", p = layer + "mixer.";
+            Places            at;
+            at.norm = add(layer + "norm.weight", {u(d)}, 0);
+            at.in_proj = add(p + "in_proj.weight", {u(c.rows()), u(d)}, 1);
+            const int64_t no = int64_t(3 * H + c.rope_angles) * d; // dt, A, trap and angle rows
+            std::fill(decay.end() - no, decay.end(), Real(0));
+            at.dt_bias = add(p + "dt_bias", {u(H)}, 0);
+            at.B_bias = add(p + "B_bias", {u(H), u(R), u(N)}, 0);
+            at.C_bias = add(p + "C_bias", {u(H), u(R), u(N)}, 0);
+            at.B_norm = add(p + "B_norm.weight", {u(N)}, 0);
+            at.C_norm = add(p + "C_norm.weight", {u(N)}, 0);
+            at.D = add(p + "D", {u(H)}, 0);
+            at.out_proj = add(p + "out_proj.weight", {u(d), u(di)}, 1);
+            if (c.is_mimo) {
+                at.mimo_x = add(p + "mimo_x", {u(H), u(R), u(P)}, 0);
+                at.mimo_z = add(p + "mimo_z", {u(H), u(R), u(P)}, 0);
+                at.mimo_o = add(p + "mimo_o", {u(H), u(R), u(P)}, 0);
+            }
+            if (c.is_outproj_norm) at.gate_norm = add(p + "norm.weight", {u(di)}, 0);
+            if (c.mlp_hidden > 0) {
+                at.norm2 = add(layer + "norm2.weight", {u(d)}, 0);
+                at.fc1 = add(layer + "mlp.fc1.weight", {2 * u(c.mlp_hidden), u(d)}, 1);
+                at.fc2 = add(layer + "mlp.fc2.weight", {u(d), u(c.mlp_hidden)}, 1);
+            }
+            layers.push_back(at);
+        }
+        norm_f = add("norm_f.weight", {u(d)}, 0);
+        head = add("head.weight", {u(c.d_output), u(d)}, 1);
+        if (c.head_bias) head_bias = add("head.bias", {u(c.d_output)}, 0);
+    }
+    void init(s4d::Random& random, double dt_min = 0.1, double dt_max = 1.0) {
+        for (const Tensor& t : tensors) {
+            const auto ends = [&](const char* s) {
+                const size_t n = std::strlen(s);
+                return t.name.size() >= n && t.name.compare(t.name.size() - n, n, s) == 0;
+            };
+            const double r = t.shape.size() == 2 ? 1.0 / std::sqrt(double(t.shape[1])) : 0.0;
+            for (int64_t k = 0; k < t.count; ++k) {
+                double v = 1.0; // norms, D, mimo_z, biases of B and C
+                if (ends("embedding.weight")) v = random.normal();
+                else if (t.shape.size() == 2) v = random.uniform(-r, r);
+                else if (ends("mimo_x") || ends("mimo_o")) v = 1.0 / config.mimo_rank;
+                else if (ends("dt_bias")) {
+                    const double dt = std::exp(random.uniform(std::log(dt_min), std::log(dt_max)));
+                    v = dt + std::log(-std::expm1(-dt)); // softplus of it is dt
+                } else if (ends("input_proj.bias") || ends("head.bias")) v = 0.0;
+                params[size_t(t.offset + k)] = Real(v);
+            }
+        }
+    }
+
+  private:
+    int64_t add(const std::string& name, std::vector<uint64_t> shape, int decays) {
+        Tensor t;
+        t.name = name, t.offset = int64_t(params.size()), t.count = 1;
+        for (uint64_t n : shape) t.count *= int64_t(n);
+        t.shape = std::move(shape);
+        params.resize(params.size() + size_t(t.count));
+        decay.resize(params.size(), Real(decays));
+        tensors.push_back(t);
+        return tensors.back().offset;
+    }
+};
+
+constexpr int    chunk = 32;  // tokens between two kept states
+constexpr int    pad_to = 16; // rows of matrices, for the widest kernels
+constexpr double epsilon = 1e-5, most_dt = 22.0, pi = 3.14159265358979323846;
+
+inline int padded(int n) { return (n + pad_to - 1) / pad_to * pad_to; }
+
+// What one layer keeps of a batch. Rows are tokens.
+template <class Real> struct Kept {
+    std::vector<Real> r, u, p;       // residual before the layer [d], normed [d], in_proj [rows]; all padded
+    std::vector<Real> dt, A, lambda; // [H]
+    std::vector<Real> turn, phi;     // tanh(angle) [S]; angle [H][S]
+    std::vector<Real> k, q;          // [H][R][N]
+    std::vector<Real> o, y;          // read-out with skip [H][R][P]; what out_proj reads [di padded]
+    std::vector<Real> bounds;        // h at the beginning of every chunk: [stream][chunk][H][N][P]
+    std::vector<Real> r2, u2, f, g;  // MLP: residual, normed, fc1 [2 hidden padded], a silu(gate) [hidden padded]
+};
+template <class Real> struct Workspace {
+    std::vector<Kept<Real>> layers;
+    std::vector<Real>       r, out;     // the last residual, and norm_f of it [d padded]
+    std::vector<Real>       wide, tall; // a weight matrix padded, or transposed and padded
+    std::vector<Real>       d_r, d_u, d_p, d_y, d_f, d_w, h;
+    s4d::Kernels<Real>      kernels = s4d::choose_kernels<Real>(s4d::Isa::best, 64);
+};
+
+template <class Real> Real sigmoid(Real x) { return 1 / (1 + std::exp(-x)); }
+template <class Real> Real softplus(Real x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+
+// y [rows][out padded] (+)= x [rows][in padded] W^T
+template <class Real>
+void linear(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, Real* y, bool add) {
+    const int op = padded(out), ip = padded(in);
+    ws.tall.assign(size_t(in) * size_t(op), Real(0));
+    for (int o = 0; o < out; ++o)
+        for (int i = 0; i < in; ++i) ws.tall[size_t(i) * size_t(op) + size_t(o)] = W[int64_t(o) * in + i];
+    ws.kernels.gemm(rows, op, in, x, ip, 1, ws.tall.data(), op, y, op, nullptr, add);
+}
+// d_x = d_y W;  d_W += d_y^T x
+template <class Real>
+void linear_back(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, const Real* d_y,
+                 Real* d_x, Real* d_W) {
+    const int op = padded(out), ip = padded(in);
+    ws.wide.assign(size_t(out) * size_t(ip), Real(0));
+    for (int o = 0; o < out; ++o)
+        for (int i = 0; i < in; ++i) ws.wide[size_t(o) * size_t(ip) + size_t(i)] = W[int64_t(o) * in + i];
+    ws.kernels.gemm(rows, ip, out, d_y, op, 1, ws.wide.data(), ip, d_x, ip, nullptr, false);
+    ws.d_w.resize(size_t(out) * size_t(ip));
+    ws.kernels.gemm(out, ip, rows, d_y, 1, op, x, ip, ws.d_w.data(), ip, nullptr, false);
+    for (int o = 0; o < out; ++o)
+        for (int i = 0; i < in; ++i) d_W[int64_t(o) * in + i] += ws.d_w[size_t(o) * size_t(ip) + size_t(i)];
+}
+
+template <class Real> Real rms_scale(const Real* x, int n) {
+    Real sum = 0;
+    for (int i = 0; i < n; ++i) sum += x[i] * x[i];
+    return 1 / std::sqrt(sum / Real(n) + Real(epsilon));
+}
+template <class Real> void rms(const Real* x, const Real* w, Real* y, int n) {
+    const Real s = rms_scale(x, n);
+    for (int i = 0; i < n; ++i) y[i] = x[i] * s * w[i];
+}
+// d_x += of y = x scale(x) w, and d_w += ; d_x may not be d_y.
+template <class Real> void rms_back(const Real* x, const Real* w, const Real* d_y, Real* d_x, Real* d_w, int n) {
+    const Real s = rms_scale(x, n);
+    Real       dot = 0;
+    for (int i = 0; i < n; ++i) dot += d_y[i] * w[i] * x[i], d_w[i] += d_y[i] * x[i] * s;
+    for (int i = 0; i < n; ++i) d_x[i] += s * (d_y[i] * w[i] - x[i] * s * s * dot / Real(n));
+}
+
+// The two numbers that angle s turns.
+inline void pair_of(const Config& c, int s, int* one, int* two) {
+    *one = c.is_mimo ? s : 2 * s;
+    *two = c.is_mimo ? s + c.d_state / 2 : 2 * s + 1;
+}
+
+// One layer's sizes, parameters and rows, by name.
+template <class Real> struct Mixer {
+    const Config& c;
+    const Places& at;
+    const Real*   w; // all parameters
+    int           d, di, H, P, N, R, G, S, Qp, RN;
+    Mixer(const Net<Real>& net, int layer)
+        : c(net.config), at(net.layers[size_t(layer)]), w(net.params.data()), d(c.d_model), di(c.d_inner), H(c.heads()),
+          P(c.headdim), N(c.d_state), R(c.mimo_rank), G(c.ngroups), S(c.rope_angles), Qp(padded(c.rows())),
+          RN(c.mimo_rank * c.d_state) {}
+    int  B_row(int r, int g) const { return 2 * di + (r * G + g) * N; }
+    int  C_row(int r, int g) const { return B_row(r, g) + R * G * N; }
+    int  scalars() const { return 2 * di + 2 * R * G * N; } // dt, A, trap, then angle
+    Real mimo(int64_t place, int h, int r, int p) const { return place < 0 ? Real(1) : w[place + (h * R + r) * P + p]; }
+    // h of one token: [H][N][P]
+    int64_t state_size() const { return int64_t(H) * N * P; }
+
+    // The new state of head h at token i (of its stream: t), from the one before.
+    void update(const Kept<Real>& kept, int64_t i, int t, int h, const Real* before, Real* after) const {
+        const Real *x = &kept.p[size_t(i * Qp + di + h * P)], *k = &kept.k[size_t((i * H + h) * RN)];
+        const Real  dt = kept.dt[size_t(i * H + h)], lambda = kept.lambda[size_t(i * H + h)];
+        const Real  alpha = std::exp(-kept.A[size_t(i * H + h)] * dt), beta = alpha * dt * (1 - lambda),
+                   gamma = dt * lambda;
+        for (int n = 0; n < N; ++n)
+            for (int p = 0; p < P; ++p) after[n * P + p] = alpha * before[n * P + p];
+        for (int r = 0; r < R; ++r)
+            for (int n = 0; n < N; ++n) {
+                const Real  now = gamma * k[r * N + n], old = t > 0 ? beta * (k - H * RN)[r * N + n] : Real(0);
+                const Real* x_old = t > 0 ? x - Qp : x;
+                Real*       to = after + n * P;
+                if (at.mimo_x < 0)
+                    for (int p = 0; p < P; ++p) to[p] += now * x[p] + old * x_old[p];
+                else {
+                    const Real* m = w + at.mimo_x + (h * R + r) * P;
+                    for (int p = 0; p < P; ++p) to[p] += (now * x[p] + old * x_old[p]) * m[p];
+                }
+            }
+    }
+};
+
+// The mixer of a layer over rows of u: fills kept.p ... kept.y. Returns the penalty.
+template <class Real>
+double mixer_forward(const Net<Real>& net, int layer, const Batch<Real>& b, Workspace<Real>& ws,
+                     const Penalty& penalty) {
+    const Mixer<Real> m(net, layer);
+    const Config&     c = net.config;
+    Kept<Real>&       kept = ws.layers[size_t(layer)];
+    const int         H = m.H, P = m.P, N = m.N, R = m.R, G = m.G, S = m.S, RN = m.RN, rows = b.n_streams * b.T;
+    const int64_t     size = m.state_size(), chunks = (b.T + chunk - 1) / chunk;
+    const size_t      n = size_t(rows);
+    double            total = 0;
+    kept.p.resize(n * size_t(m.Qp)), kept.y.assign(n * size_t(padded(m.di)), Real(0)),
+        kept.o.assign(n * size_t(H * R * P), Real(0));
+    kept.dt.resize(n * size_t(H)), kept.A.resize(n * size_t(H)), kept.lambda.resize(n * size_t(H));
+    kept.turn.resize(n * size_t(S)), kept.phi.resize(n * size_t(H * S)), kept.k.resize(n * size_t(H * RN)),
+        kept.q.resize(n * size_t(H * RN));
+    kept.bounds.assign(size_t(b.n_streams * chunks * size), Real(0));
+    linear(ws, m.w + m.at.in_proj, c.rows(), m.d, rows, kept.u.data(), kept.p.data(), false);
+    std::vector<Real> state(static_cast<size_t>(size)), next(static_cast<size_t>(N * P)),
+        normed(static_cast<size_t>(N));
+    for (int64_t i = 0; i < rows; ++i) {
+        const int   t = int(i % b.T);
+        const Real* row = &kept.p[size_t(i * m.Qp)];
+        const Real *dd_dt = row + m.scalars(), *dd_A = dd_dt + H, *trap = dd_A + H, *angle = trap + H;
+        for (int s = 0; s < S; ++s) kept.turn[size_t(i * S + s)] = std::tanh(angle[s]);
+
+        // 1. Numbers of a head, and its angles.
+        for (int h = 0; h < H; ++h) {
+            Real dt = softplus(dd_dt[h] + m.w[m.at.dt_bias + h]);
+            if (b.dt != nullptr && b.dt[i] != 1) dt = std::min(dt * b.dt[i], Real(most_dt));
+            const Real a = dd_A[h], f = c.softplus_A ? softplus(a) : a < 0 ? 1 / (1 - a) : 1 + a;
+            const Real A = std::max(f, Real(c.A_floor));
+            kept.dt[size_t(i * H + h)] = dt;
+            kept.A[size_t(i * H + h)] = A;
+            kept.lambda[size_t(i * H + h)] = sigmoid(trap[h]);
+            if (penalty.areg != 0) total += penalty.areg * std::log(double(A)) / (double(rows) * H * c.n_layers);
+            for (int s = 0; s < S; ++s) {
+                const size_t at = size_t((i * H + h) * S + s);
+                const Real   turns = kept.turn[size_t(i * S + s)] * dt, over = turns - std::round(turns);
+                total += penalty.treg * double(over * over) / (double(rows) * H * S * c.n_layers);
+                Real phi = (t > 0 ? kept.phi[at - size_t(H * S)] : Real(0)) + turns * Real(pi);
+                phi -= Real(2 * pi) * std::floor(phi / Real(2 * pi));
+                kept.phi[at] = phi;
+            }
+        }
+
+        // 2. B and C: norm, bias, rotation.
+        for (int which = 0; which < 2; ++which)
+            for (int r = 0; r < R; ++r)
+                for (int g = 0; g < G; ++g) {
+                    rms(row + (which == 0 ? m.B_row(r, g) : m.C_row(r, g)),
+                        m.w + (which == 0 ? m.at.B_norm : m.at.C_norm), normed.data(), N);
+                    for (int h = g * (H / G); h < (g + 1) * (H / G); ++h) {
+                        Real*       to = &(which == 0 ? kept.k : kept.q)[size_t((i * H + h) * RN + r * N)];
+                        const Real* bias = m.w + (which == 0 ? m.at.B_bias : m.at.C_bias) + (h * R + r) * N;
+                        for (int k = 0; k < N; ++k) to[k] = normed[size_t(k)] + bias[k];
+                        for (int s = 0; s < S; ++s) {
+                            const Real phi = kept.phi[size_t((i * H + h) * S + s)], co = std::cos(phi),
+                                       si = std::sin(phi);
+                            int one, two;
+                            pair_of(c, s, &one, &two);
+                            const Real u = to[one], v = to[two];
+                            to[one] = u * co - v * si, to[two] = u * si + v * co;
+                        }
+                    }
+                }
+
+        // 3. Update, read out, gate.
+        if (t == 0) std::fill(state.begin(), state.end(), Real(0));
+        if (t % chunk == 0)
+            std::copy(state.begin(), state.end(), kept.bounds.begin() + (i / b.T * chunks + t / chunk) * size);
+        for (int h = 0; h < H; ++h) {
+            Real* now = &state[size_t(h * N * P)];
+            m.update(kept, i, t, h, now, next.data());
+            std::copy(next.begin(), next.end(), now);
+            const Real *z = row + h * P, *x = row + m.di + h * P, *q = &kept.q[size_t((i * H + h) * RN)];
+            Real*       y = &kept.y[size_t(i * padded(m.di) + h * P)];
+            for (int r = 0; r < R; ++r) {
+                Real* o = &kept.o[size_t(((i * H + h) * R + r) * P)];
+                for (int k = 0; k < N; ++k)
+                    for (int p = 0; p < P; ++p) o[p] += now[k * P + p] * q[r * N + k];
+                for (int p = 0; p < P; ++p) o[p] += m.w[m.at.D + h] * x[p] * m.mimo(m.at.mimo_x, h, r, p);
+                const Real scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1);
+                for (int p = 0; p < P; ++p) {
+                    const Real zr = z[p] * m.mimo(m.at.mimo_z, h, r, p);
+                    const Real on = m.at.gate_norm >= 0 ? o[p] * scale * m.w[m.at.gate_norm + h * P + p] : o[p];
+                    y[p] += on * zr * sigmoid(zr) * m.mimo(m.at.mimo_o, h, r, p);
+                }
+            }
+        }
+    }
+    return total;
+}
+
+// From d_y (of kept.y) to d_p (of kept.p), and the gradients of everything in between.
+template <class Real>
+void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Workspace<Real>& ws, const Penalty& penalty,
+                    Real* grad) {
+    const Mixer<Real> m(net, layer);
+    const Config&     c = net.config;
+    const Kept<Real>& kept = ws.layers[size_t(layer)];
+    const int         H = m.H, P = m.P, N = m.N, R = m.R, G = m.G, S = m.S, RN = m.RN, rows = b.n_streams * b.T;
+    const int64_t     size = m.state_size(), chunks = (b.T + chunk - 1) / chunk;
+    ws.d_p.assign(size_t(rows) * size_t(m.Qp), Real(0));
+    ws.h.resize(size_t((chunk + 1) * size));
+    const auto        zeros = [](int64_t count) { return std::vector<Real>(size_t(count), Real(0)); };
+    std::vector<Real> d_h = zeros(size), d_phi = zeros(H * S), d_k_next = zeros(H * RN), d_x_next = zeros(m.di);
+    std::vector<Real> d_k = zeros(RN), d_q = zeros(RN), d_o = zeros(R * P), d_v = zeros(R * P), d_w = zeros(R * P);
+    std::vector<Real> d_on = zeros(P), d_Bn = zeros(2 * R * G * N), d_turn = zeros(S), v = zeros(R * P),
+                      v_old = zeros(R * P);
+    for (int stream = 0; stream < b.n_streams; ++stream) {
+        for (auto* carried : {&d_h, &d_phi, &d_k_next, &d_x_next}) std::fill(carried->begin(), carried->end(), Real(0));
+        for (int t = b.T - 1; t >= 0; --t) {
+            const int64_t i = int64_t(stream) * b.T + t;
+            if (t == b.T - 1 || t % chunk == chunk - 1) { // the states of this chunk again
+                const int first = t / chunk * chunk;
+                std::copy_n(kept.bounds.begin() + (stream * chunks + t / chunk) * size, size, ws.h.begin());
+                for (int s = first; s <= t; ++s)
+                    for (int h = 0; h < H; ++h)
+                        m.update(kept, int64_t(stream) * b.T + s, s, h, &ws.h[size_t((s - first) * size + h * N * P)],
+                                 &ws.h[size_t((s - first + 1) * size + h * N * P)]);
+            }
+            const Real* row = &kept.p[size_t(i * m.Qp)];
+            Real*       d_row = &ws.d_p[size_t(i * m.Qp)];
+            const Real *dd_dt = row + m.scalars(), *dd_A = dd_dt + H;
+            Real *d_dd_dt = d_row + m.scalars(), *d_dd_A = d_dd_dt + H, *d_trap = d_dd_A + H, *d_angle = d_trap + H;
+            std::fill(d_Bn.begin(), d_Bn.end(), Real(0)), std::fill(d_turn.begin(), d_turn.end(), Real(0));
+            for (int h = 0; h < H; ++h) {
+                const Real dt = kept.dt[size_t(i * H + h)], A = kept.A[size_t(i * H + h)],
+                           lambda = kept.lambda[size_t(i * H + h)];
+                const Real  alpha = std::exp(-A * dt), beta = alpha * dt * (1 - lambda), gamma = dt * lambda;
+                const Real *z = row + h * P, *x = row + m.di + h * P, *x_old = t > 0 ? x - m.Qp : nullptr;
+                const Real *k = &kept.k[size_t((i * H + h) * RN)], *q = &kept.q[size_t((i * H + h) * RN)];
+                const Real* k_old = t > 0 ? k - H * RN : nullptr;
+                const Real* d_y = &ws.d_y[size_t(i * padded(m.di) + h * P)];
+                Real *      d_z = d_row + h * P, *d_x = d_row + m.di + h * P;
+
+                // 1. Gate, norm, skip.
+                for (int r = 0; r < R; ++r) {
+                    const Real* o = &kept.o[size_t(((i * H + h) * R + r) * P)];
+                    const Real  scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1);
+                    Real*       to = &d_o[size_t(r * P)];
+                    for (int p = 0; p < P; ++p) {
+                        const Real mx = m.mimo(m.at.mimo_x, h, r, p), mz = m.mimo(m.at.mimo_z, h, r, p),
+                                   mo = m.mimo(m.at.mimo_o, h, r, p);
+                        const Real zr = z[p] * mz, sig = sigmoid(zr), silu = zr * sig;
+                        const Real on = m.at.gate_norm >= 0 ? o[p] * scale * m.w[m.at.gate_norm + h * P + p] : o[p];
+                        const Real d_g = d_y[p] * mo, d_zr = d_g * on * sig * (1 + zr * (1 - sig));
+                        d_on[size_t(p)] = d_g * silu;
+                        d_z[p] += d_zr * mz;
+                        if (c.is_mimo) {
+                            grad[m.at.mimo_z + (h * R + r) * P + p] += d_zr * z[p];
+                            grad[m.at.mimo_o + (h * R + r) * P + p] += d_y[p] * on * silu;
+                        }
+                        v[size_t(r * P + p)] = x[p] * mx;
+                        v_old[size_t(r * P + p)] = t > 0 ? x_old[p] * mx : Real(0);
+                        to[p] = 0;
+                    }
+                    if (m.at.gate_norm >= 0)
+                        rms_back(o, m.w + m.at.gate_norm + h * P, d_on.data(), to, grad + m.at.gate_norm + h * P, P);
+                    else std::copy(d_on.begin(), d_on.end(), to);
+                    for (int p = 0; p < P; ++p) {
+                        grad[m.at.D + h] += to[p] * v[size_t(r * P + p)];
+                        d_v[size_t(r * P + p)] = m.w[m.at.D + h] * to[p];
+                        d_w[size_t(r * P + p)] = 0;
+                    }
+                }
+
+                // 2. The state: d_h arrives as that of the state after this token.
+                const Real *before = &ws.h[size_t(t % chunk * size + h * N * P)], *after = before + size;
+                Real        d_alpha = 0, d_beta = 0, d_gamma = 0;
+                for (int n = 0; n < N; ++n) {
+                    Real* g = &d_h[size_t((h * N + n) * P)];
+                    for (int r = 0; r < R; ++r) {
+                        const Real* d_or = &d_o[size_t(r * P)];
+                        Real        sum = 0;
+                        for (int p = 0; p < P; ++p) sum += d_or[p] * after[n * P + p], g[p] += d_or[p] * q[r * N + n];
+                        d_q[size_t(r * N + n)] = sum;
+                    }
+                    for (int r = 0; r < R; ++r) {
+                        const Real* vr = &v[size_t(r * P)];
+                        Real*       d_vr = &d_v[size_t(r * P)];
+                        const Real  now = gamma * k[r * N + n];
+                        Real        sum = 0;
+                        for (int p = 0; p < P; ++p) sum += g[p] * vr[p], d_vr[p] += now * g[p];
+                        Real& carried = d_k_next[size_t(h * RN + r * N + n)];
+                        d_k[size_t(r * N + n)] = carried + gamma * sum;
+                        d_gamma += k[r * N + n] * sum;
+                        carried = 0;
+                        if (t == 0) continue;
+                        const Real* wr = &v_old[size_t(r * P)];
+                        Real*       d_wr = &d_w[size_t(r * P)];
+                        const Real  old = beta * k_old[r * N + n];
+                        Real        sum_old = 0;
+                        for (int p = 0; p < P; ++p) sum_old += g[p] * wr[p], d_wr[p] += old * g[p];
+                        carried = beta * sum_old;
+                        d_beta += k_old[r * N + n] * sum_old;
+                    }
+                    for (int p = 0; p < P; ++p) d_alpha += g[p] * before[n * P + p], g[p] *= alpha;
+                }
+                for (int p = 0; p < P; ++p) {
+                    Real& carried = d_x_next[size_t(h * P + p)];
+                    d_x[p] = carried;
+                    carried = 0;
+                    for (int r = 0; r < R; ++r) {
+                        const Real mx = m.mimo(m.at.mimo_x, h, r, p), dv = d_v[size_t(r * P + p)],
+                                   dw = d_w[size_t(r * P + p)];
+                        d_x[p] += dv * mx, carried += dw * mx;
+                        if (c.is_mimo)
+                            grad[m.at.mimo_x + (h * R + r) * P + p] += dv * x[p] + (t > 0 ? dw * x_old[p] : Real(0));
+                    }
+                }
+
+                // 3. alpha = exp(-A dt), beta = alpha dt (1 - lambda), gamma = dt lambda.
+                d_alpha += dt * (1 - lambda) * d_beta;
+                Real       d_dt = lambda * d_gamma + alpha * (1 - lambda) * d_beta - A * alpha * d_alpha;
+                const Real d_lambda = dt * d_gamma - alpha * dt * d_beta;
+                const Real d_A = -dt * alpha * d_alpha + Real(penalty.areg / (double(rows) * H * c.n_layers)) / A;
+                const Real a = dd_A[h], f = c.softplus_A ? softplus(a) : a < 0 ? 1 / (1 - a) : 1 + a;
+                if (f >= Real(c.A_floor)) d_dd_A[h] = d_A * (c.softplus_A ? sigmoid(a) : a < 0 ? f * f : Real(1));
+                d_trap[h] = d_lambda * lambda * (1 - lambda);
+
+                // 4. Rotation: k and q turn with phi, which all later tokens share.
+                for (int s = 0; s < S; ++s) {
+                    const Real phi = kept.phi[size_t((i * H + h) * S + s)], co = std::cos(phi), si = std::sin(phi);
+                    Real&      carried = d_phi[size_t(h * S + s)];
+                    int        one, two;
+                    pair_of(c, s, &one, &two);
+                    for (int r = 0; r < R; ++r)
+                        for (int which = 0; which < 2; ++which) {
+                            Real*       d_to = &(which == 0 ? d_k : d_q)[size_t(r * N)];
+                            const Real* to = (which == 0 ? k : q) + r * N;
+                            const Real  g1 = d_to[one], g2 = d_to[two];
+                            carried += g2 * to[one] - g1 * to[two];
+                            d_to[one] = g1 * co + g2 * si, d_to[two] = g2 * co - g1 * si;
+                        }
+                    const Real tanh = kept.turn[size_t(i * S + s)], turns = tanh * dt;
+                    const Real d_turns =
+                        carried * Real(pi) +
+                        Real(2 * penalty.treg / (double(rows) * H * S * c.n_layers)) * (turns - std::round(turns));
+                    d_turn[size_t(s)] += d_turns * dt;
+                    d_dt += d_turns * tanh;
+                }
+                const Real raw = dd_dt[h] + m.w[m.at.dt_bias + h];
+                if (b.dt != nullptr && b.dt[i] != 1)
+                    d_dt = softplus(raw) * b.dt[i] < Real(most_dt) ? d_dt * b.dt[i] : Real(0);
+                d_dd_dt[h] = d_dt * sigmoid(raw);
+                grad[m.at.dt_bias + h] += d_dd_dt[h];
+
+                // 5. Biases and norms of B and C.
+                const int g = h / (H / G);
+                for (int r = 0; r < R; ++r)
+                    for (int n = 0; n < N; ++n) {
+                        grad[m.at.B_bias + (h * R + r) * N + n] += d_k[size_t(r * N + n)];
+                        grad[m.at.C_bias + (h * R + r) * N + n] += d_q[size_t(r * N + n)];
+                        d_Bn[size_t((r * G + g) * N + n)] += d_k[size_t(r * N + n)];
+                        d_Bn[size_t(((R + r) * G + g) * N + n)] += d_q[size_t(r * N + n)];
+                    }
+            }
+            for (int s = 0; s < S; ++s) {
+                const Real tanh = kept.turn[size_t(i * S + s)];
+                d_angle[s] = d_turn[size_t(s)] * (1 - tanh * tanh);
+            }
+            for (int r = 0; r < R; ++r)
+                for (int g = 0; g < G; ++g) {
+                    rms_back(row + m.B_row(r, g), m.w + m.at.B_norm, &d_Bn[size_t((r * G + g) * N)],
+                             d_row + m.B_row(r, g), grad + m.at.B_norm, N);
+                    rms_back(row + m.C_row(r, g), m.w + m.at.C_norm, &d_Bn[size_t(((R + r) * G + g) * N)],
+                             d_row + m.C_row(r, g), grad + m.at.C_norm, N);
+                }
+        }
+    }
+}
+
+// out [n_streams][T][d_output]. Returns the penalty.
+template <class Real>
+double forward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, Real* out,
+               const Penalty& penalty = {}) {
+    const Config& c = net.config;
+    const Real*   w = net.params.data();
+    const int     d = c.d_model, dp = padded(d), rows = b.n_streams * b.T, hidden = c.mlp_hidden;
+    double        total = 0;
+    ws.layers.resize(size_t(c.n_layers));
+    ws.r.assign(size_t(rows) * size_t(dp), Real(0));
+    for (int64_t i = 0; i < rows; ++i)
+        for (int k = 0; k < d; ++k) {
+            Real& to = ws.r[size_t(i * dp + k)];
+            if (c.vocab > 0) to = w[net.embedding + int64_t(b.tokens[i]) * d + k];
+            else {
+                to = w[net.input_bias + k];
+                for (int j = 0; j < c.d_input; ++j)
+                    to += w[net.embedding + int64_t(k) * c.d_input + j] * b.x[i * c.d_input + j];
+            }
+        }
+    const auto norm_rows = [&](const std::vector<Real>& from, int64_t weight, std::vector<Real>& to) {
+        to.assign(size_t(rows) * size_t(dp), Real(0));
+        for (int64_t i = 0; i < rows; ++i) rms(&from[size_t(i * dp)], w + weight, &to[size_t(i * dp)], d);
+    };
+    for (int l = 0; l < c.n_layers; ++l) {
+        Kept<Real>&   kept = ws.layers[size_t(l)];
+        const Places& at = net.layers[size_t(l)];
+        kept.r = ws.r;
+        norm_rows(kept.r, at.norm, kept.u);
+        total += mixer_forward(net, l, b, ws, penalty);
+        linear(ws, w + at.out_proj, d, c.d_inner, rows, kept.y.data(), ws.r.data(), true);
+        if (hidden == 0) continue;
+        const int hp = padded(hidden), fp = padded(2 * hidden);
+        kept.r2 = ws.r;
+        norm_rows(kept.r2, at.norm2, kept.u2);
+        kept.f.resize(size_t(rows) * size_t(fp)), kept.g.assign(size_t(rows) * size_t(hp), Real(0));
+        linear(ws, w + at.fc1, 2 * hidden, d, rows, kept.u2.data(), kept.f.data(), false);
+        for (int64_t i = 0; i < rows; ++i)
+            for (int k = 0; k < hidden; ++k) {
+                const Real gate = kept.f[size_t(i * fp + hidden + k)];
+                kept.g[size_t(i * hp + k)] = kept.f[size_t(i * fp + k)] * gate * sigmoid(gate);
+            }
+        linear(ws, w + at.fc2, d, hidden, rows, kept.g.data(), ws.r.data(), true);
+    }
+    norm_rows(ws.r, net.norm_f, ws.out);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int o = 0; o < c.d_output; ++o) {
+            Real sum = net.head_bias >= 0 ? w[net.head_bias + o] : Real(0);
+            for (int k = 0; k < d; ++k) sum += w[net.head + int64_t(o) * d + k] * ws.out[size_t(i * dp + k)];
+            out[i * c.d_output + o] = sum;
+        }
+    return total;
+}
+
+// After forward() on the same batch: adds d loss / d parameters to grad, given d_out = d loss / d out. The penalty's
+// own gradient is included.
+template <class Real>
+void backward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, const Real* d_out, Real* grad,
+              const Penalty& penalty = {}) {
+    const Config& c = net.config;
+    const Real*   w = net.params.data();
+    const int     d = c.d_model, dp = padded(d), rows = b.n_streams * b.T, hidden = c.mlp_hidden;
+    ws.d_r.assign(size_t(rows) * size_t(dp), Real(0));
+    ws.d_u.assign(size_t(rows) * size_t(dp), Real(0));
+    for (int64_t i = 0; i < rows; ++i) {
+        Real* d_u = &ws.d_u[size_t(i * dp)];
+        for (int o = 0; o < c.d_output; ++o) {
+            const Real g = d_out[i * c.d_output + o];
+            if (net.head_bias >= 0) grad[net.head_bias + o] += g;
+            for (int k = 0; k < d; ++k) {
+                grad[net.head + int64_t(o) * d + k] += g * ws.out[size_t(i * dp + k)];
+                d_u[k] += g * w[net.head + int64_t(o) * d + k];
+            }
+        }
+        rms_back(&ws.r[size_t(i * dp)], w + net.norm_f, d_u, &ws.d_r[size_t(i * dp)], grad + net.norm_f, d);
+    }
+    for (int l = c.n_layers - 1; l >= 0; --l) {
+        const Kept<Real>& kept = ws.layers[size_t(l)];
+        const Places&     at = net.layers[size_t(l)];
+        if (hidden > 0) {
+            const int hp = padded(hidden), fp = padded(2 * hidden);
+            ws.d_y.resize(size_t(rows) * size_t(hp)), ws.d_f.assign(size_t(rows) * size_t(fp), Real(0));
+            linear_back(ws, w + at.fc2, d, hidden, rows, kept.g.data(), ws.d_r.data(), ws.d_y.data(), grad + at.fc2);
+            for (int64_t i = 0; i < rows; ++i)
+                for (int k = 0; k < hidden; ++k) {
+                    const Real a = kept.f[size_t(i * fp + k)], gate = kept.f[size_t(i * fp + hidden + k)],
+                               sig = sigmoid(gate);
+                    const Real g = ws.d_y[size_t(i * hp + k)];
+                    ws.d_f[size_t(i * fp + k)] = g * gate * sig;
+                    ws.d_f[size_t(i * fp + hidden + k)] = g * a * sig * (1 + gate * (1 - sig));
+                }
+            linear_back(ws, w + at.fc1, 2 * hidden, d, rows, kept.u2.data(), ws.d_f.data(), ws.d_u.data(),
+                        grad + at.fc1);
+            for (int64_t i = 0; i < rows; ++i)
+                rms_back(&kept.r2[size_t(i * dp)], w + at.norm2, &ws.d_u[size_t(i * dp)], &ws.d_r[size_t(i * dp)],
+                         grad + at.norm2, d);
+        }
+        ws.d_y.resize(size_t(rows) * size_t(padded(c.d_inner)));
+        linear_back(ws, w + at.out_proj, d, c.d_inner, rows, kept.y.data(), ws.d_r.data(), ws.d_y.data(),
+                    grad + at.out_proj);
+        mixer_backward(net, l, b, ws, penalty, grad);
+        linear_back(ws, w + at.in_proj, c.rows(), d, rows, kept.u.data(), ws.d_p.data(), ws.d_u.data(),
+                    grad + at.in_proj);
+        for (int64_t i = 0; i < rows; ++i)
+            rms_back(&kept.r[size_t(i * dp)], w + at.norm, &ws.d_u[size_t(i * dp)], &ws.d_r[size_t(i * dp)],
+                     grad + at.norm, d);
+    }
+    for (int64_t i = 0; i < rows; ++i)
+        for (int k = 0; k < d; ++k) {
+            const Real g = ws.d_r[size_t(i * dp + k)];
+            if (c.vocab > 0) grad[net.embedding + int64_t(b.tokens[i]) * d + k] += g;
+            else {
+                grad[net.input_bias + k] += g;
+                for (int j = 0; j < c.d_input; ++j)
+                    grad[net.embedding + int64_t(k) * c.d_input + j] += g * b.x[i * c.d_input + j];
+            }
+        }
+}
+
+} // namespace mamba3
+
+#endif
