@@ -315,10 +315,8 @@ TEST_CASE("mamba: a state clip limits every number of h and says so") {
         for (float& v : x) v *= 4.0f;
         REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 200, y.data()) == ssm::Status::ok);
         CHECK(ssm::clipped(m.model, m.state));
-        std::vector<float> h(size_t(ssm::get_state(m.model, m.state, 0, ssm::Part::ssm_state, nullptr)));
-        REQUIRE(ssm::get_state(m.model, m.state, 0, ssm::Part::ssm_state, h.data()) == int32_t(h.size()));
         float top = 0;
-        for (float v : h) top = std::max(top, std::fabs(v));
+        for (float v : part_of(m.model, m.state, 0, ssm::Part::ssm_state)) top = std::max(top, std::fabs(v));
         CHECK(top == float(s.clip));
     }
 }
@@ -347,13 +345,12 @@ TEST_CASE("mamba: states are saved, restored, refused when foreign, and read and
         for (int32_t l = 0; l < c.n_layers; ++l)
             for (const ssm::Part part : {ssm::Part::ssm_state, ssm::Part::conv_state, ssm::Part::angle_state,
                                          ssm::Part::k_state, ssm::Part::v_state}) {
-                std::vector<float> v(size_t(ssm::get_state(m.model, m.state, l, part, nullptr)));
+                std::vector<float> v = part_of(m.model, m.state, l, part);
                 if (v.empty()) continue;
-                REQUIRE(ssm::get_state(m.model, m.state, l, part, v.data()) == int32_t(v.size()));
                 CHECK_FALSE(ssm::set_state(m.model, &by_parts.state, l, part, v.data(), int32_t(v.size()) - 1));
                 REQUIRE(ssm::set_state(m.model, &by_parts.state, l, part, v.data(), int32_t(v.size())));
-                std::vector<float> back(v.size());
-                ssm::get_state(m.model, by_parts.state, l, part, back.data());
+                const std::vector<float> back = part_of(m.model, by_parts.state, l, part);
+                REQUIRE(back.size() == v.size());
                 for (size_t i = 0; i < v.size(); ++i)
                     CHECK(std::fabs(v[i] - back[i]) <= (part == ssm::Part::angle_state ? 1e-6f : 0.0f));
                 v[0] = NAN;
@@ -368,10 +365,11 @@ TEST_CASE("mamba: states are saved, restored, refused when foreign, and read and
 
 TEST_CASE("mamba: angles are written and read to the last bit of a float") {
     Loaded             m(random_file(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,rope_fraction=1.0")));
-    std::vector<float> angle(size_t(ssm::get_state(m.model, m.state, 0, ssm::Part::angle_state, nullptr)), 1.57079633f);
+    std::vector<float> angle = part_of(m.model, m.state, 0, ssm::Part::angle_state);
+    REQUIRE(angle.size() == 4); // 2 heads, 2 angles
+    angle.assign(angle.size(), 1.57079633f);
     REQUIRE(ssm::set_state(m.model, &m.state, 0, ssm::Part::angle_state, angle.data(), int32_t(angle.size())));
-    std::vector<float> back(angle.size());
-    ssm::get_state(m.model, m.state, 0, ssm::Part::angle_state, back.data());
+    const std::vector<float> back = part_of(m.model, m.state, 0, ssm::Part::angle_state);
     for (size_t i = 0; i < angle.size(); ++i) CHECK(std::fabs(back[i] - angle[i]) < 3e-7f);
 }
 

@@ -76,6 +76,14 @@ struct OwnState {
     OwnState& operator=(const OwnState&) = delete;
 };
 
+// A part of one layer's state in the public layout; empty if the model has no such part.
+inline std::vector<float> part_of(const ssm::Model& m, const ssm::State& s, int32_t layer, ssm::Part part) {
+    const int32_t      n = ssm::get_state(m, s, layer, part, nullptr);
+    std::vector<float> out(n > 0 ? size_t(n) : 0);
+    if (n > 0) CHECK(ssm::get_state(m, s, layer, part, out.data()) == n);
+    return out;
+}
+
 // A golden file's tensors as doubles.
 struct Golden {
     Bytes      bytes, memory;
