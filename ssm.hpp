@@ -46,7 +46,7 @@
 // have |a| <= 1, those of Mamba are in [0, 1]. Inputs that are NaN, infinite or beyond 1e9 are refused before anything
 // changes, and so are time steps outside (0, 2^20].
 //
-// Files. safetensors with F32, F16 or BF16 tensors under the public names, listed in section 6. Shapes give all they
+// Files. safetensors with F32, F16 or BF16 tensors under the public names, listed in section 7. Shapes give all they
 // can, metadata the rest. S4D, in either spelling: prenorm (true, false), pool (mean, last, none), disc (zoh,
 // bilinear). Mamba, with or without "backbone." in front, embedding or embeddings: d_state and ngroups where they
 // differ from 128 and 1 (Mamba-2), rope_angles or rope_fraction (0.5), a_activation (heavy_tail, softplus), a_floor
@@ -130,8 +130,9 @@ struct Fault {
 // ---- Config
 
 enum class Arch : uint8_t { s4d, mamba1, mamba2, mamba3 };
-enum class DType : uint8_t { f32, f16, bf16 };  // of a weight matrix that is used in place
-enum class Disc : uint8_t { zoh, bilinear };    // how S4D turns continuous parameters into a step
+enum class DType : uint8_t { f32, f16, bf16, i8, i4 };  // of a weight matrix that is used in place
+enum class StateType : uint8_t { f32, i32, i16rowexp }; // f32: the float engine; the others: the integer engine
+enum class Disc : uint8_t { zoh, bilinear };            // how S4D turns continuous parameters into a step
 enum class Pool : uint8_t { none, last, mean }; // what the decoder reads: each step, the last step, the running mean
 enum class Norm : uint8_t { layer, rms };
 enum class Input : uint8_t { features, tokens, vectors }; // through a matrix; rows made by embed(); d_model numbers
@@ -155,38 +156,45 @@ constexpr float    max_dt = 1048576.0f;        // time since the previous event,
 // The shape of a model, in the names of the papers. Read from the blob, or a constexpr written by `ssm convert`.
 // Numbers that an architecture does not have stay 0.
 struct Config {
-    Arch    arch = Arch::s4d;
-    Disc    disc = Disc::zoh; // S4D
-    Pool    pool = Pool::mean;
-    Norm    norm = Norm::layer;
-    Input   input = Input::features;
-    bool    prenorm = false;          // S4D: norm in front of each layer (true) or behind its residual sum (false)
-    bool    has_head = true;          // false: the output is the final norm's
-    bool    bare_mixer = false;       // one Mamba mixer alone: no norms, no residual sum, no head
-    bool    is_mimo = false;          // Mamba-3
-    bool    is_outproj_norm = false;  // Mamba-3
-    bool    softplus_A = false;       // Mamba-3: A = -softplus(dd_A), of files older than June 2026
-    bool    rmsnorm = false;          // Mamba-2: the mixer has a norm
-    bool    norm_before_gate = false; // Mamba-2
-    int32_t n_layers = 1;
-    int32_t d_input = 1;       // floats per step given by the caller
-    int32_t d_output = 1;      // floats per step returned
-    int32_t d_model = 8;       // S4D: H, channels
-    int32_t d_state = 4;       // N. S4D: real state size of a channel; N/2 complex modes are stored
-    int32_t vocab_size = 0;    // Input::tokens
-    int32_t mlp_hidden = 0;    // Mamba: width of the MLP behind each mixer; 0: none
-    int32_t d_inner = 0;       // Mamba: expand * d_model
-    int32_t d_ssm = 0;         // Mamba: the part of d_inner that goes through the recurrence
-    int32_t nheads = 0;        // H    Mamba-2, Mamba-3
-    int32_t headdim = 0;       // P    Mamba-2, Mamba-3
-    int32_t ngroups = 0;       // G    Mamba-2, Mamba-3: B and C are shared by nheads / ngroups heads
-    int32_t mimo_rank = 0;     // R    Mamba-3; 1 for SISO
-    int32_t rope_angles = 0;   // S    Mamba-3
-    int32_t d_conv = 0;        // K    Mamba-1, Mamba-2
-    int32_t dt_rank = 0;       //      Mamba-1
-    float   A_floor = 0.0f;    //      Mamba-3: A <= -A_floor
-    float   state_clip = 0.0f; // every number of the state h stays in [-clip, +clip]; 0: off
-    int32_t n_entries = 0;     // entries in the file's header (tensors and metadata); only sizes load()'s workspace
+    Arch      arch = Arch::s4d;
+    Disc      disc = Disc::zoh; // S4D
+    Pool      pool = Pool::mean;
+    Norm      norm = Norm::layer;
+    Input     input = Input::features;
+    bool      prenorm = false;          // S4D: norm in front of each layer (true) or behind its residual sum (false)
+    bool      has_head = true;          // false: the output is the final norm's
+    bool      bare_mixer = false;       // one Mamba mixer alone: no norms, no residual sum, no head
+    bool      is_mimo = false;          // Mamba-3
+    bool      is_outproj_norm = false;  // Mamba-3
+    bool      softplus_A = false;       // Mamba-3: A = -softplus(dd_A), of files older than June 2026
+    bool      rmsnorm = false;          // Mamba-2: the mixer has a norm
+    bool      norm_before_gate = false; // Mamba-2
+    bool      has_gaps = false;         // S4D of integers: a dt other than 1 is possible
+    StateType state = StateType::f32;
+    int32_t   n_layers = 1;
+    int32_t   d_input = 1;       // floats per step given by the caller
+    int32_t   d_output = 1;      // floats per step returned
+    int32_t   d_model = 8;       // S4D: H, channels
+    int32_t   d_state = 4;       // N. S4D: real state size of a channel; N/2 complex modes are stored
+    int32_t   vocab_size = 0;    // Input::tokens
+    int32_t   mlp_hidden = 0;    // Mamba: width of the MLP behind each mixer; 0: none
+    int32_t   d_inner = 0;       // Mamba: expand * d_model
+    int32_t   d_ssm = 0;         // Mamba: the part of d_inner that goes through the recurrence
+    int32_t   nheads = 0;        // H    Mamba-2, Mamba-3
+    int32_t   headdim = 0;       // P    Mamba-2, Mamba-3
+    int32_t   ngroups = 0;       // G    Mamba-2, Mamba-3: B and C are shared by nheads / ngroups heads
+    int32_t   mimo_rank = 0;     // R    Mamba-3; 1 for SISO
+    int32_t   rope_angles = 0;   // S    Mamba-3
+    int32_t   d_conv = 0;        // K    Mamba-1, Mamba-2
+    int32_t   dt_rank = 0;       //      Mamba-1
+    float     A_floor = 0.0f;    //      Mamba-3: A <= -A_floor
+    float     state_clip = 0.0f; // every number of the state h stays in [-clip, +clip]; 0: off
+    int32_t   act_bits = 0;      // integer models: bits of the codes that enter a projection, 8 or 16
+    int32_t   clip_q25 = 0;      // integer models: the clip, 2^25 to the unit; 2^31 - 1: off
+    int32_t   A_floor_q26 = 0;   // integer models, Mamba-3
+    int32_t   b_frac = 0;        // integer models, S4D: fraction bits of b, and of B / A
+    int32_t   g_frac = 0;
+    int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
     return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.norm == b.norm && a.input == b.input &&
@@ -197,9 +205,12 @@ constexpr bool operator==(const Config& a, const Config& b) noexcept {
            a.vocab_size == b.vocab_size && a.mlp_hidden == b.mlp_hidden && a.d_inner == b.d_inner &&
            a.d_ssm == b.d_ssm && a.nheads == b.nheads && a.headdim == b.headdim && a.ngroups == b.ngroups &&
            a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
-           a.dt_rank == b.dt_rank && a.A_floor == b.A_floor && a.state_clip == b.state_clip;
+           a.dt_rank == b.dt_rank && a.A_floor == b.A_floor && a.state_clip == b.state_clip && a.state == b.state &&
+           a.has_gaps == b.has_gaps && a.act_bits == b.act_bits && a.clip_q25 == b.clip_q25 &&
+           a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac;
 }
-SSM_API bool valid(const Config& c) noexcept; // ranges, and that no size below can overflow
+constexpr bool is_integer(const Config& c) noexcept { return c.state != StateType::f32; } // which engine runs it
+SSM_API bool   valid(const Config& c) noexcept; // ranges, and that no size below can overflow
 
 // ---- Safetensors: the container of every model file
 
@@ -322,30 +333,42 @@ struct Trace {
     void (*see)(void* user, const char* stage, int32_t layer, int32_t row, const float* values,
                 int32_t count) = nullptr;
     void* user = nullptr;
+    // Integer models: in_proj, dt, alpha, theta, k, q, y; S4D: u, s, g, v, block; in the engine's own formats.
+    void (*see_int)(void* user, const char* stage, int32_t layer, int32_t row, const int32_t* values,
+                    int32_t count) = nullptr;
 };
 
-struct Layer; // weights of one layer: pointers into blob and arena
-struct MambaLayer;
+template <class T> struct S4dLayer; // weights of one layer: pointers into blob and arena; T: float or int32_t
+template <class T> struct MambaLayer;
 struct Kernels; // the functions of one back-end
 
-// A weight matrix used in place: [rows][cols], row-major, little-endian, at any alignment.
+// A weight matrix used in place: [rows][cols], row-major, little-endian, at any alignment. Of integers: the first
+// `rows4` rows are int4 in groups of 32 with an int8 sub-scale each, the others int8; one float32 scale a row, whose
+// bits are all that is used.
 struct Matrix {
-    const unsigned char* data = nullptr;
+    const unsigned char* data = nullptr; // of integers: the int8 rows
     int32_t              rows = 0, cols = 0;
     DType                dtype = DType::f32;
+    int32_t              rows4 = 0;
+    const unsigned char *data4 = nullptr, *sub = nullptr, *scale = nullptr; // [rows4][K/2], [rows4][K/32], [rows]
+    const unsigned char* bias = nullptr;                                    // [rows], int32 Q16; null: none
 };
 
 struct Model { // read-only after load(); any number of threads may share it
-    Config            config;
-    Matrix            encoder, decoder; // encoder: of features, or the embedding [vocabulary][d_model]
-    const float*      encoder_bias = nullptr;
-    const float*      decoder_bias = nullptr;
-    const float*      norm_f_weight = nullptr; // Mamba: the final norm
-    const float*      norm_f_bias = nullptr;
-    const Layer*      layers = nullptr; // S4D
-    const MambaLayer* mamba = nullptr;
-    const Kernels*    kernels = nullptr; // the back-end for this CPU
-    uint64_t          fingerprint = 0;   // of every byte of the blob; stamped into saved states
+    Config                     config;
+    Matrix                     encoder, decoder; // encoder: of features, or the embedding [vocabulary][d_model]
+    const float*               encoder_bias = nullptr;
+    const float*               decoder_bias = nullptr;
+    const float*               norm_f_weight = nullptr; // Mamba: the final norm
+    const float*               norm_f_bias = nullptr;
+    const S4dLayer<float>*     s4d = nullptr;
+    const MambaLayer<float>*   mamba = nullptr;
+    const int32_t*             norm_f_weight_q = nullptr; // the same of an integer model, Q16
+    const int32_t*             norm_f_bias_q = nullptr;
+    const S4dLayer<int32_t>*   s4d_q = nullptr;
+    const MambaLayer<int32_t>* mamba_q = nullptr;
+    const Kernels*             kernels = nullptr; // the back-end for this CPU
+    uint64_t                   fingerprint = 0;   // of every byte of the blob; stamped into saved states
 };
 
 // Sizes. constexpr, so firmware can declare its buffers statically. `batch`: rows one call may work on at a time.
@@ -407,8 +430,25 @@ SSM_API Status step_streams(const Model& m, State* states, int32_t n, Scratch* w
 SSM_API Status score_streams(const Model& m, const State* states, int32_t n, Scratch* w, const float* x, float* y,
                              const float* dt = nullptr) noexcept;
 
+// The same for integer models without a float on the way, one line further in: x, y and dt are Q16, 2^16 to the unit.
+// The calls above turn their inputs into Q16 by their bits and y back; scores are the same. A dt (>= 1) of 65536 is one
+// training step.
+SSM_API int32_t to_q16(float x) noexcept;     // ties up, +-(2^31 - 1) from 32768 on, 0 for a denormal number; x finite
+SSM_API float   from_q16(int32_t v) noexcept; // the nearest float, ties to even
+SSM_API Status  step_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t* y,
+                         int32_t dt = 65536) noexcept;
+SSM_API Status  prefill_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t n, int32_t* y,
+                            const int32_t* dt = nullptr) noexcept;
+SSM_API Status  step_batch_q16(const Model& m, const State& from, Scratch* w, const int32_t* x, int32_t n, int32_t* y,
+                               const int32_t* dt = nullptr) noexcept;
+SSM_API Status  step_streams_q16(const Model& m, State* states, int32_t n, Scratch* w, const int32_t* x, int32_t* y,
+                                 const int32_t* dt = nullptr) noexcept;
+SSM_API Status  score_streams_q16(const Model& m, const State* states, int32_t n, Scratch* w, const int32_t* x,
+                                  int32_t* y, const int32_t* dt = nullptr) noexcept;
+
 // Input::tokens: the row of `token` in the embedding, up-cast into x[d_input], ready for the calls above.
 SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept;
+SSM_API Status embed_q16(const Model& m, int32_t token, int32_t* x) noexcept; // exactly the same numbers
 
 // Back to the all-zero state of a fresh stream. To fork a stream, memcpy its bytes.
 SSM_API void reset(const Model& m, State* s) noexcept;
@@ -427,9 +467,12 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
 // another or a value is not finite. Angles are in radians, [0, 2 pi).
 //     ssm_state [H][N/2][re im] (S4D), [di][N] (Mamba-1), [H][P][N];  conv_state [channels][K], newest last
 //     angle_state [H][S];  k_state [R][H][N];  v_state [H][P]
-enum class Part : uint8_t { ssm_state, conv_state, angle_state, k_state, v_state };
+enum class Part : uint8_t { ssm_state, conv_state, angle_state, k_state, v_state, exponents, pool };
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept;
 SSM_API bool    set_state(const Model& m, State* s, int32_t layer, Part part, const float* v, int32_t count) noexcept;
+// The numbers of an integer model as they are: h in Q25 or 16-bit codes (exponents: [H][P], h = code 2^-exponent),
+// angles as 2^32 to a turn, k in Q20, v and conv in Q16; pool (layer 0): lower words [d_model], upper words, the count.
+SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Part part, int32_t* out) noexcept;
 
 SSM_API const char* isa_name(const Model& m) noexcept; // "scalar", "avx2", ...
 
@@ -447,9 +490,14 @@ constexpr size_t padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } 
 constexpr size_t aligned(size_t bytes) noexcept { return (bytes + 15) / 16 * 16; }
 constexpr size_t state_header_bytes = 16; // uint64 steps, uint32 flags, uint32 unused
 constexpr size_t saved_header_bytes = 64;
-constexpr size_t layer_bytes = 48 * sizeof(void*); // at least sizeof(Layer)
-constexpr size_t pool_floats(const Config& c) noexcept { return c.pool == Pool::mean ? padded(c.d_model) : 0; }
-constexpr size_t modes(const Config& c) noexcept { return size_t(c.d_state / 2) * padded(c.d_model); } // S4D
+constexpr size_t layer_bytes = 80 * sizeof(void*); // at least a layer's pointers
+constexpr size_t
+pool_words(const Config& c) noexcept { // a mean; of integers: sums of 64 bits, lower and upper words, count
+    return c.pool != Pool::mean ? 0 : is_integer(c) ? 2 * padded(c.d_model) + 8 : padded(c.d_model);
+}
+constexpr size_t modes(const Config& c) noexcept { // S4D; only floats are padded
+    return size_t(c.d_state / 2) * (is_integer(c) ? size_t(c.d_model) : padded(c.d_model));
+}
 
 // Numbers of a mixer, in floats unless said otherwise.
 constexpr size_t norms(const Config& c) noexcept { return size_t(c.mlp_hidden > 0 ? 2 : 1); } // of a layer
@@ -468,13 +516,26 @@ constexpr size_t head_kn(const Config& c) noexcept { // [block of 8 heads][R][N]
     return padded(c.nheads) * size_t(c.mimo_rank) * size_t(c.d_state);
 }
 
-// Where the parts of one layer's state begin, in floats.
+// Where the parts of one layer's state begin, in words of four bytes. Of integers nothing is padded: h is [rows][N],
+// k [R][H][N], angle [H][S]; codes are [rows][N] of 16 bits, exponents [rows] of 8.
 struct Parts {
-    size_t conv = 0, angle = 0, k = 0, v = 0, h = 0, end = 0;
+    size_t conv = 0, angle = 0, k = 0, v = 0, h = 0, exponents = 0, end = 0;
 };
 constexpr Parts parts_of(const Config& c) noexcept {
     const size_t N = size_t(c.d_state);
     Parts        p;
+    if (is_integer(c)) {
+        const size_t rows =
+            c.arch == Arch::s4d ? size_t(c.d_model) : size_t(c.arch == Arch::mamba2 ? c.d_ssm : c.d_inner);
+        p.angle = c.arch == Arch::mamba1 || c.arch == Arch::mamba2 ? conv_dim(c) * size_t(c.d_conv) : 0;
+        p.k = p.angle + size_t(c.nheads) * size_t(c.rope_angles);
+        p.v = p.k + (c.arch == Arch::mamba3 ? size_t(c.mimo_rank) * size_t(c.nheads) * N : 0);
+        p.h = p.v + (c.arch == Arch::mamba3 ? size_t(c.d_inner) : 0);
+        const bool codes = c.state == StateType::i16rowexp;
+        p.exponents = p.h + (codes ? (rows * N + 1) / 2 : rows * N);
+        p.end = p.exponents + (codes ? (rows + 3) / 4 : 0);
+        return p;
+    }
     if (c.arch == Arch::s4d) p.end = modes(c) * 2; // h: [block of 8 channels][mode][re im][8]
     if (c.arch == Arch::mamba1 || c.arch == Arch::mamba2) p.angle = p.k = p.v = p.h = conv_dim(c) * size_t(c.d_conv);
     if (c.arch == Arch::mamba1) p.end = p.h + padded(c.d_inner) * N; // h: [block of 8 channels][N][8]
@@ -485,6 +546,7 @@ constexpr Parts parts_of(const Config& c) noexcept {
     }
     if (c.arch == Arch::mamba2 || c.arch == Arch::mamba3) // h: [H][block of 8 in P][N][8]
         p.end = p.h + size_t(c.nheads) * padded(c.headdim) * N;
+    p.exponents = p.end;
     return p;
 }
 
@@ -502,11 +564,18 @@ constexpr uint64_t state_floats(const Config& c) noexcept {
 
 // Scratch, in floats: per row r, z [d_model], p (what in_proj or the MLP gives) and o (what out_proj reads); and what
 // one row needs at a time.
-constexpr size_t larger(size_t a, size_t b) noexcept { return a > b ? a : b; }
-constexpr size_t row_p(const Config& c) noexcept {
-    if (c.arch == Arch::s4d) return 2 * padded(c.d_model);
+constexpr size_t  larger(size_t a, size_t b) noexcept { return a > b ? a : b; }
+constexpr int32_t head_rows = 64; // of an integer model's head at a time
+constexpr size_t  row_p(const Config& c) noexcept {
+     const size_t ends = is_integer(c) ? padded(c.d_input > head_rows ? c.d_input : head_rows) : 0;
+     if (c.arch == Arch::s4d) return larger(2 * padded(c.d_model), ends);
     const size_t extra = c.arch == Arch::mamba1 ? size_t(c.dt_rank) + 2 * size_t(c.d_state) + size_t(c.d_inner) : 0;
-    return padded(int32_t(larger(in_rows(c) + extra, 2 * size_t(c.mlp_hidden))));
+     return larger(padded(int32_t(larger(in_rows(c) + extra, 2 * size_t(c.mlp_hidden)))), ends);
+}
+// Codes of one token of an integer model, in bytes: of its longest input to a projection, in whole groups of 32.
+constexpr size_t code_bytes(const Config& c) noexcept {
+    const size_t a = larger(size_t(c.d_model), size_t(c.d_input)), b = larger(size_t(c.d_inner), size_t(c.mlp_hidden));
+    return !is_integer(c) ? 0 : (larger(larger(a, b), size_t(c.dt_rank)) + 31) / 32 * 32 * size_t(c.act_bits / 8);
 }
 constexpr size_t row_o(const Config& c) noexcept {
     return c.arch == Arch::s4d ? 0 : padded(c.d_inner > c.mlp_hidden ? c.d_inner : c.mlp_hidden);
@@ -514,6 +583,13 @@ constexpr size_t row_o(const Config& c) noexcept {
 constexpr size_t one_row(const Config& c) noexcept {
     if (c.arch == Arch::s4d) return modes(c) * 6; // a discarded state; a, b for a given dt
     const size_t N = size_t(c.d_state), conv = conv_dim(c) * size_t(c.d_conv), H = padded(c.nheads);
+    if (is_integer(c) && c.arch == Arch::mamba1) return larger(conv, 2 + 5 * N + padded(c.d_inner));
+    if (is_integer(c) && c.arch == Arch::mamba2)
+        return larger(conv, 2 + 2 * N + 2 * size_t(c.ngroups) * N + 2 * H + padded(c.headdim));
+    if (is_integer(c))
+        return 2 + 2 * N + 5 * H + 2 * padded(c.rope_angles) + padded(c.d_state) +
+               2 * size_t(c.mimo_rank) * size_t(c.ngroups) * N + 2 * head_kn(c) +
+               5 * size_t(c.mimo_rank) * padded(c.headdim);
     if (c.arch == Arch::mamba1) return larger(conv, N * 8);
     if (c.arch == Arch::mamba2) return larger(conv, N * 16 + 2 * H + 2 * padded(c.headdim));
     return N * 16 + 6 * H + padded(c.rope_angles) + padded(c.d_state) +
@@ -524,10 +600,11 @@ constexpr size_t one_row(const Config& c) noexcept {
 
 // State: header, running mean [d_model padded] if pooling is mean, then the layers' parts.
 constexpr size_t state_bytes(const Config& c) noexcept {
-    return detail::state_header_bytes + (detail::pool_floats(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
+    return detail::state_header_bytes + (detail::pool_words(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
 }
 constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
-    const size_t row = 2 * detail::padded(c.d_model) + detail::row_p(c) + detail::row_o(c);
+    const size_t row = 2 * detail::padded(c.d_model) + detail::row_p(c) + detail::row_o(c) +
+                       (is_integer(c) ? detail::code_bytes(c) / 4 + 2 : 0);
     return detail::aligned((size_t(batch) * row + detail::one_row(c)) * 4);
 }
 constexpr size_t model_bytes(const Config& c) noexcept {
@@ -535,6 +612,8 @@ constexpr size_t model_bytes(const Config& c) noexcept {
     const size_t d = size_t(c.d_model), N = size_t(c.d_state), C = detail::conv_dim(c);
     const size_t d_bytes = 4 * detail::padded(c.d_model), H_bytes = 4 * detail::padded(c.nheads);
     size_t       layer = detail::layer_bytes;
+    if (c.arch == Arch::s4d && is_integer(c)) // norm and D; all else is used in place
+        return size_t(c.n_layers) * (layer + 3 * aligned(4 * d));
     if (c.arch == Arch::s4d) {
         layer += 2 * aligned(4 * d) + aligned(8 * d) + aligned(4 * detail::padded(c.d_model)) +
                  detail::modes(c) * (4 + 2 + 1 + 2 + 2) * 4;
@@ -611,7 +690,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-#ifndef SSM_NO_FILES // used by section 12 alone
+#ifndef SSM_NO_FILES // used by section 14 alone
 #if defined(_WIN32)
 #ifndef WIN32_LEAN_AND_MEAN
 #define WIN32_LEAN_AND_MEAN
@@ -724,7 +803,7 @@ SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len
 // ---- 4. Maths -------------------------------------------------------------------------------------------------------
 //
 // Elementary functions without libm, made of +, -, * and / alone, so that every machine gets the same bits. Each is
-// written once, for F = float or for F = a vector of eight floats (a compiler vector type; the back-ends in section 6
+// written once, for F = float or for F = a vector of eight floats (a compiler vector type; the back-ends in section 9
 // use it). The ..._f64 forms serve load(), which prepares parameters in double. Stated errors are against exact values;
 // tests/maths.cpp measures them. Exports exp, expm1, sigmoid, normal_cdf, sincos_turns, rsqrt.
 
@@ -978,14 +1057,209 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 }
 } // namespace detail
 
-// ---- 5. Kernels -----------------------------------------------------------------------------------------------------
+// ---- 5. Integer arithmetic ------------------------------------------------------------------------------------------
+//
+// What integer models compute with: no float, one rounding (add half, shift right, ties go up), 64-bit intermediates
+// that never overflow; each range is written where it arises. "Qf" is an integer with f fraction bits. Functions of one
+// number are written once, for W = int64_t (the definition) or W = a vector of 64-bit lanes, of which the back-ends say
+// how to multiply. Exports rs, sat, to_q16, from_q16, exp_neg, recip, sigmoid_q, tanh_q, softplus_q, sin_turn,
+// cos_turn, phi_q, rsqrt_q, silu_q, quotients of the quantiser.
+
+namespace detail {
+
+static_assert((-1 >> 1) == -1, "shifts to the right must keep the sign");
+
+// A lane holds 64 bits. mul() and mulu() read the lower 32 of each factor, signed and unsigned; `low` results promise
+// those 32 alone. A mask has all bits set or none.
+template <class W> struct wide;
+template <> struct wide<int64_t> {
+    static constexpr int32_t  count = 1;
+    static SSM_INLINE int64_t set(int64_t x) noexcept { return x; }
+    static SSM_INLINE int64_t mul(int64_t a, int64_t b) noexcept { return int64_t(int32_t(a)) * int32_t(b); }
+    static SSM_INLINE int64_t mulu(int64_t a, int64_t b) noexcept {
+        return int64_t(uint64_t(uint32_t(a)) * uint32_t(b));
+    }
+    static SSM_INLINE int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
+    static SSM_INLINE int64_t shr(int64_t a, int s) noexcept { return a >> s; }                        // keeps the sign
+    static SSM_INLINE int64_t lsr(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) >> s); } // fills with 0
+    static SSM_INLINE int64_t shl(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) << s); }
+    static SSM_INLINE int64_t up(int64_t a, int s) noexcept { return int64_t(uint64_t(a) << s); }
+    static SSM_INLINE int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
+    static SSM_INLINE void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
+};
+template <class W> SSM_INLINE W choose(const W& mask, const W& a, const W& b) noexcept {
+    return (a & mask) | (b & ~mask);
+}
+template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept { return choose(wide<W>::less(a, b), a, b); }
+template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept { return choose(wide<W>::less(a, b), b, a); }
+template <class W> SSM_INLINE W within(const W& x, int64_t m) noexcept {
+    return most(least(x, wide<W>::set(m)), wide<W>::set(-m));
+}
+template <int S, class W> SSM_INLINE W rs(const W& x) noexcept { return wide<W>::shr(x + (int64_t(1) << (S - 1)), S); }
+template <int S, class W> SSM_INLINE W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
+    return wide<W>::lsr(x + (int64_t(1) << (S - 1)), S);
+}
+
+// The same for a shift known at run time: 0 past 62, a shift to the left below 0.
+SSM_INLINE int64_t rs(int64_t x, int32_t s) noexcept {
+    return s > 62 ? 0 : s > 0 ? (x + (int64_t(1) << (s - 1))) >> s : x * (int64_t(1) << -s);
+}
+constexpr int32_t   int_max = 0x7fffffff;
+SSM_INLINE int32_t  sat(int64_t x, int64_t m = int_max) noexcept { return int32_t(x > m ? m : x < -m ? -m : x); }
+SSM_INLINE int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) * b; }
+SSM_INLINE uint32_t size_of(int64_t x) noexcept { return uint32_t(x < 0 ? -x : x); } // |x| < 2^32
+SSM_INLINE int32_t  bit_length(uint64_t x) noexcept {
+#if defined(__GNUC__)
+    return x == 0 ? 0 : 64 - __builtin_clzll(x);
+#else
+    int32_t n = 0;
+    for (; x != 0; x >>= 1) ++n;
+    return n;
+#endif
+}
+
+// Bits of a float to Q16: 0 for denormals, +-(2^31 - 1) from 32768 on. NaN and Inf: see finite_bits().
+SSM_INLINE bool    finite_bits(uint32_t bits) noexcept { return (bits >> 23 & 255u) != 255u; }
+SSM_INLINE int32_t to_q16(uint32_t bits) noexcept {
+    const int32_t E = int32_t(bits >> 23 & 255u), m = int32_t((bits & 0x7fffffu) | 0x800000u);
+    if (E == 0) return 0;
+    if (E >= 142) return (bits >> 31) != 0 ? -int_max : int_max;
+    return int32_t(rs((bits >> 31) != 0 ? -int64_t(m) : int64_t(m), 134 - E));
+}
+// The bits of the float nearest to v 2^-16, ties to even.
+SSM_INLINE uint32_t q16_bits(int32_t v) noexcept {
+    uint32_t a = size_of(v), sign = v < 0 ? 0x80000000u : 0;
+    if (a == 0) return 0;
+    int32_t b = bit_length(a);
+    if (b > 24) {
+        const int32_t  drop = b - 24;
+        const uint32_t rest = a & ((1u << drop) - 1), half = 1u << (drop - 1);
+        a >>= drop;
+        a += rest > half || (rest == half && (a & 1u) != 0);
+        if (a >> 24 != 0) a >>= 1, ++b;
+    } else a <<= 24 - b;
+    return sign | ((uint32_t(b + 110) << 23) + (a & 0x7fffffu));
+}
+
+// A float32 scale in (0, 1): m 2^-e with 2^23 <= m < 2^24, by its bits.
+struct Scale {
+    int32_t m, e;
+    explicit Scale(uint32_t bits) noexcept : m(int32_t((bits & 0x7fffffu) | 0x800000u)), e(150 - int32_t(bits >> 23)) {}
+};
+
+// Polynomials in Q30, lowest power first; the last product's sum is `low`.
+constexpr int32_t exp2_q30[] = {1073741824, -744261114, 257941162, -59596389, 10324635, -1425708, 158122, -11619};
+constexpr int32_t log1p_q30[] = {1073741823, -536870692, 357904967, -268290463, 213522369, -172739536,
+                                 132907716,  -87918417,  44030470,  -14160320,  2133199};
+constexpr int32_t sin_q30[] = {1686629713, -693598666, 85569282, -5026892, 172072, -3685};
+constexpr int32_t erf_q30[] = {0, 273621191, -305476044, 1526231383, -1560310108, 1139675401};
+template <class W, int n> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
+    W r = wide<W>::set(c[n - 1]);
+    for (int k = n - 2; k >= 0; --k) r = rs_low<30>(wide<W>::mul(r, x)) + int64_t(c[k]);
+    return r;
+}
+constexpr int64_t one_q30 = int64_t(1) << 30, dt_limit = int64_t(22) << 26; // dt_limit: Q26, of every step size
+template <class W> SSM_INLINE W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
+
+// exp(-t), t in Q26, 0 <= t <= 22. Q30, 0 .. 2^30.
+template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
+    using L = wide<W>;
+    const W y = rs_low<30>(L::mul(t, L::set(1549082005))); // t / ln 2
+    const W n = least(L::lsr(y, L::set(26)), L::set(31));
+    const W p = positive(horner(exp2_q30, L::up(y & int64_t(0x3ffffff), 4)));
+    return L::lsr(p + L::lsr(L::shl(L::set(1), n), L::set(1)), n);
+}
+// 1 / d, d in Q30, 2^30 <= d <= 2^31. Q30. Factors and sums stay in 0 .. 2^32.
+template <class W> SSM_INLINE W recip(const W& d) noexcept {
+    using L = wide<W>;
+    W r = L::set(1515870810) - rs_low<30>(L::mulu(d, L::set(505290270)));
+    for (int k = 0; k < 3; ++k) r = rs_low<30>(L::mulu(r, W(2 * one_q30 - rs_low<30>(L::mulu(d, r)))));
+    return r;
+}
+// 1 / (1 + exp(-x)), x in Q26, |x| <= 22. Q30.
+template <class W> SSM_INLINE W sigmoid_q(const W& x) noexcept {
+    using L = wide<W>;
+    const W negative = L::less(x, L::set(0));
+    const W e = exp_neg(choose(negative, W(-x), x)), r = recip(W(e + one_q30));
+    return choose(negative, rs_low<30>(L::mul(e, r)), r);
+}
+template <class W> SSM_INLINE W tanh_q(const W& x) noexcept {
+    return wide<W>::up(sigmoid_q(within(wide<W>::up(x, 1), dt_limit)), 1) - one_q30;
+}
+// log(1 + exp(x)), x in Q26, |x| <= 22. Q26, 0 .. 22.
+template <class W> SSM_INLINE W softplus_q(const W& x) noexcept {
+    using L = wide<W>;
+    const W zero = L::set(0), e = exp_neg(most(x, W(-x)));
+    return most(x, zero) + rs_low<4>(rs_low<30>(L::mul(e, horner(log1p_q30, e))));
+}
+// sin and cos of p turns / 2^32. Q30, at most 2^30 + 1 in size.
+template <class W> SSM_INLINE W sin_turn(const W& p) noexcept {
+    using L = wide<W>;
+    W       s = L::shr(L::shl(p, L::set(32)), 32); // as int32
+    const W over = L::less(L::set(one_q30), s), under = L::less(s, L::set(-one_q30));
+    s = choose(over, W(2 * one_q30 - s), choose(under, W(-2 * one_q30 - s), s));
+    return rs<30>(L::mul(s, horner(sin_q30, rs_low<30>(L::mul(s, s)))));
+}
+template <class W> SSM_INLINE W cos_turn(const W& p) noexcept { return sin_turn(W(p + one_q30)); }
+// The normal distribution function, x in Q26, |x| <= 8. Q30.
+template <class W> SSM_INLINE W phi_q(const W& x) noexcept {
+    using L = wide<W>;
+    const W negative = L::less(x, L::set(0));
+    const W z = rs_low<30>(L::mul(choose(negative, W(-x), x), L::set(759250125))); // |x| / sqrt 2, Q26, below 5.7
+    const W D = rs_low<26>(L::mul(z, L::set(351748265))) + one_q30;                // below 2^31.6
+    const W over = L::less(L::set(2 * one_q30), D), r = recip(choose(over, rs_low<1>(D), D));
+    const W t = choose(over, rs_low<1>(r), r);
+    const W q =
+        rs_low<1>(rs_low<30>(L::mul(horner(erf_q30, t), exp_neg(least(rs_low<26>(L::mul(z, z)), L::set(dt_limit))))));
+    return choose(negative, q, W(one_q30 - q));
+}
+template <class W> SSM_INLINE W to26(const W& x) noexcept { return within(wide<W>::up(x, 10), dt_limit); } // of Q16
+template <class W> SSM_INLINE W silu_q(const W& z) noexcept {                                              // Q16 to Q16
+    return rs<30>(wide<W>::mul(z, sigmoid_q(to26(z))));
+}
+template <class W> SSM_INLINE W gelu_q(const W& s) noexcept { // Q16 to Q16
+    return rs<30>(wide<W>::mul(s, phi_q(within(wide<W>::up(s, 10), int64_t(8) << 26))));
+}
+
+// 1 / sqrt(v) = r 2^-30 2^-E, 0 < v <= 2^61.
+SSM_LOCAL int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
+    const int32_t b = bit_length(uint64_t(v)), sh = 31 - b + ((31 - b) % 2 != 0);
+    const int64_t m = sh >= 0 ? v << sh : rs(v, -sh); // 2^30 .. 2^32
+    int64_t       r = 1315011543 - rs<30>(m * 241269783);
+    if (r < 357913941) r = 357913941;
+    for (int k = 0; k < 5; ++k) r = rs<31>(r * (3 * one_q30 - rs<30>(rs<30>(r * r) * m)));
+    *E = (30 - sh) / 2;
+    return r;
+}
+
+// What makes codes of a token and numbers of codes again: x ~ code num 2^-den, code = x R 2^-shift.
+struct Quotients {
+    int64_t R = 0;                    // x's factor; below 2^31
+    int32_t sh = 0, num = 0, den = 0; // num below 2^31
+    Quotients(uint32_t largest, int32_t bits) noexcept {
+        if (largest == 0) return;
+        sh = 31 - bit_length(largest);
+        const uint64_t an = uint64_t(largest) << sh, top = bits == 8 ? 127u : 32767u;
+        const int32_t  up = bits == 8 ? 6 : 14;
+        R = int64_t((top << (60 - up)) / an);
+        num = int32_t((an << up) / top), den = sh + up;
+    }
+};
+} // namespace detail
+
+SSM_API int32_t to_q16(float x) noexcept { return detail::to_q16(uint32_t(detail::bits_of(x))); }
+SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(detail::q16_bits(v))); }
+
+// ---- 6. Kernels -----------------------------------------------------------------------------------------------------
 //
 // The loops that carry the work, each with its contract. The scalar version *is* the specification: a back-end must
 // give its bits. No kernel allocates, keeps state or needs alignment; all lengths work. Sums over inputs run in eight
 // interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels and
 // scalar.
 
-struct Row;
+template <class T> struct Row;
+struct HeadScanQ;
+struct S4dScanQ;
 struct Kernels {
     const char* name;
 
@@ -1016,10 +1290,33 @@ struct Kernels {
     // y[j] = silu(sum_k taps[k][j] w[k][j] + bias[j]), K taps, oldest first; bias may be null; y may be a tap.
     void (*conv)(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n);
 
-    // What a Mamba mixer does with one row between its projections; section 6. Whether a state was limited.
-    bool (*mamba1)(const Row& row);
-    bool (*mamba2)(const Row& row);
-    bool (*mamba3)(const Row& row);
+    // What a Mamba mixer does with one row between its projections; section 7. Whether a state was limited.
+    bool (*mamba1)(const Row<float>& row);
+    bool (*mamba2)(const Row<float>& row);
+    bool (*mamba3)(const Row<float>& row);
+
+    // The same for integer models; sections 5 and 8. Q16 where nothing else is said.
+    //
+    // Codes of one token: code_i ~ x_i 2^den / num, of 8 or 16 bits (int16 in this machine's order), zeros from n to
+    // padded_n; scale is {num, den}.
+    void (*quantize)(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n, int32_t bits);
+    // y[i y_stride + o] = sat(rs(acc T, den + e_o - 24) + bias_o), acc = sum_k W[o][k] code_i[k], T = rs(num m_o, 24),
+    // for i < n; with 16-bit codes rs(acc rs(T, 13), den + e_o - 37). code_stride in bytes; scales: {num, den} of each
+    // token. |acc| < 2^31 with 8 bits, 2^45 with 16; acc T <= 2^61.1.
+    void (*matmul_q)(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
+                     const int32_t* scales, int32_t n, int32_t bits);
+    bool (*s4d_scan_q)(const S4dScanQ& a);
+    bool (*scan_q)(const HeadScanQ& a);
+    void (*add_q)(int32_t* r, const int32_t* v, int32_t n); // r = sat(r + v)
+    void (*gelu_q)(int32_t* y, const int32_t* x, int32_t n);
+    void (*glu_q)(int32_t* r, const int32_t* v, int32_t n);
+    void (*layer_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias, int32_t n);
+    void (*rms_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n);
+    void (*gate_q)(int32_t* y, const int32_t* x, const int32_t* z, int32_t n);
+    void (*conv_q)(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K, int32_t n);
+    bool (*mamba1_q)(const Row<int32_t>& row);
+    bool (*mamba2_q)(const Row<int32_t>& row);
+    bool (*mamba3_q)(const Row<int32_t>& row);
 };
 
 namespace detail {
@@ -1174,11 +1471,11 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
 }
 
 } // namespace detail
-// ---- 6. Recurrences -------------------------------------------------------------------------------------------------
+// ---- 7. Recurrences -------------------------------------------------------------------------------------------------
 //
 // The four cells as formulas, the tables load() makes of their tensors, and the loops of the Mamba cells, written once
-// for F = float (the specification) and F = f32x8 (the back-ends). S4D's loop is the kernel s4d_scan. Exports Layer,
-// Row, mamba1_row, mamba2_row, mamba3_row.
+// for F = float (the specification) and F = f32x8 (the back-ends). S4D's loop is the kernel s4d_scan. Exports S4dLayer,
+// MambaLayer, Row, mamba1_row, mamba2_row, mamba3_row.
 //
 // In a model with a state clip every new h is limited to it before it is read. A row's dt multiplies the step size:
 // time since the previous event, in training steps; the product is at most 22 in Mamba.
@@ -1246,7 +1543,7 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
 // order of N', sums over p and d_model in eight interleaved partial sums. Angles are unsigned 32-bit, 2^32 to a turn:
 // they wrap by themselves and do not drift.
 
-struct Layer {
+template <> struct S4dLayer<float> {
     const float*  norm_weight = nullptr; // [d_model]
     const float*  norm_bias = nullptr;   // [d_model]; null for RMSNorm
     const float*  ab = nullptr;          // [block][mode][ar ai br bi][8], for dt = 1
@@ -1254,31 +1551,42 @@ struct Layer {
     const float*  rho = nullptr;         // [block][mode][8]     what s4d_discretize makes a and b of
     const double* turns = nullptr;       // [block][mode][8]
     const float*  gain = nullptr;        // [block][mode][re im][8]
-    const float*  D = nullptr;           // [d_model padded], [di padded], [ds], [H padded]
+    const float*  D = nullptr;           // [d_model padded]
     Matrix        mix;                   // output_linear [2H][H]
     const float*  mix_bias = nullptr;    // [2H]
 };
-struct MambaLayer {
-    const float *norm_weight = nullptr, *norm_bias = nullptr;   // [d_model]
-    const float *norm2_weight = nullptr, *norm2_bias = nullptr; // [d_model], in front of the MLP
-    Matrix       in_proj, out_proj, x_proj, dt_proj, fc1, fc2;
-    const float *in_bias = nullptr, *out_bias = nullptr, *conv_w = nullptr, *conv_bias = nullptr;
-    const float *dt_bias = nullptr, *A = nullptr, *D = nullptr, *gate_norm = nullptr;
-    const float *B_norm = nullptr, *C_norm = nullptr, *B_bias = nullptr, *C_bias = nullptr;
-    const float *mimo_x = nullptr, *mimo_z = nullptr, *mimo_o = nullptr; // [H][R][P]
+template <> struct S4dLayer<int32_t> { // of integers; tables of bytes as in the file
+    const int32_t *      norm_weight = nullptr, *norm_bias = nullptr, *D = nullptr; // [H], Q16
+    const unsigned char *a = nullptr, *b = nullptr;       // [H][modes][2], int32, Q30 and Q(b_frac), for dt = 1
+    const unsigned char *C = nullptr, *C_scale = nullptr; // [H][modes][2] int16, [H] float32
+    const unsigned char *rho = nullptr, *phase = nullptr; // [H][modes], int32 Q26 and int64 turns 2^32, for other dt
+    const unsigned char* gain = nullptr;                  // [H][modes][2], int32 Q(g_frac)
+    Matrix               mix;
+};
+template <class T> struct MambaLayer {
+    const T *norm_weight = nullptr, *norm_bias = nullptr;   // [d_model]
+    const T *norm2_weight = nullptr, *norm2_bias = nullptr; // [d_model], in front of the MLP
+    Matrix   in_proj, out_proj, x_proj, dt_proj, fc1, fc2;
+    const T *in_bias = nullptr, *out_bias = nullptr; // floats; integers have them with their Matrix
+    const T *conv_w = nullptr, *conv_bias = nullptr;
+    const T *dt_bias = nullptr, *A = nullptr, *D = nullptr, *gate_norm = nullptr; // A of integers: Q24
+    const T *B_norm = nullptr, *C_norm = nullptr, *B_bias = nullptr,
+            *C_bias = nullptr;                                       // biases of integers: [H][R][N']
+    const T *mimo_x = nullptr, *mimo_z = nullptr, *mimo_o = nullptr; // [H][R][P]
 };
 
 // One row of one layer, between its projections.
-struct Row {
-    const Config*     c = nullptr;
-    const MambaLayer* layer = nullptr;
-    float*            p = nullptr;     // what in_proj gave (Mamba-1: then x_proj, dt_proj); conv1d is done
-    float*            y = nullptr;     // [d_inner]: what out_proj reads
-    const float*      state = nullptr; // the layer's parts, see parts_of()
-    float*            next = nullptr;  // may be `state`; null: the new state is dropped
-    float*            work = nullptr;  // one_row() floats
-    float             dt = 1.0f;
-    bool              traced = false; // keep B_biased and C_biased
+template <class T> struct Row {
+    const Config*        c = nullptr;
+    const Kernels*       kernels = nullptr;
+    const MambaLayer<T>* layer = nullptr;
+    T*                   p = nullptr;     // what in_proj gave (Mamba-1: then x_proj, dt_proj); conv1d is done
+    T*                   y = nullptr;     // [d_inner]: what out_proj reads
+    const T*             state = nullptr; // the layer's parts, see parts_of()
+    T*                   next = nullptr;  // may be `state`; null: the new state is dropped
+    T*                   work = nullptr;  // one_row() words
+    T                    dt = T();        // of integers: Q16
+    bool                 traced = false;  // keep B_biased and C_biased
 };
 
 namespace detail {
@@ -1425,16 +1733,16 @@ SSM_INLINE bool scan_head(const HeadScan& a, float* o, const float* h_in, float*
     return hit;
 }
 
-template <class F> SSM_INLINE bool mamba1_row(const Row& a) noexcept {
+template <class F> SSM_INLINE bool mamba1_row(const Row<float>& a) noexcept {
     using L = lanes<F>;
-    const Config&     c = *a.c;
-    const MambaLayer& l = *a.layer;
-    const int32_t     di = c.d_inner, N = c.d_state;
-    const float *     x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
-    const float*      h_in = a.state + parts_of(c).h;
-    float*            h_out = a.next != nullptr ? a.next + parts_of(c).h : nullptr;
-    const float       clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
-    bool              hit = false;
+    const Config&            c = *a.c;
+    const MambaLayer<float>& l = *a.layer;
+    const int32_t            di = c.d_inner, N = c.d_state;
+    const float *            x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
+    const float*             h_in = a.state + parts_of(c).h;
+    float*                   h_out = a.next != nullptr ? a.next + parts_of(c).h : nullptr;
+    const float              clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    bool                     hit = false;
     for (int32_t i = 0; i < di; i += width<F>) {
         const int32_t   left = di - i;
         const ptrdiff_t at = ptrdiff_t(i / 8) * N * 8 + i % 8;
@@ -1466,12 +1774,12 @@ template <class F> SSM_INLINE bool mamba1_row(const Row& a) noexcept {
     return hit;
 }
 
-template <class F> SSM_INLINE bool mamba2_row(const Row& a) noexcept {
-    const Config&     c = *a.c;
-    const MambaLayer& l = *a.layer;
-    const int32_t     m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
-    const size_t      Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
-    const float *     z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm,
+template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
+    const Config&            c = *a.c;
+    const MambaLayer<float>& l = *a.layer;
+    const int32_t            m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
+    const size_t             Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
+    const float *            z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm,
                 *C = B + ptrdiff_t(c.ngroups) * N, *raw = C + ptrdiff_t(c.ngroups) * N;
     float *     dropped = a.work, *dt = dropped + size_t(N) * 16, *alpha = dt + Hp, *v = alpha + Hp, *o = v + Pp;
     float*      y = a.y + m;
@@ -1543,7 +1851,7 @@ template <class F> SSM_INLINE F of_heads(const Config& c, const float* v, ptrdif
     return load<F>(each, width<F>);
 }
 // The angles at i of a layer's state, `turns` further, and their sine and cosine.
-template <class F> SSM_INLINE void move_angle(const Row& a, ptrdiff_t i, const F& by, F* sin, F* cos) noexcept {
+template <class F> SSM_INLINE void move_angle(const Row<float>& a, ptrdiff_t i, const F& by, F* sin, F* cos) noexcept {
     using L = lanes<F>;
     const int32_t       sign = -0x7fffffff - 1;
     const F             whole = (by + L::set(round_magic)) - round_magic; // right below 2^22 turns; beyond: none
@@ -1556,7 +1864,7 @@ template <class F> SSM_INLINE void move_angle(const Row& a, ptrdiff_t i, const F
 }
 // Bias and rotation of one pair of B or C.
 template <class F>
-SSM_INLINE void turn_pair(const Row& a, ptrdiff_t h, ptrdiff_t from, ptrdiff_t to, const float* normed,
+SSM_INLINE void turn_pair(const Row<float>& a, ptrdiff_t h, ptrdiff_t from, ptrdiff_t to, const float* normed,
                           const float* bias, float* biased, float* out, const F& sin, const F& cos) noexcept {
     const ptrdiff_t S = a.c->rope_angles;
     const F         u = of_heads<F>(*a.c, normed, from, h) + load<F>(bias + to, 8);
@@ -1567,12 +1875,12 @@ SSM_INLINE void turn_pair(const Row& a, ptrdiff_t h, ptrdiff_t from, ptrdiff_t t
 
 // One rank of one head, and its three loops over width<F> rows from p on, of which `count` are in the head.
 struct Mamba3Head {
-    const Config&     c;
-    const MambaLayer& l;
-    const float *     x, *z, *v_old; // [P]
-    float *           y, *v, *w, *o; // [P]
-    ptrdiff_t         mimo;          // where this head and rank begin in mimo_x, mimo_z, mimo_o
-    float             gamma, beta, D;
+    const Config&            c;
+    const MambaLayer<float>& l;
+    const float *            x, *z, *v_old; // [P]
+    float *                  y, *v, *w, *o; // [P]
+    ptrdiff_t                mimo;          // where this head and rank begin in mimo_x, mimo_z, mimo_o
+    float                    gamma, beta, D;
     void next_rank(ptrdiff_t padded_P, ptrdiff_t P) noexcept { v += padded_P, w += padded_P, o += padded_P, mimo += P; }
 };
 template <class F> SSM_INLINE void head_inputs(const Mamba3Head& a, int32_t p, int32_t count) noexcept {
@@ -1597,12 +1905,12 @@ template <class F> SSM_INLINE void head_gate(const Mamba3Head& a, int32_t r, int
     store(a.y + p, y, count);
 }
 
-template <class F> SSM_INLINE bool mamba3_row(const Row& a) noexcept {
+template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     using L = lanes<F>;
-    const Config&     c = *a.c;
-    const MambaLayer& l = *a.layer;
-    const int32_t     H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
-    const ptrdiff_t   di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
+    const Config&            c = *a.c;
+    const MambaLayer<float>& l = *a.layer;
+    const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
+    const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
     const float *z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H, *trap = dd_A + H,
                 *angle = trap + H;
     const Mamba3Work w(c, a.work);
@@ -1684,14 +1992,475 @@ template <class F> SSM_INLINE bool mamba3_row(const Row& a) noexcept {
 }
 
 // The row of an architecture that this build has.
-template <Arch A, class F> SSM_INLINE bool mamba_row(const Row& row) noexcept {
+template <Arch A, class F> SSM_INLINE bool mamba_row(const Row<float>& row) noexcept {
     if constexpr (!in_build(A)) return (void)row, false;
     else if constexpr (A == Arch::mamba1) return mamba1_row<F>(row);
     else if constexpr (A == Arch::mamba2) return mamba2_row<F>(row);
     else return mamba3_row<F>(row);
 }
 } // namespace detail
-// ---- 7. Back-ends ---------------------------------------------------------------------------------------------------
+// ---- 8. Recurrences in integers -------------------------------------------------------------------------------------
+//
+// The four cells once more, for models of integers; formulas and tensors as in section 7. Products of int32 are taken
+// in 64 bits; the comments give formats and largest sizes. Sums of integers have no order, so states keep the same
+// order of n as the float cells and every back-end may add as it likes. Exports HeadScanQ, S4dScanQ, mamba1_q,
+// mamba2_q, mamba3_q and the element-wise loops.
+
+// The rows p of one head: with add = sum_r (w_rp k0_rn + v_rp k_rn), Q46, at most 2^62.51 for 8 ranks,
+//     h' = sat(rs(rs(alpha h, 9) + add, 21), clip);   o_rp = sat(rs(sum_n h'_n q_rn, 25) + rs(D_p x_rp, 16))
+// |h| < 2^31, so alpha h <= 2^61, and the sum over at most 256 n is at most 2^62.51. Or, where rows are codes of 16
+// bits with an exponent, h = code 2^-X:
+//     v_n = sat(rs(alpha code_n, X - 16) + add, clip 2^21), Q46;  s = max(bit length of the largest |v| - 15, 6)
+//     code_n' = sat(rs(v_n, s), 32767);  X' = 46 - s;  o as above, from rs(sum_n code_n' q_rn, X')
+// Two codes share a word of the state and four exponents another, kept as 40 - X, so that a fresh state is all zero.
+struct HeadScanQ {
+    const int32_t *h_in, *w, *k0, *v, *k, *q, *x, *D; // w, v, x, o: [R][P]; k0, k, q: [R][N], ranks k_stride apart
+    int32_t *      h_out, *o;                         // h_out may be h_in; null: the new state is dropped
+    const int32_t* alpha_each;                        // [N], or null: alpha for all
+    const int32_t* X_in;                              // null: no codes
+    int32_t*       X_out;
+    int64_t*       wide_row; // [N], for codes
+    ptrdiff_t      row;      // of the codes in h_in and X_in where p = 0; without codes 0
+    ptrdiff_t      k_stride;
+    int32_t        alpha, clip, N, P, ranks, D_step; // w null: no step before
+};
+// T steps of S4D's state [H][modes][re im], by a and b in Q30 and Q(b_frac), int32 in the file's byte order:
+//     x' = sat(rs(a x, 30) + rs(b u, b_shift), clip), part by part; complex products, exact: |ar xr - ai xi| <= 2^62
+//     s = sat(rs(rs(2 sum_j Re(C_j x_j'), 18) C_scale) + rs(D u, 16));   |sum| <= 2^55, the next product <= 2^62
+struct S4dScanQ {
+    const unsigned char *a, *b;       // [H][modes][2]
+    const unsigned char *C, *C_scale; // int16 [H][modes][2], float32 [H]
+    const int32_t *      D, *h_in, *u;
+    int32_t *            h_out, *s; // u, s: [T][stride]
+    int32_t              stride, T, H, modes, b_shift, clip;
+};
+
+namespace detail {
+
+// What one update of h gives, before the clip; add: see above.
+SSM_INLINE int64_t next_h(int32_t alpha, int32_t h, int64_t add) noexcept {
+    return rs<21>(rs<9>(product(alpha, h)) + add);
+}
+SSM_INLINE int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
+    const int32_t y = sat(x, clip);
+    *hit |= y != x;
+    return y;
+}
+// What one step adds to h_n, Q46.
+SSM_INLINE int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexcept {
+    int64_t add = 0;
+    for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+        if (a.w != nullptr) add += product(a.w[r * a.P + p], a.k0[r * a.k_stride + n]);
+        add += product(a.v[r * a.P + p], a.k[r * a.k_stride + n]);
+    }
+    return add;
+}
+// sum: of h' q, with `s` fraction bits more than Q16.
+SSM_INLINE void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int64_t sum, int32_t s) noexcept {
+    const ptrdiff_t i = r * a.P + p;
+    a.o[i] = sat(rs(sum, s) + rs<16>(product(a.D[p * a.D_step], a.x[i])));
+}
+// Row p of numbers: the definition.
+SSM_INLINE bool scan_row_q(const HeadScanQ& a, ptrdiff_t p) noexcept {
+    bool           hit = false;
+    int64_t        sum[max_mimo_rank] = {};
+    const int32_t* h = a.h_in + p * a.N;
+    for (ptrdiff_t n = 0; n < a.N; ++n) {
+        const int32_t alpha = a.alpha_each != nullptr ? a.alpha_each[n] : a.alpha;
+        const int32_t x = limit_q(next_h(alpha, h[n], head_add(a, p, n)), a.clip, &hit);
+        if (a.h_out != nullptr) a.h_out[p * a.N + n] = x;
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(x, a.q[r * a.k_stride + n]);
+    }
+    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read(a, r, p, sum[r], 25);
+    return hit;
+}
+
+// Parts of words, so that a state's bytes mean the same on every machine.
+SSM_INLINE int32_t code_at(const int32_t* words, size_t i) noexcept {
+    return int16_t(uint32_t(words[i / 2]) >> 16 * (i % 2));
+}
+SSM_INLINE void set_code(int32_t* words, size_t i, int32_t v) noexcept {
+    const int      shift = int(16 * (i % 2));
+    const uint32_t w = uint32_t(words[i / 2]) & ~(0xffffu << shift);
+    words[i / 2] = int32_t(w | (uint32_t(v) & 0xffffu) << shift);
+}
+SSM_INLINE int32_t exponent_at(const int32_t* words, size_t i) noexcept {
+    return int32_t(uint32_t(words[i / 4]) >> 8 * (i % 4) & 255u);
+}
+SSM_INLINE void set_exponent(int32_t* words, size_t i, int32_t v) noexcept {
+    const int      shift = int(8 * (i % 4));
+    const uint32_t w = uint32_t(words[i / 4]) & ~(0xffu << shift);
+    words[i / 4] = int32_t(w | uint32_t(v) << shift);
+}
+// Row p of codes. |alpha code| <= 2^45, shifted left by at most 7 bits.
+SSM_LOCAL bool scan_codes(const HeadScanQ& a, ptrdiff_t p) noexcept {
+    const int64_t bound = int64_t(a.clip) << 21;
+    const size_t  row = size_t(a.row + p), first = row * size_t(a.N);
+    const int32_t X = 40 - exponent_at(a.X_in, row);
+    uint64_t      top = 0;
+    bool          hit = false;
+    int64_t       sum[max_mimo_rank] = {};
+    for (ptrdiff_t n = 0; n < a.N; ++n) {
+        const int32_t alpha = a.alpha_each != nullptr ? a.alpha_each[n] : a.alpha;
+        const int64_t x = rs(product(alpha, code_at(a.h_in, first + size_t(n))), X - 16) + head_add(a, p, n);
+        const int64_t v = x > bound ? bound : x < -bound ? -bound : x;
+        hit |= v != x;
+        a.wide_row[n] = v;
+        top |= uint64_t(v < 0 ? -v : v); // its bit length is that of the largest
+    }
+    const int32_t s = bit_length(top) > 21 ? bit_length(top) - 15 : 6;
+    for (ptrdiff_t n = 0; n < a.N; ++n) {
+        const int32_t code = sat(rs(a.wide_row[n], s), 32767);
+        if (a.h_out != nullptr) set_code(a.h_out, first + size_t(n), code);
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(code, a.q[r * a.k_stride + n]);
+    }
+    if (a.h_out != nullptr) set_exponent(a.X_out, row, s - 6);
+    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read(a, r, p, sum[r], 46 - s);
+    return hit;
+}
+
+// ---- Loops over numbers
+
+template <class W> SSM_INLINE W sat_q(const W& x) noexcept { return within(x, int_max); }
+
+// r = sat(r + v).
+template <class W> SSM_INLINE void add_loop_q(int32_t* r, const int32_t* v, int32_t n) noexcept {
+    using L = wide<W>;
+    for (int32_t i = 0; i < n; i += L::count)
+        L::store(r + i, sat_q(W(L::load(r + i, n - i) + L::load(v + i, n - i))), n - i);
+}
+template <class W> SSM_INLINE void gelu_loop_q(int32_t* y, const int32_t* x, int32_t n) noexcept {
+    using L = wide<W>;
+    for (int32_t i = 0; i < n; i += L::count) L::store(y + i, gelu_q(L::load(x + i, n - i)), n - i);
+}
+// r = sat(r + rs(v[0..n) sigmoid(v[n..2n)), 30)).
+template <class W> SSM_INLINE void glu_loop_q(int32_t* r, const int32_t* v, int32_t n) noexcept {
+    using L = wide<W>;
+    for (int32_t i = 0; i < n; i += L::count) {
+        const W gated = rs<30>(L::mul(L::load(v + i, n - i), sigmoid_q(to26(L::load(v + n + i, n - i)))));
+        L::store(r + i, sat_q(W(L::load(r + i, n - i) + gated)), n - i);
+    }
+}
+// x silu(z), Q16: |x silu(z)| <= 2^62.
+template <class W> SSM_INLINE W gated_q(const W& x, const W& z) noexcept {
+    return sat_q(rs<16>(wide<W>::mul(x, silu_q(z))));
+}
+template <class W> SSM_INLINE void gate_loop_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) noexcept {
+    using L = wide<W>;
+    for (int32_t i = 0; i < n; i += L::count)
+        L::store(y + i, gated_q(L::load(x + i, n - i), L::load(z + i, n - i)), n - i);
+}
+template <class W>
+SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
+                            int32_t n) noexcept {
+    using L = wide<W>;
+    for (int32_t i = 0; i < n; i += L::count) {
+        W sum = L::set(0);
+        for (int32_t k = 0; k < K; ++k)
+            sum = sum + rs<16>(L::mul(L::load(taps[k] + i, n - i), L::load(w + ptrdiff_t(k) * n + i, n - i)));
+        if (bias != nullptr) sum = sum + L::load(bias + i, n - i);
+        L::store(y + i, silu_q(sat_q(sum)), n - i);
+    }
+}
+
+// The norms: with c = x - mean (or x), at most 33 bits, w = rs(c, k) at most 2^24, n <= 16,384:
+//     ss = sum w^2 / n + eps, eps 1e-5 in Q32;  y = sat(rs(rs(w / sqrt(ss)) g, s) + b)
+// sum w^2 <= 2^62; w / sqrt(ss) is Q24 and at most 2^24 sqrt(n), int32 up to n = 4096: beyond, W is int64_t.
+template <class W, bool Centred>
+SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n,
+                            int32_t s) noexcept {
+    using L = wide<W>;
+    int64_t mean = 0, lane[size_t(L::count)];
+    if (Centred) {
+        for (int32_t i = 0; i < n; ++i) mean += x[i];
+        mean += n / 2;
+        mean = (mean - (mean < 0 ? n - 1 : 0)) / n; // floor
+    }
+    const auto joined = [&](const W& v, auto op) {
+        SSM_MEMCPY(lane, &v, sizeof v);
+        for (int32_t k = 1; k < L::count; ++k) lane[0] = op(lane[0], lane[k]);
+        return lane[0];
+    };
+    const auto at = [&](int32_t i) {
+        W v = L::load(x + i, n - i);
+        if (Centred) v = v - mean;
+        if (Centred && n - i < L::count) { // past the end: nothing, not -mean
+            SSM_MEMCPY(lane, &v, sizeof v);
+            for (int32_t k = n - i; k < L::count; ++k) lane[k] = 0;
+            SSM_MEMCPY(&v, lane, sizeof v);
+        }
+        return v;
+    };
+    W bits = L::set(0), sum = L::set(0);
+    for (int32_t i = 0; i < n; i += L::count) {
+        const W v = at(i);
+        bits = bits | most(v, W(-v)); // the bit length is that of the largest
+    }
+    const int32_t length = bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; })));
+    const int32_t k = length > 24 ? length - 24 : 0;
+    const int64_t half = k > 0 ? int64_t(1) << (k - 1) : 0;
+    for (int32_t i = 0; i < n; i += L::count) {
+        const W w = L::shr(at(i) + half, k);
+        sum = sum + L::mul(w, w);
+    }
+    const int64_t ss = joined(sum, [](int64_t p, int64_t q) { return p + q; }) / n + (42950 >> 2 * k);
+    int32_t       E = 0;
+    const W       r = L::set(rsqrt_q(ss > 0 ? ss : 1, &E));
+    for (int32_t i = 0; i < n; i += L::count) {
+        const W unit = L::shr(L::mul(L::shr(at(i) + half, k), r) + (int64_t(1) << (5 + E)), 6 + E);
+        const W weight = L::load(g + i, n - i), scaled = L::count == 1 ? W(unit * weight) : L::mul(unit, weight);
+        W       v = L::shr(scaled + (int64_t(1) << (s - 1)), s);
+        if (b != nullptr) v = v + L::load(b + i, n - i);
+        L::store(y + i, sat_q(v), n - i);
+    }
+}
+template <class W>
+SSM_INLINE void rms_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) noexcept {
+    if (n > 4096) norm_loop_q<int64_t, false>(y, x, g, nullptr, n, s);
+    else norm_loop_q<W, false>(y, x, g, nullptr, n, s);
+}
+template <class W>
+SSM_INLINE void layer_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b,
+                                  int32_t n) noexcept {
+    if (n > 4096) norm_loop_q<int64_t, true>(y, x, g, b, n, 24);
+    else norm_loop_q<W, true>(y, x, g, b, n, 24);
+}
+
+// ---- Mamba cells
+
+// dt of W heads or channels: Q26, 0 .. 22.
+template <class W> SSM_INLINE W step_size_q(const W& raw, const W& bias, int32_t dt) noexcept {
+    using L = wide<W>;
+    const W v = softplus_q(within(W(to26(raw) + bias), dt_limit));
+    return least(rs_low<16>(L::mul(v, L::set(dt))), L::set(dt_limit)); // the product is at most 2^61.5
+}
+// exp(-rate dt), Q30; rate in Q(s), int32.
+template <int S, class W> SSM_INLINE W decay_q(const W& rate, const W& dt) noexcept {
+    return exp_neg(least(rs_low<S>(wide<W>::mul(rate, dt)), wide<W>::set(dt_limit)));
+}
+// a b, Q16 each or `s` fraction bits to drop; at most 2^62.
+template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept {
+    return sat_q(rs<S>(wide<W>::mul(a, b)));
+}
+SSM_INLINE int64_t* wide_at(int32_t* p) noexcept { // the next place for a 64-bit number
+    return reinterpret_cast<int64_t*>((reinterpret_cast<uintptr_t>(p) + 7) / 8 * 8);
+}
+// The state's part of a layer, of rows of N from `row` on.
+SSM_INLINE void of_state(HeadScanQ* s, const Row<int32_t>& a, size_t row) noexcept {
+    const Config& c = *a.c;
+    const Parts   at = parts_of(c);
+    const bool    codes = c.state == StateType::i16rowexp;
+    const size_t  first = codes ? at.h : at.h + row * size_t(c.d_state);
+    s->h_in = a.state + first, s->h_out = a.next != nullptr ? a.next + first : nullptr;
+    s->X_in = codes ? a.state + at.exponents : nullptr;
+    s->X_out = codes && a.next != nullptr ? a.next + at.exponents : nullptr;
+    s->row = codes ? ptrdiff_t(row) : 0;
+}
+
+template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
+    using L = wide<W>;
+    const Config&              c = *a.c;
+    const MambaLayer<int32_t>& l = *a.layer;
+    const int32_t              di = c.d_inner, N = c.d_state;
+    const int32_t *            x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
+    int64_t*                   row = wide_at(a.work);
+    int32_t *                  k = reinterpret_cast<int32_t*>(row + N), *q = k + N, *alpha = q + N, *dt = alpha + N;
+    bool                       hit = false;
+    for (int32_t n = 0; n < N; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
+    for (int32_t i = 0; i < di; i += L::count)
+        L::store(dt + i, step_size_q(L::load(raw + i, di - i), L::load(l.dt_bias + i, di - i), a.dt), di - i);
+    for (int32_t i = 0; i < di; ++i) {
+        int32_t v = sat(rs<16>(product(dt[i], x[i])));
+        for (int32_t n = 0; n < N; n += L::count)
+            L::store(alpha + n, decay_q<24>(L::load(l.A + ptrdiff_t(i) * N + n, N - n), L::set(dt[i])), N - n);
+        HeadScanQ s{};
+        of_state(&s, a, size_t(i));
+        s.v = &v, s.k = k, s.q = q, s.x = x + i, s.D = l.D + i, s.o = a.y + i, s.alpha_each = alpha, s.wide_row = row;
+        s.clip = c.clip_q25, s.N = N, s.P = 1, s.ranks = 1;
+        hit |= a.kernels->scan_q(s);
+    }
+    gate_loop_q<W>(a.y, a.y, z, di);
+    return hit;
+}
+
+template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
+    using L = wide<W>;
+    const Config&              c = *a.c;
+    const MambaLayer<int32_t>& l = *a.layer;
+    const int32_t              m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
+    const ptrdiff_t            GN = ptrdiff_t(c.ngroups) * N;
+    const int32_t *z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm, *C = B + GN, *raw = C + GN;
+    int64_t*       row = wide_at(a.work);
+    int32_t *      k = reinterpret_cast<int32_t*>(row + N), *q = k + GN, *dt = q + GN, *alpha = dt + padded(H),
+            *v = alpha + padded(H);
+    int32_t* y = a.y + m;
+    bool     hit = false;
+    for (ptrdiff_t n = 0; n < GN; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
+    for (int32_t h = 0; h < H; h += L::count) {
+        const W step = step_size_q(L::load(raw + h, H - h), L::load(l.dt_bias + h, H - h), a.dt);
+        L::store(dt + h, step, H - h);
+        L::store(alpha + h, decay_q<24>(L::load(l.A + h, H - h), step), H - h);
+    }
+    for (int32_t h = 0; h < H; ++h) {
+        const ptrdiff_t hp = ptrdiff_t(h) * P, g = ptrdiff_t(h / (H / c.ngroups)) * N;
+        for (int32_t p = 0; p < P; p += L::count)
+            L::store(v + p, times_q<16>(L::load(x + hp + p, P - p), L::set(dt[h])), P - p);
+        HeadScanQ s{};
+        of_state(&s, a, size_t(hp));
+        s.v = v, s.k = k + g, s.q = q + g, s.x = x + hp, s.D = l.D + hp, s.D_step = 1, s.o = y + hp, s.wide_row = row;
+        s.alpha = alpha[h], s.clip = c.clip_q25, s.N = N, s.P = P, s.ranks = 1;
+        hit |= a.kernels->scan_q(s);
+    }
+    if (!c.rmsnorm || !c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
+    const int32_t group = c.d_ssm / c.ngroups;
+    for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
+        rms_norm_loop_q<W>(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
+                           group, 24);
+    if (c.rmsnorm && c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
+    gate_loop_q<W>(a.y, x0, z0, m);
+    return hit;
+}
+
+// What mamba3_q() leaves in a row's work space; the tracer reads it.
+struct Mamba3WorkQ {
+    int64_t* row;                           // [N]
+    int32_t *dt, *A, *alpha, *beta, *gamma; // [H padded] each
+    int32_t *turn, *theta, *normed, *B, *C; // [S] each, [N], [R][G][N'] each
+    int32_t *k, *q;                         // [R][H][N'] each
+    int32_t *x, *before, *v, *w, *o;        // [R][P padded] each
+    Mamba3WorkQ(const Config& c, int32_t* at) noexcept {
+        const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
+        const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
+        row = wide_at(at), dt = reinterpret_cast<int32_t*>(row + N), A = dt + H, alpha = A + H, beta = alpha + H;
+        gamma = beta + H, turn = gamma + H, theta = turn + padded(c.rope_angles),
+        normed = theta + padded(c.rope_angles), B = normed + padded(c.d_state);
+        C = B + RGN, k = C + RGN, q = k + kn, x = q + kn, before = x + RP, v = before + RP, w = v + RP, o = w + RP;
+    }
+};
+// 1 + dd_A, or 1 / (1 - dd_A) below 0, or softplus; at least the floor. Q26, int32.
+SSM_INLINE int32_t rate_q(const Config& c, int32_t dd_A) noexcept {
+    int64_t A;
+    if (c.softplus_A) A = softplus_q<int64_t>(to26(int64_t(dd_A)));
+    else if (dd_A >= 0) A = (65536 + int64_t(dd_A < 31 * 65536 - 1 ? dd_A : 31 * 65536 - 1)) * 1024;
+    else A = (int64_t(1) << 42) / (65536 - int64_t(dd_A > -(1 << 29) ? dd_A : -(1 << 29)));
+    return int32_t(A > c.A_floor_q26 ? A : c.A_floor_q26);
+}
+// Bias and rotation of S pairs of B or C, and what stands behind them: k in Q20, and with `drop` 4 in Q16.
+template <class W, int Drop>
+SSM_INLINE void turn_row_q(int32_t* out, const int32_t* normed, const int32_t* bias, const int32_t* theta, int32_t S,
+                           int32_t N) noexcept {
+    using L = wide<W>;
+    const auto biased = [&](int32_t n, int32_t left) {
+        return within(W(L::load(normed + n, left) + L::load(bias + n, left)), int64_t(1) << 27);
+    };
+    const auto dropped = [](const W& v) { return Drop == 0 ? v : rs<(Drop > 0 ? Drop : 1)>(v); };
+    for (int32_t s = 0; s < S; s += L::count) {
+        const W p = L::load(theta + s, S - s), sin = sin_turn(p), cos = cos_turn(p);
+        const W u = biased(s, S - s), v = biased(S + s, S - s); // |u cos - v sin| <= 2^57.51
+        L::store(out + s, dropped(rs<30>(W(L::mul(u, cos) - L::mul(v, sin)))), S - s);
+        L::store(out + S + s, dropped(rs<30>(W(L::mul(u, sin) + L::mul(v, cos)))), S - s);
+    }
+    for (int32_t n = 2 * S; n < N; n += L::count) L::store(out + n, dropped(biased(n, N - n)), N - n);
+}
+
+template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
+    using L = wide<W>;
+    const Config&              c = *a.c;
+    const MambaLayer<int32_t>& l = *a.layer;
+    const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
+    const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, HN = ptrdiff_t(H) * N;
+    const int32_t * z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H,
+                  *trap = dd_A + H, *angle = trap + H;
+    const Mamba3WorkQ w(c, a.work);
+    const Parts       at = parts_of(c);
+    bool              hit = false;
+
+    // 1. B and C: one RMSNorm a rank and group, Q20, put in the order of N'.
+    for (int32_t i = 0; i < R * G; ++i)
+        for (int32_t which = 0; which < 2; ++which) {
+            int32_t* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
+            rms_norm_loop_q<W>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N,
+                               20);
+            for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
+        }
+
+    // 2. Numbers of a head: dt, beta, gamma in Q26, alpha and lambda in Q30.
+    for (int32_t s = 0; s < S; s += L::count) L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
+    for (int32_t h = 0; h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
+    for (int32_t h = 0; h < H; h += L::count) {
+        const W dt = step_size_q(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), a.dt);
+        const W alpha = decay_q<26>(L::load(w.A + h, H - h), dt), lambda = sigmoid_q(to26(L::load(trap + h, H - h)));
+        L::store(w.dt + h, dt, H - h), L::store(w.alpha + h, alpha, H - h);
+        L::store(w.gamma + h, rs_low<30>(L::mul(lambda, dt)), H - h);
+        L::store(w.beta + h, rs_low<30>(L::mul(rs_low<30>(L::mul(alpha, dt)), W(one_q30 - lambda))), H - h);
+    }
+
+    // 3. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
+    for (int32_t h = 0; h < H; ++h) {
+        int32_t* const to = a.next != nullptr ? a.next + at.angle + ptrdiff_t(h) * S : w.theta;
+        for (int32_t s = 0; s < S; s += L::count) {
+            const W by = rs<25>(L::mul(L::load(w.turn + s, S - s), L::set(w.dt[h])));
+            L::store(to + s, W(L::load(a.state + at.angle + ptrdiff_t(h) * S + s, S - s) + by), S - s);
+        }
+        for (int32_t r = 0; r < R; ++r) {
+            const ptrdiff_t from = (ptrdiff_t(r) * G + h / (H / G)) * N, bias = (ptrdiff_t(h) * R + r) * N,
+                            k = r * HN + ptrdiff_t(h) * N;
+            turn_row_q<W, 0>(w.k + k, w.B + from, l.B_bias + bias, to, S, N);
+            turn_row_q<W, 4>(w.q + k, w.C + from, l.C_bias + bias, to, S, N);
+        }
+    }
+
+    // 4. Head by head: inputs in Q26, update and read-out, gate.
+    for (int32_t h = 0; h < H; ++h) {
+        const ptrdiff_t hp = ptrdiff_t(h) * P, mimo = hp * R;
+        const W         gamma = L::set(w.gamma[h]), beta = L::set(w.beta[h]);
+        for (int32_t r = 0; r < R; ++r)
+            for (int32_t p = 0; p < P; p += L::count) {
+                const int32_t   left = P - p;
+                const ptrdiff_t i = ptrdiff_t(r) * P + p;
+                W               now = L::load(x + hp + p, left), before = L::load(a.state + at.v + hp + p, left);
+                if (c.is_mimo) {
+                    const W by = L::load(l.mimo_x + mimo + i, left);
+                    now = times_q<16>(now, by), before = times_q<16>(before, by);
+                }
+                L::store(w.x + i, now, left);
+                L::store(w.v + i, times_q<16>(now, gamma), left), L::store(w.w + i, times_q<16>(before, beta), left);
+            }
+        HeadScanQ s{};
+        of_state(&s, a, size_t(hp));
+        s.w = w.w, s.v = w.v, s.x = w.x, s.k0 = a.state + at.k + ptrdiff_t(h) * N, s.k = w.k + ptrdiff_t(h) * N;
+        s.q = w.q + ptrdiff_t(h) * N, s.k_stride = HN, s.D = l.D + h, s.o = w.o, s.wide_row = w.row;
+        s.alpha = w.alpha[h], s.clip = c.clip_q25, s.N = N, s.P = P, s.ranks = R;
+        hit |= a.kernels->scan_q(s);
+        if (c.is_outproj_norm)
+            for (int32_t r = 0; r < R; ++r)
+                rms_norm_loop_q<W>(w.o + ptrdiff_t(r) * P, w.o + ptrdiff_t(r) * P, l.gate_norm + hp, P, 24);
+        for (int32_t p = 0; p < P; p += L::count) {
+            const int32_t left = P - p;
+            const W       gate = L::load(z + hp + p, left);
+            W             sum = L::set(0);
+            for (int32_t r = 0; r < R; ++r) {
+                const ptrdiff_t i = ptrdiff_t(r) * P + p;
+                W               zr = gate;
+                if (c.is_mimo) zr = times_q<16>(gate, L::load(l.mimo_z + mimo + i, left));
+                const W g = gated_q(L::load(w.o + i, left), zr);
+                sum = sum + (c.is_mimo ? rs<16>(L::mul(g, L::load(l.mimo_o + mimo + i, left))) : g);
+            }
+            L::store(a.y + hp + p, sat_q(sum), left);
+        }
+    }
+    if (a.next != nullptr) copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, x, size_t(di) * 4);
+    return hit;
+}
+
+template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) noexcept {
+    if constexpr (!in_build(A)) return (void)row, false;
+    else if constexpr (A == Arch::mamba1) return mamba1_q<W>(row);
+    else if constexpr (A == Arch::mamba2) return mamba2_q<W>(row);
+    else return mamba3_q<W>(row);
+}
+} // namespace detail
+// ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
 // in this file with an intrinsic. Exports scalar, avx2.
@@ -1759,9 +2528,116 @@ struct scalar {
     static void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n) {
         conv_loop<float>(y, taps, w, bias, K, n);
     }
-    static bool mamba1(const Row& row) { return mamba_row<Arch::mamba1, float>(row); }
-    static bool mamba2(const Row& row) { return mamba_row<Arch::mamba2, float>(row); }
-    static bool mamba3(const Row& row) { return mamba_row<Arch::mamba3, float>(row); }
+    static bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, float>(row); }
+    static bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, float>(row); }
+    static bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, float>(row); }
+
+    static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                         int32_t bits) {
+        uint32_t top = 0;
+        for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
+        const Quotients t(top, bits);
+        int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
+        for (int32_t i = 0; i < padded_n; ++i) { // |x| 2^sh < 2^31, times R < 2^62
+            const int64_t product = i < n ? int64_t(x[i]) * (int64_t(1) << t.sh) * t.R : 0;
+            if (bits == 8) codes[i] = static_cast<unsigned char>(sat(rs<54>(product), 127));
+            else codes16[i] = int16_t(sat(rs<46>(product), 32767));
+        }
+        scale[0] = t.num, scale[1] = t.den;
+    }
+    // From a sum of codes to Q16.
+    static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+                                         int32_t bits) noexcept {
+        const Scale   s(load_u32(W.scale + ptrdiff_t(o) * 4));
+        const int64_t T = rs<24>(int64_t(scale[0]) * s.m),
+                      bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
+        const int32_t shift = scale[1] + s.e - (bits == 8 ? 24 : 37);
+        return sat(rs(acc * (bits == 8 ? T : rs<13>(T)), shift) + bias);
+    }
+    template <class Code> static SSM_INLINE int64_t dot4(const Matrix& W, int32_t o, const Code* q) noexcept {
+        const ptrdiff_t      groups = (W.cols + 31) / 32;
+        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
+        int64_t              acc = 0;
+        for (ptrdiff_t g = 0; g < groups; ++g, w += 16, q += 32) {
+            int32_t part = 0; // |part| <= 32 * 8 * 32767
+            for (int j = 0; j < 16; ++j)
+                part += ((w[j] & 15) ^ 8) * q[j] + ((w[j] >> 4) ^ 8) * q[j + 16] - 8 * (q[j] + q[j + 16]);
+            acc += int64_t(part) * static_cast<signed char>(sub[g]);
+        }
+        return acc;
+    }
+    template <class Code> static SSM_INLINE int64_t dot8(const Matrix& W, int32_t o, const Code* q) noexcept {
+        const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * W.cols;
+        if constexpr (sizeof(Code) == 1) {
+            int32_t acc = 0; // at most 16,384 * 127 * 127
+            for (int32_t k = 0; k < W.cols; ++k) acc += static_cast<signed char>(w[k]) * q[k];
+            return acc;
+        }
+        int64_t acc = 0;
+        for (int32_t k = 0; k < W.cols; ++k) acc += static_cast<signed char>(w[k]) * int32_t(q[k]);
+        return acc;
+    }
+    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
+                         const int32_t* scales, int32_t n, int32_t bits) {
+        for (int32_t o = 0; o < W.rows; ++o)
+            for (int32_t i = 0; i < n; ++i) {
+                const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
+                const signed char*   q8 = reinterpret_cast<const signed char*>(q);
+                const int16_t*       q16 = reinterpret_cast<const int16_t*>(q);
+                const int64_t        acc = o < W.rows4 ? (bits == 8 ? dot4(W, o, q8) : dot4(W, o, q16))
+                                           : bits == 8 ? dot8(W, o, q8)
+                                                       : dot8(W, o, q16);
+                y[ptrdiff_t(i) * y_stride + o] = requantize(acc, scales + ptrdiff_t(i) * 2, W, o, bits);
+            }
+    }
+    static bool s4d_scan_q(const S4dScanQ& a) {
+        bool hit = false;
+        for (int32_t h = 0; h < a.H; ++h) {
+            const Scale     scale(load_u32(a.C_scale + ptrdiff_t(h) * 4));
+            const ptrdiff_t first = ptrdiff_t(h) * a.modes * 2;
+            for (int32_t t = 0; t < a.T; ++t) {
+                const int32_t *h_in = (t == 0 || a.h_out == nullptr ? a.h_in : a.h_out),
+                              u = a.u[ptrdiff_t(t) * a.stride + h];
+                int64_t sum = 0;
+                for (ptrdiff_t k = first; k < first + 2 * a.modes; k += 2) {
+                    const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
+                    const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
+                    const int32_t xr = h_in[k], xi = h_in[k + 1];
+                    const int32_t r = limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), a.b_shift),
+                                              a.clip, &hit);
+                    const int32_t i = limit_q(rs<30>(product(ar, xi) + product(ai, xr)) + rs(product(bi, u), a.b_shift),
+                                              a.clip, &hit);
+                    if (a.h_out != nullptr) a.h_out[k] = r, a.h_out[k + 1] = i;
+                    sum += product(int16_t(load_u16(a.C + k * 2)), r) - product(int16_t(load_u16(a.C + k * 2 + 2)), i);
+                }
+                const int64_t acc = rs<18>(2 * sum);
+                a.s[ptrdiff_t(t) * a.stride + h] = sat(rs(acc * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
+            }
+        }
+        return hit;
+    }
+    static bool scan_q(const HeadScanQ& a) {
+        bool hit = false;
+        for (int32_t p = 0; p < a.P; ++p) hit |= a.X_in != nullptr ? scan_codes(a, p) : scan_row_q(a, p);
+        return hit;
+    }
+    static void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<int64_t>(r, v, n); }
+    static void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<int64_t>(y, x, n); }
+    static void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<int64_t>(r, v, n); }
+    static void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias, int32_t n) {
+        layer_norm_loop_q<int64_t>(y, x, weight, bias, n);
+    }
+    static void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
+        rms_norm_loop_q<int64_t>(y, x, weight, n, 24);
+    }
+    static void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) { gate_loop_q<int64_t>(y, x, z, n); }
+    static void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
+                       int32_t n) {
+        conv_loop_q<int64_t>(y, taps, w, bias, K, n);
+    }
+    static bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, int64_t>(row); }
+    static bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, int64_t>(row); }
+    static bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, int64_t>(row); }
 };
 
 #if defined(SSM_HAS_AVX2)
@@ -1871,7 +2747,7 @@ struct avx2 : scalar {
         case DType::f16:
             matmul_of<DType::f16>(y, y_stride, W, bias, x, x_stride, n);
             break;
-        case DType::bf16:
+        default:
             matmul_of<DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
             break;
         }
@@ -1944,15 +2820,16 @@ struct avx2 : scalar {
                               int32_t n) {
         conv_loop<f32x8>(y, taps, w, bias, K, n);
     }
-    static SSM_AVX2 bool mamba1(const Row& row) { return mamba_row<Arch::mamba1, f32x8>(row); }
-    static SSM_AVX2 bool mamba2(const Row& row) { return mamba_row<Arch::mamba2, f32x8>(row); }
-    static SSM_AVX2 bool mamba3(const Row& row) { return mamba_row<Arch::mamba3, f32x8>(row); }
+    static SSM_AVX2 bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, f32x8>(row); }
+    static SSM_AVX2 bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, f32x8>(row); }
+    static SSM_AVX2 bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, f32x8>(row); }
 };
 #undef SSM_AVX2
 #endif
 } // namespace detail
 
-// ---- 8. Choosing a back-end -----------------------------------------------------------------------------------------
+// ---- 10. Choosing a back-end
+// -----------------------------------------------------------------------------------------
 //
 // One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the
 // answer in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
@@ -1960,9 +2837,11 @@ struct avx2 : scalar {
 namespace detail {
 
 template <class K>
-inline constexpr Kernels table{K::name,    &K::matmul,     &K::s4d_scan, &K::s4d_discretize, &K::gelu,
-                               &K::glu,    &K::layer_norm, &K::rms_norm, &K::gate,           &K::conv,
-                               &K::mamba1, &K::mamba2,     &K::mamba3};
+inline constexpr Kernels table{
+    K::name,        &K::matmul,     &K::s4d_scan, &K::s4d_discretize, &K::gelu,     &K::glu,     &K::layer_norm,
+    &K::rms_norm,   &K::gate,       &K::conv,     &K::mamba1,         &K::mamba2,   &K::mamba3,  &K::quantize,
+    &K::matmul_q,   &K::s4d_scan_q, &K::scan_q,   &K::add_q,          &K::gelu_q,   &K::glu_q,   &K::layer_norm_q,
+    &K::rms_norm_q, &K::gate_q,     &K::conv_q,   &K::mamba1_q,       &K::mamba2_q, &K::mamba3_q};
 
 #if defined(SSM_HAS_AVX2)
 // AVX2 and F16C in the CPU, and the operating system saves the wide registers.
@@ -2006,13 +2885,15 @@ SSM_API const char* isa_name(Isa isa) noexcept {
 }
 SSM_API bool isa_runs_here(Isa isa) noexcept { return detail::kernels_of(isa) != nullptr; }
 
-// ---- 9. Model parts -------------------------------------------------------------------------------------------------
+// ---- 11. Model parts
+// -------------------------------------------------------------------------------------------------
 //
 // What a loaded layer is, how a state and a scratch are laid out, and the small helpers that walk them.
 
 namespace detail {
-static_assert(sizeof(Layer) <= layer_bytes && sizeof(MambaLayer) <= layer_bytes,
-              "detail::layer_bytes must cover Layer");
+static_assert(sizeof(S4dLayer<float>) <= layer_bytes && sizeof(S4dLayer<int32_t>) <= layer_bytes &&
+                  sizeof(MambaLayer<float>) <= layer_bytes && sizeof(MambaLayer<int32_t>) <= layer_bytes,
+              "detail::layer_bytes must cover every layer");
 
 struct StateHeader {
     uint64_t steps;
@@ -2025,8 +2906,8 @@ SSM_LOCAL StateHeader header_of(const State& s) noexcept {
     copy(&h, s.data, sizeof h);
     return h;
 }
-SSM_LOCAL float* floats_of(const State& s) noexcept {
-    return reinterpret_cast<float*>(static_cast<unsigned char*>(s.data) + state_header_bytes);
+template <class T> SSM_INLINE T* words_of(const State& s) noexcept { // T: float or int32_t, the model's engine
+    return reinterpret_cast<T*>(static_cast<unsigned char*>(s.data) + state_header_bytes);
 }
 
 // The rows of one call: consecutive steps of one stream, candidates for one stream, or one row for each of many
@@ -2036,22 +2917,103 @@ struct Call {
     Rows         rows = Rows::steps;
     const State* states = nullptr; // one, or n for streams
     int32_t      n = 0;
-    const float* dt = nullptr;
-    const State& of(int32_t i) const noexcept {
-        return states[rows == Rows::streams || rows == Rows::stream_candidates ? i : 0];
+    // Rows of four-byte numbers: floats, or Q16 of a call that says so.
+    const unsigned char *x = nullptr, *dt = nullptr;
+    unsigned char*       y = nullptr;
+    bool                 q16 = false;
+    const State&         of(int32_t i) const noexcept {
+                return states[rows == Rows::streams || rows == Rows::stream_candidates ? i : 0];
     }
     bool moves() const noexcept { return rows == Rows::steps || rows == Rows::streams; }
+    bool many() const noexcept { return rows == Rows::streams || rows == Rows::stream_candidates; }
 };
+SSM_INLINE uint32_t word_at(const unsigned char* p, size_t i) noexcept { // a number of this machine
+    uint32_t word;
+    SSM_MEMCPY(&word, p + 4 * i, 4);
+    return word;
+}
+// The time before row i, as the model's engine takes it.
+SSM_INLINE void dt_of(const Call& call, int32_t i, float* dt) noexcept {
+    *dt = call.dt != nullptr ? float_of(int32_t(word_at(call.dt, size_t(i)))) : 1.0f;
+}
+SSM_INLINE void dt_of(const Call& call, int32_t i, int32_t* dt) noexcept {
+    const uint32_t word = call.dt != nullptr ? word_at(call.dt, size_t(i)) : 65536u;
+    *dt = call.q16 || call.dt == nullptr ? int32_t(word) : to_q16(word);
+}
 
 // Where things stand in a scratch of `batch` rows.
-struct Work {
-    float *r, *z, *p, *o, *one;
+template <class T> struct Work {
+    T *            r, *z, *p, *o, *one;
+    unsigned char* codes;  // of integers: [batch][code_bytes]
+    int32_t*       scales; // [batch]{num, den}
     Work(const Config& c, const Scratch& w) noexcept {
         const size_t batch = size_t(w.batch), rows = batch * padded(c.d_model);
-        r = static_cast<float*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c),
-        one = o + batch * row_o(c);
+        r = static_cast<T*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c), one = o + batch * row_o(c);
+        codes = reinterpret_cast<unsigned char*>(one);
+        one += batch * (code_bytes(c) / 4), scales = reinterpret_cast<int32_t*>(one);
+        if (is_integer(c)) one += batch * 2;
     }
 };
+
+// What a layer asks of a back-end, by the engine's type of number.
+SSM_LOCAL void project(const Model& m, const Work<float>&, float* y, ptrdiff_t y_stride, const Matrix& W,
+                       const float* bias, const float* x, ptrdiff_t x_stride, int32_t n) noexcept {
+    m.kernels->matmul(y, int32_t(y_stride), W, bias, x, int32_t(x_stride), n);
+}
+SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, ptrdiff_t y_stride, const Matrix& W,
+                       const int32_t*, const int32_t* x, ptrdiff_t x_stride, int32_t n) noexcept {
+    const int32_t stride = int32_t(code_bytes(m.config)), bits = m.config.act_bits, whole = (W.cols + 31) / 32 * 32;
+    for (int32_t i = 0; i < n; ++i)
+        m.kernels->quantize(work.codes + ptrdiff_t(i) * stride, work.scales + 2 * i, x + i * x_stride, W.cols, whole,
+                            bits);
+    m.kernels->matmul_q(y, int32_t(y_stride), W, work.codes, stride, work.scales, n, bits);
+}
+SSM_LOCAL void norm(const Model& m, float* y, const float* x, const float* weight, const float* bias) noexcept {
+    if (bias != nullptr) m.kernels->layer_norm(y, x, weight, bias, m.config.d_model);
+    else m.kernels->rms_norm(y, x, weight, m.config.d_model);
+}
+SSM_LOCAL void norm(const Model& m, int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias) noexcept {
+    if (bias != nullptr) m.kernels->layer_norm_q(y, x, weight, bias, m.config.d_model);
+    else m.kernels->rms_norm_q(y, x, weight, m.config.d_model);
+}
+SSM_LOCAL void add(const Model&, float* r, const float* v, int32_t n) noexcept {
+    for (int32_t k = 0; k < n; ++k) r[k] += v[k];
+}
+SSM_LOCAL void add(const Model& m, int32_t* r, const int32_t* v, int32_t n) noexcept { m.kernels->add_q(r, v, n); }
+SSM_LOCAL void gelu(const Model& m, float* x, int32_t n) noexcept { m.kernels->gelu(x, x, n); }
+SSM_LOCAL void gelu(const Model& m, int32_t* x, int32_t n) noexcept { m.kernels->gelu_q(x, x, n); }
+SSM_LOCAL void glu(const Model& m, float* r, const float* v) noexcept { m.kernels->glu(r, v, m.config.d_model); }
+SSM_LOCAL void glu(const Model& m, int32_t* r, const int32_t* v) noexcept { m.kernels->glu_q(r, v, m.config.d_model); }
+SSM_LOCAL void gate(const Model& m, float* y, const float* x, const float* z, int32_t n) noexcept {
+    m.kernels->gate(y, x, z, n);
+}
+SSM_LOCAL void gate(const Model& m, int32_t* y, const int32_t* x, const int32_t* z, int32_t n) noexcept {
+    m.kernels->gate_q(y, x, z, n);
+}
+SSM_LOCAL void conv(const Model& m, float* x, const float* const* taps, const MambaLayer<float>& l) noexcept {
+    m.kernels->conv(x, taps, l.conv_w, l.conv_bias, m.config.d_conv, int32_t(conv_dim(m.config)));
+}
+SSM_LOCAL void conv(const Model& m, int32_t* x, const int32_t* const* taps, const MambaLayer<int32_t>& l) noexcept {
+    m.kernels->conv_q(x, taps, l.conv_w, l.conv_bias, m.config.d_conv, int32_t(conv_dim(m.config)));
+}
+SSM_LOCAL bool mix_row(const Model& m, const Row<float>& row) noexcept {
+    const Arch arch = m.config.arch;
+    return arch == Arch::mamba1   ? m.kernels->mamba1(row)
+           : arch == Arch::mamba2 ? m.kernels->mamba2(row)
+                                  : m.kernels->mamba3(row);
+}
+SSM_LOCAL bool mix_row(const Model& m, const Row<int32_t>& row) noexcept {
+    const Arch arch = m.config.arch;
+    return arch == Arch::mamba1   ? m.kernels->mamba1_q(row)
+           : arch == Arch::mamba2 ? m.kernels->mamba2_q(row)
+                                  : m.kernels->mamba3_q(row);
+}
+SSM_LOCAL void see(const Trace* t, const char* stage, int32_t layer, int32_t row, const int32_t* v, size_t n) noexcept {
+    if (t != nullptr && t->see_int != nullptr) t->see_int(t->user, stage, layer, row, v, int32_t(n));
+}
+SSM_LOCAL void           see(const Trace*, const char*, int32_t, int32_t, const float*, size_t) noexcept {}
+SSM_LOCAL const float*   mix_bias(const S4dLayer<float>& l) noexcept { return l.mix_bias; }
+SSM_LOCAL const int32_t* mix_bias(const S4dLayer<int32_t>&) noexcept { return nullptr; } // its Matrix has it
 
 // Angles: 2^32 units to a turn, kept among the floats of a state.
 SSM_LOCAL float phase_to_radians(const float* at) noexcept {
@@ -2072,19 +3034,27 @@ SSM_LOCAL void set_flags(const State& s, uint32_t flags) noexcept {
     copy(s.data, &h, sizeof h);
 }
 
+// How many rows from i on are steps of equal dt, which go in one scan.
+SSM_LOCAL int32_t equal_rows(const Call& call, int32_t i) noexcept {
+    int32_t T = 1;
+    if (call.rows == Rows::steps)
+        while (i + T < call.n && (call.dt == nullptr || word_at(call.dt, size_t(i + T)) == word_at(call.dt, size_t(i))))
+            ++T;
+    return T;
+}
+
 // s[row] of one layer for every row of the call; `at`: where the layer's state begins, in floats. u may be s.
-SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, ptrdiff_t at, const Work& work,
-                        const float* u, float* s) noexcept {
+SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<float>& layer, const Call& call, ptrdiff_t at,
+                        const Work<float>& work, const float* u, float* s) noexcept {
     const Config& c = m.config;
     const int32_t stride = int32_t(padded(c.d_model)), blocks = stride / 8, n_modes = c.d_state / 2;
     const float   clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
     float *       discarded = work.one, *made_ab = discarded + modes(c) * 2;
     float         made = 1.0f; // the dt that made_ab was made for; 1 stands for the layer's own
     for (int32_t i = 0; i < call.n;) {
-        const float dt = call.dt != nullptr ? call.dt[i] : 1.0f;
-        int32_t     T = 1;
-        if (call.rows == Rows::steps) // rows of equal dt in one go
-            while (i + T < call.n && (call.dt == nullptr || bits_of(call.dt[i + T]) == bits_of(dt))) ++T;
+        const int32_t T = equal_rows(call, i);
+        float         dt;
+        dt_of(call, i, &dt);
         const float* ab = layer.ab;
         if (bits_of(dt) != bits_of(1.0f)) {
             if (bits_of(dt) != bits_of(made))
@@ -2092,7 +3062,7 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
             made = dt;
             ab = made_ab;
         }
-        float*     h = floats_of(call.of(i)) + at;
+        float*     h = words_of<float>(call.of(i)) + at;
         const bool hit =
             m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : discarded, u + ptrdiff_t(i) * stride,
                                 s + ptrdiff_t(i) * stride, stride, T, blocks, n_modes, clip);
@@ -2101,7 +3071,48 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
     }
 }
 
-// ---- 10. Running ----------------------------------------------------------------------------------------------------
+// a and b of an integer model for a dt other than 1, in the file's byte order: with d in Q16,
+//     mag = exp(-rho d), p = bits 16..47 of phase d, a = mag (cos p, sin p), b = (a - 1) gain
+SSM_LOCAL void discretize_q(const Config& c, const S4dLayer<int32_t>& layer, int32_t d, unsigned char* a,
+                            unsigned char* b) noexcept {
+    const int32_t t = 30 + c.g_frac - c.b_frac;
+    for (size_t k = 0; k < modes(c); ++k, a += 8, b += 8) {
+        const int64_t  decay = rs<16>(product(int32_t(load_u32(layer.rho + k * 4)), d));
+        const int64_t  mag = exp_neg<int64_t>(decay < dt_limit ? decay : dt_limit);
+        const uint64_t turns = load_u64(layer.phase + k * 8) * uint64_t(d);
+        const int64_t  p = int64_t(turns >> 16 & 0xffffffffu);
+        const int64_t  ar = rs<30>(mag * cos_turn(p)), ai = rs<30>(mag * sin_turn(p)), dr = ar - one_q30;
+        const int64_t  gr = int32_t(load_u32(layer.gain + k * 8)), gi = int32_t(load_u32(layer.gain + k * 8 + 4));
+        store_u32(a, uint32_t(ar)), store_u32(a + 4, uint32_t(ai));
+        store_u32(b, uint32_t(sat(rs(dr * gr - ai * gi, t)))),
+            store_u32(b + 4, uint32_t(sat(rs(dr * gi + ai * gr, t))));
+    }
+}
+SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Call& call, ptrdiff_t at,
+                        const Work<int32_t>& work, const int32_t* u, int32_t* s) noexcept {
+    const Config&  c = m.config;
+    unsigned char *made_a = reinterpret_cast<unsigned char*>(work.one), *made_b = made_a + modes(c) * 8;
+    int32_t        made = 65536; // the dt that made_a and made_b are for; 65536 stands for the layer's own
+    S4dScanQ       scan{};
+    scan.C = layer.C, scan.C_scale = layer.C_scale, scan.D = layer.D, scan.stride = int32_t(padded(c.d_model));
+    scan.H = c.d_model, scan.modes = c.d_state / 2, scan.b_shift = c.b_frac - 9, scan.clip = c.clip_q25;
+    for (int32_t i = 0; i < call.n; i += scan.T) {
+        int32_t dt;
+        dt_of(call, i, &dt);
+        scan.T = equal_rows(call, i);
+        scan.a = layer.a, scan.b = layer.b;
+        if (dt != 65536) {
+            if (dt != made) discretize_q(c, layer, dt, made_a, made_b);
+            made = dt, scan.a = made_a, scan.b = made_b;
+        }
+        int32_t* h = words_of<int32_t>(call.of(i)) + at;
+        scan.h_in = h, scan.h_out = call.moves() ? h : nullptr;
+        scan.u = u + ptrdiff_t(i) * scan.stride, scan.s = s + ptrdiff_t(i) * scan.stride;
+        if (m.kernels->s4d_scan_q(scan) && call.moves()) set_flags(call.of(i), 1u);
+    }
+}
+
+// ---- 12. Running ----------------------------------------------------------------------------------------------------
 //
 // encoder -> layers with their residual sums and norms -> pooling -> decoder, for all rows of a call at once: Mamba's
 //
@@ -2111,63 +3122,91 @@ SSM_LOCAL void s4d_rows(const Model& m, const Layer& layer, const Call& call, pt
 // Checks come first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset,
 // save, restore.
 
-// Pooling "mean" keeps a running mean: out = mean + (r - mean) / count. out may be mean.
-SSM_LOCAL void pool_mean(float* out, const float* mean, const float* r, uint64_t count, int32_t n) noexcept {
-    const float part = 1.0f / static_cast<float>(count);
-    for (int32_t k = 0; k < n; ++k) out[k] = mean[k] + (r[k] - mean[k]) * part;
+// Pooling "mean" of row r, in place, with the row counted: a running mean, mean + (r - mean) / count.
+SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) noexcept {
+    float*      mean = words_of<float>(s);
+    const float part = 1.0f / static_cast<float>(header_of(s).steps + 1);
+    for (int32_t k = 0; k < c.d_model; ++k) {
+        r[k] = mean[k] + (r[k] - mean[k]) * part;
+        if (moves) mean[k] = r[k];
+    }
+}
+// Integers keep the sum, |sum| <= 2^62: halved with its count when that reaches 2^31 - 1. r = floor of the rounded
+// mean.
+SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, int32_t* r) noexcept {
+    int32_t *     low = words_of<int32_t>(s), *high = low + padded(c.d_model), *kept = high + padded(c.d_model);
+    const bool    full = *kept == int_max;
+    const int64_t count = (full ? int64_t(1) << 30 : *kept) + 1;
+    for (int32_t k = 0; k < c.d_model; ++k) {
+        int64_t sum = int64_t(uint64_t(uint32_t(low[k])) | uint64_t(uint32_t(high[k])) << 32);
+        if (full) sum = rs<1>(sum);
+        sum += r[k];
+        const int64_t top = sum + count / 2;
+        r[k] = sat((top - (top < 0 ? count - 1 : 0)) / count);
+        if (moves) low[k] = int32_t(uint32_t(uint64_t(sum))), high[k] = int32_t(sum >> 32);
+    }
+    if (moves) *kept = int32_t(count);
 }
 
-SSM_LOCAL void run_s4d(const Model& m, const Call& call, const Work& work) noexcept {
-    const Config&  c = m.config;
-    const Kernels& K = *m.kernels;
-    const int32_t  H = c.d_model, stride = int32_t(padded(H)), n = call.n;
-    float *        r = work.r, *z = work.z;
+template <class T>
+SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& call, const Work<T>& work,
+                       const Trace* trace) noexcept {
+    const Config& c = m.config;
+    const int32_t H = c.d_model, stride = int32_t(padded(H)), n = call.n;
+    T *           r = work.r, *z = work.z;
     for (int32_t i = 0; i < n; ++i)
-        for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0.0f;
-    ptrdiff_t at = ptrdiff_t(pool_floats(c));
+        for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0;
+    ptrdiff_t at = ptrdiff_t(pool_words(c));
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(modes(c) * 2)) {
-        const Layer& layer = m.layers[l];
+        const S4dLayer<T>& layer = layers[l];
         if (c.prenorm)
-            for (int32_t i = 0; i < n; ++i)
-                K.layer_norm(z + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
+            for (int32_t i = 0; i < n; ++i) norm(m, z + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias);
+        for (int32_t i = 0; i < n; ++i) see(trace, "u", l, i, (c.prenorm ? z : r) + i * stride, size_t(H));
         s4d_rows(m, layer, call, at, work, c.prenorm ? z : r, z);
-        K.gelu(z, z, n * stride);
-        K.matmul(work.p, 2 * stride, layer.mix, layer.mix_bias, z, stride, n);
+        for (int32_t i = 0; i < n; ++i) see(trace, "s", l, i, z + i * stride, size_t(H));
+        gelu(m, z, n * stride);
+        for (int32_t i = 0; i < n; ++i) see(trace, "g", l, i, z + i * stride, size_t(H));
+        project(m, work, work.p, ptrdiff_t(row_p(c)), layer.mix, mix_bias(layer), z, stride, n);
         for (int32_t i = 0; i < n; ++i) {
-            K.glu(r + i * stride, work.p + i * 2 * stride, H);
-            if (!c.prenorm) K.layer_norm(r + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias, H);
+            T* const v = work.p + i * ptrdiff_t(row_p(c));
+            see(trace, "v", l, i, v, size_t(2 * H));
+            glu(m, r + i * stride, v);
+            if (!c.prenorm) norm(m, r + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias);
+            see(trace, "block", l, i, r + i * stride, size_t(H));
         }
     }
 }
 
 // conv1d and its SiLU over the `n` columns of every row at x, in place, and the state's last K inputs.
-SSM_LOCAL void conv_rows(const Model& m, const MambaLayer& layer, const Call& call, ptrdiff_t at, float* x,
-                         ptrdiff_t stride, float* recent) noexcept {
+template <class T>
+SSM_LOCAL void conv_rows(const Model& m, const MambaLayer<T>& layer, const Call& call, ptrdiff_t at, T* x,
+                         ptrdiff_t stride, T* recent) noexcept {
     const int32_t K = m.config.d_conv, C = int32_t(conv_dim(m.config));
     const bool    steps = call.rows == Rows::steps;
     // Input k of K, oldest first, as row i sees it: its own, that of an earlier row of the same stream, or the state's.
-    const auto tap = [&](int32_t i, int32_t k) -> const float* {
+    const auto tap = [&](int32_t i, int32_t k) -> const T* {
         const int32_t row = i - (K - 1 - k);
         if (k == K - 1 || (steps && row >= 0)) return x + row * stride;
-        return floats_of(call.of(i)) + at + ptrdiff_t(steps ? K + row : k + 1) * C;
+        return words_of<T>(call.of(i)) + at + ptrdiff_t(steps ? K + row : k + 1) * C;
     };
     const auto remember = [&](int32_t i) { // the last K inputs up to row i
         for (int32_t k = 0; k < K; ++k) copy(recent + ptrdiff_t(k) * C, tap(i, k), size_t(C) * 4);
     };
     if (steps) remember(call.n - 1);
     for (int32_t i = call.n; i-- > 0;) { // later rows first: each is overwritten when no other needs it
-        const float* taps[max_d_conv];
+        const T* taps[max_d_conv];
         for (int32_t k = 0; k < K; ++k) taps[k] = tap(i, k);
         if (call.rows == Rows::streams) remember(i);
-        m.kernels->conv(x + i * stride, taps, layer.conv_w, layer.conv_bias, K, C);
+        conv(m, x + i * stride, taps, layer);
         if (call.rows == Rows::streams || (steps && i == 0))
-            copy(floats_of(call.of(i)) + at, recent, size_t(K) * size_t(C) * 4);
+            copy(words_of<T>(call.of(i)) + at, recent, size_t(K) * size_t(C) * 4);
     }
 }
 
 // Hands what mamba3_row() made of row i to the tracer, in the public code's layout.
-SSM_LOCAL void trace_mamba3(const Config& c, const Trace& t, int32_t layer, int32_t i, const Row& row,
-                            const float* phase) noexcept {
+SSM_LOCAL void trace_row(const Config& c, const Trace& t, int32_t layer, int32_t i, const Row<float>& row,
+                         const float* phase) noexcept {
+    if (c.arch != Arch::mamba3) return;
     const Mamba3Work w(c, row.work);
     const int32_t    H = c.nheads, N = c.d_state, S = c.rope_angles;
     t.see(t.user, "in_proj", layer, i, row.p, int32_t(in_rows(c)));
@@ -2198,88 +3237,104 @@ SSM_LOCAL void trace_mamba3(const Config& c, const Trace& t, int32_t layer, int3
                           v.v + ((ptrdiff_t(h / 8) * c.mimo_rank + r) * N + place(c, n)) * 8 + h % 8, 1);
 }
 
-SSM_LOCAL void run_mamba(const Model& m, const Call& call, const Work& work, const Trace* trace) noexcept {
+SSM_LOCAL void trace_row(const Config& c, const Trace& t, int32_t layer, int32_t i, const Row<int32_t>& row,
+                         const int32_t* state) noexcept {
+    see(&t, "in_proj", layer, i, row.p, in_rows(c)), see(&t, "y", layer, i, row.y, size_t(c.d_inner));
+    if (c.arch != Arch::mamba3) return;
+    const Mamba3WorkQ w(c, row.work);
+    const size_t H = size_t(c.nheads), RHN = size_t(c.mimo_rank) * H * size_t(c.d_state), S = size_t(c.rope_angles);
+    see(&t, "dt", layer, i, w.dt, H), see(&t, "alpha", layer, i, w.alpha, H);
+    see(&t, "theta", layer, i, state + parts_of(c).angle, H * S);
+    for (size_t k = 0; k < RHN; ++k) { // in the public order, one number at a time
+        const size_t n = k % size_t(c.d_state), at = k - n + size_t(place(c, int32_t(n)));
+        see(&t, "k", layer, i, w.k + at, 1), see(&t, "q", layer, i, w.q + at, 1);
+    }
+}
+
+template <class T>
+SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call& call, const Work<T>& work,
+                         const Trace* trace) noexcept {
     const Config&   c = m.config;
-    const Kernels&  K = *m.kernels;
     const int32_t   d = c.d_model, n = call.n;
     const ptrdiff_t stride = ptrdiff_t(padded(d)), p_stride = ptrdiff_t(row_p(c)), o_stride = ptrdiff_t(row_o(c));
-    float *         r = work.r, *z = work.z, *p = work.p, *o = work.o;
-    const auto      norm = [&](float* to, const float* weight, const float* bias) {
-        for (int32_t i = 0; i < n; ++i)
-            if (c.norm == Norm::rms) K.rms_norm(to + i * stride, r + i * stride, weight, d);
-            else K.layer_norm(to + i * stride, r + i * stride, weight, bias, d);
+    T *             r = work.r, *z = work.z, *p = work.p, *o = work.o;
+    const auto      norm_rows = [&](T* to, const T* weight, const T* bias) {
+        for (int32_t i = 0; i < n; ++i) norm(m, to + i * stride, r + i * stride, weight, bias);
     };
-    const auto project = [&](float* y, ptrdiff_t y_stride, const Matrix& W, const float* bias, const float* x,
-                             ptrdiff_t x_stride) { K.matmul(y, int32_t(y_stride), W, bias, x, int32_t(x_stride), n); };
-    const auto add_to_r = [&](const float* v) {
-        for (int32_t i = 0; i < n; ++i)
-            for (int32_t k = 0; k < d; ++k) r[i * stride + k] += v[i * stride + k];
+    const auto add_to_r = [&](const T* v) {
+        for (int32_t i = 0; i < n; ++i) add(m, r + i * stride, v + i * stride, d);
     };
-    ptrdiff_t at = ptrdiff_t(pool_floats(c));
+    const T*  none = nullptr;
+    ptrdiff_t at = ptrdiff_t(pool_words(c));
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(parts_of(c).end)) {
-        const MambaLayer& layer = m.mamba[l];
-        if (!c.bare_mixer) norm(z, layer.norm_weight, layer.norm_bias);
-        project(p, p_stride, layer.in_proj, layer.in_bias, c.bare_mixer ? r : z, stride);
+        const MambaLayer<T>& layer = layers[l];
+        if (!c.bare_mixer) norm_rows(z, layer.norm_weight, layer.norm_bias);
+        project(m, work, p, p_stride, layer.in_proj, layer.in_bias, c.bare_mixer ? r : z, stride, n);
         if (c.arch == Arch::mamba1) {
-            float *x = p, *rBC = p + 2 * c.d_inner;
+            T *x = p, *rBC = p + 2 * c.d_inner;
             conv_rows(m, layer, call, at, x, p_stride, work.one);
-            project(rBC, p_stride, layer.x_proj, nullptr, x, p_stride);
-            project(rBC + c.dt_rank + 2 * c.d_state, p_stride, layer.dt_proj, nullptr, rBC, p_stride);
+            project(m, work, rBC, p_stride, layer.x_proj, none, x, p_stride, n);
+            project(m, work, rBC + c.dt_rank + 2 * c.d_state, p_stride, layer.dt_proj, none, rBC, p_stride, n);
         } else if (c.arch == Arch::mamba2)
             conv_rows(m, layer, call, at, p + 2 * (c.d_inner - c.d_ssm) + c.d_ssm, p_stride, work.one);
         for (int32_t i = 0; i < n; ++i) {
-            Row row;
-            row.c = &c, row.layer = &layer, row.p = p + i * p_stride, row.y = o + i * o_stride, row.work = work.one;
-            float* h = floats_of(call.of(i)) + at;
+            Row<T> row;
+            row.c = &c, row.kernels = m.kernels, row.layer = &layer, row.p = p + i * p_stride;
+            row.y = o + i * o_stride, row.work = work.one;
+            T* h = words_of<T>(call.of(i)) + at;
             row.state = h, row.next = call.moves() ? h : nullptr;
-            row.dt = call.dt != nullptr ? call.dt[i] : 1.0f;
+            dt_of(call, i, &row.dt);
             row.traced = trace != nullptr;
-            const bool hit = c.arch == Arch::mamba1   ? K.mamba1(row)
-                             : c.arch == Arch::mamba2 ? K.mamba2(row)
-                                                      : K.mamba3(row);
-            if (hit && call.moves()) set_flags(call.of(i), 1u);
-            if (trace != nullptr && c.arch == Arch::mamba3) trace_mamba3(c, *trace, l, i, row, h);
+            if (mix_row(m, row) && call.moves()) set_flags(call.of(i), 1u);
+            if (trace != nullptr) trace_row(c, *trace, l, i, row, h);
         }
-        project(c.bare_mixer ? r : z, stride, layer.out_proj, layer.out_bias, o, o_stride);
+        project(m, work, c.bare_mixer ? r : z, stride, layer.out_proj, layer.out_bias, o, o_stride, n);
         if (!c.bare_mixer) add_to_r(z);
         if (c.mlp_hidden > 0) {
-            norm(z, layer.norm2_weight, layer.norm2_bias);
-            project(p, p_stride, layer.fc1, nullptr, z, stride);
+            norm_rows(z, layer.norm2_weight, layer.norm2_bias);
+            project(m, work, p, p_stride, layer.fc1, none, z, stride, n);
             for (int32_t i = 0; i < n; ++i)
-                K.gate(o + i * o_stride, p + i * p_stride, p + i * p_stride + c.mlp_hidden, c.mlp_hidden);
-            project(z, stride, layer.fc2, nullptr, o, o_stride);
+                gate(m, o + i * o_stride, p + i * p_stride, p + i * p_stride + c.mlp_hidden, c.mlp_hidden);
+            project(m, work, z, stride, layer.fc2, none, o, o_stride, n);
             add_to_r(z);
         }
     }
-    if (!c.bare_mixer) norm(r, m.norm_f_weight, m.norm_f_bias);
 }
 
-// y: a row of d_output for each row of the call, or for the last only when the rows are steps; null: not wanted.
-SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const float* x, float* y) noexcept {
+// The layers, the final norm and pooling of every row in work.r.
+template <class T>
+SSM_LOCAL void run_layers(const Model& m, const S4dLayer<T>* s4d, const MambaLayer<T>* mamba, const T* norm_weight,
+                          const T* norm_bias, const Call& call, const Work<T>& work, const Trace* trace) noexcept {
     const Config& c = m.config;
-    const Work    work(c, w);
-    const int32_t d = c.d_model, stride = int32_t(padded(d)), n = call.n;
-    float*        r = work.r;
+    const int32_t stride = int32_t(padded(c.d_model));
+    if constexpr (in_build(Arch::s4d))
+        if (c.arch == Arch::s4d) run_s4d(m, s4d, call, work, trace);
+    if constexpr (mamba_in_build)
+        if (c.arch != Arch::s4d) run_mamba(m, mamba, call, work, trace);
+    for (int32_t i = 0; i < call.n; ++i) {
+        T* const     r = work.r + i * stride;
+        const State& s = call.of(i);
+        if (norm_weight != nullptr) norm(m, r, r, norm_weight, norm_bias);
+        if (c.pool == Pool::mean) pool_mean(c, s, call.moves(), r);
+        StateHeader head = header_of(s);
+        head.steps += 1;
+        if (call.moves()) copy(s.data, &head, sizeof head);
+        if (trace != nullptr && trace->see != nullptr && !is_integer(c))
+            trace->see(trace->user, "output", c.n_layers, i, reinterpret_cast<const float*>(r), c.d_model);
+    }
+}
+
+// A row of d_output for each row of the call, or for the last only when the rows are steps; y null: not wanted.
+SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept {
+    const Config&     c = m.config;
+    const Work<float> work(c, w);
+    const float*      x = reinterpret_cast<const float*>(call.x);
+    float *           y = reinterpret_cast<float*>(call.y), *r = work.r;
+    const int32_t     d = c.d_model, stride = int32_t(padded(d)), n = call.n;
     if (c.input == Input::features) m.kernels->matmul(r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
-    if constexpr (in_build(Arch::s4d))
-        if (c.arch == Arch::s4d) run_s4d(m, call, work);
-    if constexpr (mamba_in_build)
-        if (c.arch != Arch::s4d) run_mamba(m, call, work, w.trace);
-
-    for (int32_t i = 0; i < n; ++i) {
-        StateHeader head = header_of(call.of(i));
-        head.steps += 1;
-        if (c.pool == Pool::mean) {
-            float* mean = floats_of(call.of(i));
-            float* out = call.moves() ? mean : r + i * stride;
-            pool_mean(out, mean, r + i * stride, head.steps, d);
-            if (call.moves()) copy(r + i * stride, mean, size_t(d) * sizeof(float));
-        }
-        if (call.moves()) copy(call.of(i).data, &head, sizeof head);
-        if (w.trace != nullptr) w.trace->see(w.trace->user, "output", c.n_layers, i, r + i * stride, d);
-    }
+    run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, w.trace);
     if (y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
     if (c.has_head) m.kernels->matmul(y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
@@ -2288,42 +3343,104 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w, const flo
             copy(y + ptrdiff_t(i - first) * d, r + i * stride, size_t(d) * sizeof(float));
 }
 
+// The same in integers: inputs to Q16 on the way in, floats again on the way out, both by their bits.
+SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcept {
+    const Config&       c = m.config;
+    const Work<int32_t> work(c, w);
+    const int32_t       d = c.d_model, stride = int32_t(padded(d)), n = call.n;
+    const ptrdiff_t     p_stride = ptrdiff_t(row_p(c));
+    const bool          features = c.input == Input::features;
+    for (int32_t i = 0; i < n; ++i)
+        for (int32_t k = 0; k < c.d_input; ++k) {
+            const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(k));
+            (features ? work.p + i * p_stride : work.r + i * stride)[k] = call.q16 ? int32_t(word) : to_q16(word);
+        }
+    if (features) project(m, work, work.r, stride, m.encoder, nullptr, work.p, p_stride, n);
+    run_layers(m, m.s4d_q, m.mamba_q, m.norm_f_weight_q, m.norm_f_bias_q, call, work, w.trace);
+    if (call.y == nullptr) return;
+    const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
+    const auto    give = [&](int32_t i, int32_t o, int32_t v) {
+        const uint32_t word = call.q16 ? uint32_t(v) : q16_bits(v);
+        copy(call.y + (ptrdiff_t(i - first) * c.d_output + o) * 4, &word, 4);
+    };
+    if (!c.has_head)
+        for (int32_t i = first; i < n; ++i)
+            for (int32_t k = 0; k < d; ++k) give(i, k, work.r[i * stride + k]);
+    for (int32_t o = 0; c.has_head && o < c.d_output; o += head_rows) { // some rows of the head at a time
+        Matrix part = m.decoder;
+        part.rows = c.d_output - o < head_rows ? c.d_output - o : head_rows;
+        part.data += ptrdiff_t(o) * part.cols, part.scale += ptrdiff_t(o) * 4;
+        if (part.bias != nullptr) part.bias += ptrdiff_t(o) * 4;
+        project(m, work, work.p, p_stride, part, nullptr, work.r + first * stride, stride, n - first);
+        for (int32_t i = first; i < n; ++i)
+            for (int32_t k = 0; k < part.rows; ++k) give(i, o + k, work.p[(i - first) * p_stride + k]);
+    }
+}
+
 SSM_LOCAL bool good_state(const Model& m, const State& s) noexcept {
     return s.data != nullptr && s.bytes >= state_bytes(m.config) && reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
 }
 
 // Everything that could be wrong with a call.
-SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w, const float* x) noexcept {
+SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexcept {
+    const Config& c = m.config;
     if (m.kernels == nullptr || call.states == nullptr || w == nullptr || w->data == nullptr || w->batch < 1 ||
-        w->bytes < scratch_bytes(m.config, w->batch) || call.n < 0 || (call.n > 0 && x == nullptr))
+        w->bytes < scratch_bytes(c, w->batch) || call.n < 0 || (call.n > 0 && call.x == nullptr) ||
+        (call.q16 && !is_integer(c)))
         return Status::bad_argument;
-    const bool many = call.rows == Rows::streams || call.rows == Rows::stream_candidates;
-    for (int32_t i = 0; i < (many ? call.n : 1); ++i)
+    for (int32_t i = 0; i < (call.many() ? call.n : 1); ++i)
         if (!good_state(m, call.states[i])) return Status::bad_argument;
-    const size_t count = size_t(call.n) * size_t(m.config.d_input);
-    for (size_t i = 0; i < count; ++i)
-        if (!(x[i] >= -max_input && x[i] <= max_input)) return Status::bad_input;
-    for (int32_t i = 0; call.dt != nullptr && i < call.n; ++i)
-        if (!(call.dt[i] > 0.0f && call.dt[i] <= max_dt)) return Status::bad_input;
+    const size_t count = size_t(call.n) * size_t(c.d_input);
+    for (size_t i = 0; i < count; ++i) {
+        const uint32_t word = word_at(call.x, i);
+        if (call.q16        ? word == 0x80000000u
+            : is_integer(c) ? !finite_bits(word)
+                            : !(magnitude(float_of(int32_t(word))) <= max_input))
+            return Status::bad_input;
+    }
+    for (int32_t i = 0; call.dt != nullptr && i < call.n; ++i) {
+        const uint32_t word = word_at(call.dt, size_t(i));
+        if (!is_integer(c)) {
+            const float dt = float_of(int32_t(word));
+            if (!(dt > 0.0f && dt <= max_dt)) return Status::bad_input;
+            continue;
+        }
+        if (!call.q16 && !finite_bits(word)) return Status::bad_input;
+        const int32_t dt = call.q16 ? int32_t(word) : to_q16(word);
+        if (dt < 1) return Status::bad_input;
+        if (c.arch == Arch::s4d && !c.has_gaps && dt != 65536) return Status::unsupported;
+    }
     return Status::ok;
 }
 
 // All rows, a scratch full at a time.
-SSM_LOCAL Status run_all(const Model& m, Call call, const Scratch* w, const float* x, float* y) noexcept {
-    const Status s = check(m, call, w, x);
+SSM_LOCAL Status run_all(const Model& m, Call call, const Scratch* w) noexcept {
+    const Status s = check(m, call, w);
     if (s != Status::ok) return s;
-    const bool many = call.rows == Rows::streams || call.rows == Rows::stream_candidates;
+    unsigned char* const y = call.y;
     for (int32_t left = call.n; left > 0;) {
         call.n = left < w->batch ? left : w->batch;
         left -= call.n;
         const bool steps = call.rows == Rows::steps;
-        run(m, call, *w, x, steps && left > 0 ? nullptr : y);
-        x += ptrdiff_t(call.n) * m.config.d_input;
-        if (y != nullptr && !steps) y += ptrdiff_t(call.n) * m.config.d_output;
-        if (call.dt != nullptr) call.dt += call.n;
-        if (many) call.states += call.n;
+        call.y = steps && left > 0 ? nullptr : steps ? y : call.y;
+        if (is_integer(m.config)) run_q(m, call, *w);
+        else run(m, call, *w);
+        call.x += ptrdiff_t(call.n) * m.config.d_input * 4;
+        if (call.y != nullptr && !steps) call.y += ptrdiff_t(call.n) * m.config.d_output * 4;
+        if (call.dt != nullptr) call.dt += ptrdiff_t(call.n) * 4;
+        if (call.many()) call.states += call.n;
     }
     return Status::ok;
+}
+constexpr bool is_q16(const float*) noexcept { return false; }
+constexpr bool is_q16(const int32_t*) noexcept { return true; }
+template <class T>
+SSM_LOCAL Call call_of(Rows rows, const State* states, int32_t n, const T* x, T* y, const T* dt) noexcept {
+    Call c;
+    c.rows = rows, c.states = states, c.n = n, c.q16 = is_q16(x);
+    c.x = reinterpret_cast<const unsigned char*>(x), c.dt = reinterpret_cast<const unsigned char*>(dt);
+    c.y = reinterpret_cast<unsigned char*>(y);
+    return c;
 }
 
 // The next `bytes` of an arena, 16-byte aligned; null if they do not fit.
@@ -2343,7 +3460,6 @@ SSM_LOCAL void* take(Arena* a, size_t bytes, Fault* fault = nullptr) noexcept {
 constexpr char     saved_magic[] = "SSMSTATE";
 constexpr uint32_t saved_version = 1;
 constexpr uint32_t saved_order = 0x01020304;
-constexpr uint32_t saved_type_f32 = 1;
 
 // CRC-32 (IEEE 802.3, reflected), four bits at a time.
 SSM_LOCAL uint32_t crc32(const unsigned char* p, size_t n) noexcept {
@@ -2371,30 +3487,49 @@ SSM_LOCAL void saved_header(const Model& m, const StateHeader& h, unsigned char*
     store_u32(p + 36, uint32_t(c.n_layers));
     store_u32(p + 40, uint32_t(c.d_model));
     store_u32(p + 44, uint32_t(c.d_state));
-    store_u32(p + 48, saved_type_f32);
+    store_u32(p + 48, uint32_t(c.state) + 1);
     store_u32(p + 52, h.flags);
     store_u64(p + 56, h.steps);
 }
 } // namespace detail
 
 SSM_API Status step(const Model& m, State* s, Scratch* w, const float* x, float* y, float dt) noexcept {
-    return detail::run_all(m, {detail::Rows::steps, s, 1, &dt}, w, x, y);
+    return detail::run_all(m, detail::call_of<float>(detail::Rows::steps, s, 1, x, y, &dt), w);
 }
 SSM_API Status prefill(const Model& m, State* s, Scratch* w, const float* x, int32_t n, float* y,
                        const float* dt) noexcept {
-    return detail::run_all(m, {detail::Rows::steps, s, n, dt}, w, x, y);
+    return detail::run_all(m, detail::call_of<float>(detail::Rows::steps, s, n, x, y, dt), w);
 }
 SSM_API Status step_batch(const Model& m, const State& from, Scratch* w, const float* x, int32_t n, float* y,
                           const float* dt) noexcept {
-    return detail::run_all(m, {detail::Rows::candidates, &from, n, dt}, w, x, y);
+    return detail::run_all(m, detail::call_of<float>(detail::Rows::candidates, &from, n, x, y, dt), w);
 }
 SSM_API Status step_streams(const Model& m, State* states, int32_t n, Scratch* w, const float* x, float* y,
                             const float* dt) noexcept {
-    return detail::run_all(m, {detail::Rows::streams, states, n, dt}, w, x, y);
+    return detail::run_all(m, detail::call_of<float>(detail::Rows::streams, states, n, x, y, dt), w);
 }
 SSM_API Status score_streams(const Model& m, const State* states, int32_t n, Scratch* w, const float* x, float* y,
                              const float* dt) noexcept {
-    return detail::run_all(m, {detail::Rows::stream_candidates, states, n, dt}, w, x, y);
+    return detail::run_all(m, detail::call_of<float>(detail::Rows::stream_candidates, states, n, x, y, dt), w);
+}
+SSM_API Status step_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t* y, int32_t dt) noexcept {
+    return detail::run_all(m, detail::call_of<int32_t>(detail::Rows::steps, s, 1, x, y, &dt), w);
+}
+SSM_API Status prefill_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t n, int32_t* y,
+                           const int32_t* dt) noexcept {
+    return detail::run_all(m, detail::call_of<int32_t>(detail::Rows::steps, s, n, x, y, dt), w);
+}
+SSM_API Status step_batch_q16(const Model& m, const State& from, Scratch* w, const int32_t* x, int32_t n, int32_t* y,
+                              const int32_t* dt) noexcept {
+    return detail::run_all(m, detail::call_of<int32_t>(detail::Rows::candidates, &from, n, x, y, dt), w);
+}
+SSM_API Status step_streams_q16(const Model& m, State* states, int32_t n, Scratch* w, const int32_t* x, int32_t* y,
+                                const int32_t* dt) noexcept {
+    return detail::run_all(m, detail::call_of<int32_t>(detail::Rows::streams, states, n, x, y, dt), w);
+}
+SSM_API Status score_streams_q16(const Model& m, const State* states, int32_t n, Scratch* w, const int32_t* x,
+                                 int32_t* y, const int32_t* dt) noexcept {
+    return detail::run_all(m, detail::call_of<int32_t>(detail::Rows::stream_candidates, states, n, x, y, dt), w);
 }
 
 SSM_API void reset(const Model& m, State* s) noexcept {
@@ -2420,21 +3555,38 @@ SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* 
     return Status::ok;
 }
 
+namespace detail {
+SSM_LOCAL Status check_token(const Model& m, int32_t token, const void* x) noexcept {
+    if (m.kernels == nullptr || x == nullptr || m.config.input != Input::tokens) return Status::bad_argument;
+    return token < 0 || token >= m.config.vocab_size ? Status::bad_input : Status::ok;
+}
+SSM_LOCAL int32_t embedding_q(const Model& m, int32_t token, int32_t k) noexcept { // below 127 2^16: exact in a float
+    const Scale scale(load_u32(m.encoder.scale + ptrdiff_t(token) * 4));
+    const auto  code = static_cast<signed char>(m.encoder.data[ptrdiff_t(token) * m.config.d_model + k]);
+    return sat(rs(product(code, scale.m), scale.e - 16));
+}
+} // namespace detail
+SSM_API Status embed_q16(const Model& m, int32_t token, int32_t* x) noexcept {
+    const Status s = is_integer(m.config) ? detail::check_token(m, token, x) : Status::bad_argument;
+    for (int32_t k = 0; s == Status::ok && k < m.config.d_model; ++k) x[k] = detail::embedding_q(m, token, k);
+    return s;
+}
 SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
-    const Config& c = m.config;
-    if (m.kernels == nullptr || x == nullptr || c.input != Input::tokens) return Status::bad_argument;
-    if (token < 0 || token >= c.vocab_size) return Status::bad_input;
-    const size_t first = size_t(token) * size_t(c.d_model);
-    for (size_t k = 0; k < size_t(c.d_model); ++k) x[k] = detail::element(m.encoder.data, m.encoder.dtype, first + k);
-    return Status::ok;
+    const Status s = detail::check_token(m, token, x);
+    const size_t d = size_t(m.config.d_model), first = size_t(token) * d;
+    for (size_t k = 0; s == Status::ok && k < d; ++k)
+        x[k] = is_integer(m.config)
+                   ? detail::float_of(int32_t(detail::q16_bits(detail::embedding_q(m, token, int32_t(k)))))
+                   : detail::element(m.encoder.data, m.encoder.dtype, first + k);
+    return s;
 }
 
 namespace detail {
 // Calls f(index in the public layout, index in a state's floats) for every number of a part; returns how many.
 template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
-    if (layer < 0 || layer >= c.n_layers) return 0;
+    if (layer < 0 || layer >= c.n_layers || is_integer(c)) return 0;
     const Parts  at = parts_of(c);
-    const size_t base = pool_floats(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
+    const size_t base = pool_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
     const bool   m3 = c.arch == Arch::mamba3;
     size_t       i = 0;
     const size_t S = size_t(c.rope_angles), R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c);
@@ -2470,7 +3622,7 @@ template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer
 
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
     if (!detail::good_state(m, s)) return 0;
-    const float* from = detail::floats_of(s);
+    const float* from = detail::words_of<float>(s);
     return detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
         if (out != nullptr) out[i] = part == Part::angle_state ? detail::phase_to_radians(from + at) : from[at];
     });
@@ -2481,12 +3633,50 @@ SSM_API bool set_state(const Model& m, State* s, int32_t layer, Part part, const
         return false;
     for (int32_t i = 0; i < count; ++i)
         if (!detail::is_finite(v[i])) return false;
-    float* to = detail::floats_of(*s);
+    float* to = detail::words_of<float>(*s);
     detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
         const uint32_t units = part == Part::angle_state ? detail::radians_to_phase(v[i]) : 0;
         detail::copy(to + at, part == Part::angle_state ? static_cast<const void*>(&units) : v + i, 4);
     });
     return true;
+}
+
+SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Part part, int32_t* out) noexcept {
+    using namespace detail;
+    const Config& c = m.config;
+    if (!good_state(m, s) || !is_integer(c) || layer < 0 || layer >= c.n_layers) return 0;
+    const Parts    at = parts_of(c);
+    const int32_t* words = words_of<int32_t>(s) + pool_words(c) + size_t(layer) * at.end;
+    const size_t   N = size_t(c.d_state), R = size_t(c.mimo_rank), H = size_t(c.nheads), K = size_t(c.d_conv),
+                 C = conv_dim(c);
+    const bool   codes = c.state == StateType::i16rowexp, m3 = c.arch == Arch::mamba3;
+    const size_t rows = size_t(c.arch == Arch::s4d ? c.d_model : c.arch == Arch::mamba2 ? c.d_ssm : c.d_inner);
+    size_t       n = 0;
+    const auto   give = [&](int32_t v) {
+        if (out != nullptr) out[n] = v;
+        ++n;
+    };
+    const auto in_order = [&](size_t i) { return m3 ? i - i % N + size_t(place(c, int32_t(i % N))) : i; };
+    if (part == Part::ssm_state)
+        for (size_t i = 0; i < rows * N; ++i)
+            give(codes ? code_at(words + at.h, in_order(i)) : words[at.h + in_order(i)]);
+    else if (part == Part::exponents && codes)
+        for (size_t i = 0; i < rows; ++i) give(40 - exponent_at(words + at.exponents, i));
+    else if (part == Part::conv_state)
+        for (size_t i = 0; i < C * K; ++i) give(words[at.conv + i % K * C + i / K]);
+    else if (part == Part::angle_state && m3)
+        for (size_t i = 0; i < H * size_t(c.rope_angles); ++i) give(words[at.angle + i]);
+    else if (part == Part::k_state && m3)
+        for (size_t i = 0; i < R * H * N; ++i) give(words[at.k + in_order(i)]);
+    else if (part == Part::v_state && m3)
+        for (size_t i = 0; i < size_t(c.d_inner); ++i) give(words[at.v + i]);
+    else if (part == Part::pool && layer == 0 && c.pool == Pool::mean) {
+        const int32_t* low = words_of<int32_t>(s);
+        const size_t   d = size_t(c.d_model), dp = padded(c.d_model);
+        for (size_t i = 0; i < 2 * d; ++i) give(low[i < d ? i : dp + i - d]);
+        give(low[2 * dp]);
+    }
+    return int32_t(n);
 }
 
 SSM_API uint64_t steps_of(const Model& m, const State& s) noexcept {
@@ -2502,7 +3692,7 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
     if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
     unsigned char* p = static_cast<unsigned char*>(dst);
     detail::saved_header(m, detail::header_of(s), p);
-    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::floats_of(s));
+    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::words_of<float>(s));
     size_t               i = detail::saved_header_bytes;
     for (; i < total - 4; i += 4, from += 4) {
         uint32_t word;
@@ -2512,6 +3702,26 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
     detail::store_u32(p + i, detail::crc32(p, i));
     return total;
 }
+
+namespace detail {
+// What a word of an integer model's state may be, so that no later step overflows: k as far as a rotation reaches.
+SSM_LOCAL bool good_word(const Config& c, const Parts& at, size_t k, uint32_t word) noexcept {
+    const int64_t v = int32_t(word), size = v < 0 ? -v : v;
+    if (k >= at.exponents) { // four of 31 at most: 40 - X, X from 9
+        for (int i = 0; i < 4; ++i)
+            if ((word >> 8 * i & 255u) > 31) return false;
+        return true;
+    }
+    if (k >= at.h && c.state == StateType::i16rowexp) return (word & 0xffffu) != 0x8000u && word >> 16 != 0x8000u;
+    return size <= (k >= at.h ? c.clip_q25 : k >= at.k && k < at.v ? 190'000'000 : int_max);
+}
+// Word i of the pool: half of a sum, at most 2^62 in size, or the count.
+SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) noexcept {
+    const int32_t v = int32_t(load_u32(words + 4 * i));
+    const size_t  d = padded(c.d_model);
+    return i < d || (i < 2 * d ? v >= -(1 << 30) && v < 1 << 30 : v >= 0);
+}
+} // namespace detail
 
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
@@ -2525,25 +3735,31 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     if (load_u32(p + 8) != saved_version) return no("saved by a version that this one does not know");
     if (load_u64(p + 16) != bytes) return no("its length is not what its header says");
     if (load_u32(p + bytes - 4) != crc32(p, bytes - 4)) return no("checksum does not match: the file is damaged");
-    if (load_u32(p + 48) != saved_type_f32) return no("holds another element type");
+    if (load_u32(p + 48) != uint32_t(m.config.state) + 1) return no("holds another element type");
     if (load_u64(p + 24) != m.fingerprint) return no("belongs to another model");
     StateHeader   h{load_u64(p + 56), load_u32(p + 52), 0};
     unsigned char expected[saved_header_bytes];
     saved_header(m, h, expected);
     if (bytes != total || !equal_bytes(p, expected, saved_header_bytes)) return no("its shape is not this model's");
     if (h.flags > 1u) return no("holds flags that this version does not know");
-    const float  clip = m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
-    const size_t pooled = pool_floats(m.config), count = (total - 4 - saved_header_bytes) / 4;
+    const size_t pooled = pool_words(m.config), count = (total - 4 - saved_header_bytes) / 4;
     const Parts  parts = parts_of(m.config);
     for (size_t i = 0; i < count; ++i) {
-        const float  v = load_f32(p + saved_header_bytes + 4 * i);
-        const size_t k = i < pooled ? 0 : (i - pooled) % parts.end;
-        const float  bound = i < pooled || k < parts.h ? FLT_MAX : clip;
-        const bool   angle = i >= pooled && k >= parts.angle && k < parts.k;
-        if (!angle && !(v >= -bound && v <= bound)) return no("holds a value that is NaN or beyond the clip");
+        const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
+        const size_t   k = i < pooled ? 0 : (i - pooled) % parts.end;
+        const bool     angle = i >= pooled && k >= parts.angle && k < parts.k, in_h = i >= pooled && k >= parts.h;
+        if (is_integer(m.config)) {
+            if (i < pooled ? !good_sum(m.config, p + saved_header_bytes, i)
+                           : !angle && !good_word(m.config, parts, k, word))
+                return no("holds a value beyond its format");
+            continue;
+        }
+        const float clip = in_h && m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
+        if (!angle && !(magnitude(float_of(int32_t(word))) <= clip))
+            return no("holds a value that is NaN or beyond the clip");
     }
     copy(s->data, &h, sizeof h);
-    unsigned char* to = reinterpret_cast<unsigned char*>(floats_of(*s));
+    unsigned char* to = reinterpret_cast<unsigned char*>(words_of<float>(*s));
     for (size_t i = 0; i < count; ++i) {
         const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
         copy(to + 4 * i, &word, sizeof word);
@@ -2553,7 +3769,7 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
 
 SSM_API const char* isa_name(const Model& m) noexcept { return m.kernels != nullptr ? m.kernels->name : "none"; }
 
-// ---- 11. Files: JSON, numbers, safetensors --------------------------------------------------------------------------
+// ---- 13. Files: JSON, numbers, safetensors --------------------------------------------------------------------------
 //
 // A strict JSON reader (RFC 8259) that hands out one token at a time, decimal text to the nearest float, and the
 // complete check of a safetensors container. All of it reads text that may be hostile: every read follows a bounds
@@ -3352,7 +4568,7 @@ SSM_API const char* dtype_name(uint8_t dtype) noexcept {
 }
 SSM_API int32_t dtype_bits(uint8_t dtype) noexcept { return dtype < detail::n_dtypes ? detail::dtypes[dtype].bits : 0; }
 
-// ---- 12. Mapping a file ---------------------------------------------------------------------------------------------
+// ---- 14. Mapping a file ---------------------------------------------------------------------------------------------
 //
 // A read-only mapping of a regular file; the only place that knows an operating system. If another program cuts the
 // file short while it is mapped, the system ends this one at the first touch of a lost page: replace model files by
@@ -3421,7 +4637,7 @@ SSM_API void   unmap_file(Blob* blob) noexcept {
 }
 #endif
 #endif // SSM_NO_FILES
-// ---- 13. Loading ----------------------------------------------------------------------------------------------------
+// ---- 15. Loading ----------------------------------------------------------------------------------------------------
 //
 // From an index of tensors to a model: config from metadata and shapes, every tensor checked by name, dtype, shape and
 // value, S4D parameters made into a and b in double. Two spellings of an S4D layer are known: that of the minimal
@@ -3432,6 +4648,12 @@ SSM_API bool valid(const Config& c) noexcept {
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
     const bool tokens = c.input == Input::tokens;
     if (detail::state_floats(c) > max_state_floats) return false;
+    if (is_integer(c) && !((c.act_bits == 8 || c.act_bits == 16) && c.clip_q25 >= 1 && c.A_floor_q26 >= 0 &&
+                           c.state <= StateType::i16rowexp && in(c.d_inner, 0, max_width) &&
+                           in(c.mlp_hidden, 0, max_width) && !c.bare_mixer &&
+                           (c.arch != Arch::s4d || (c.state == StateType::i32 && in(c.b_frac, 10, 31) &&
+                                                    (!c.has_gaps || in(30 + c.g_frac - c.b_frac, 1, 51))))))
+        return false;
     if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
           in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && c.state_clip >= 0.0f &&
@@ -3767,17 +4989,118 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     return Status::ok;
 }
 
+// The config of an integer model: all of it stands in its metadata. load() holds every tensor against it.
+SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexcept {
+    static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
+    static const char* const states[] = {"i32", "i16rowexp"};
+    static const char* const norms[] = {"layer", "rms"};
+    static const char* const inputs[] = {"features", "tokens", "none"};
+    static const char* const heads[] = {"none", "linear", "tied"};
+    static const char* const activations[] = {"heavy_tail", "softplus"};
+    Status                   s = Status::ok;
+    const auto               integer = [&](const char* key, int32_t lo, int32_t hi, int32_t* to) {
+        uint64_t     n = 0;
+        const Entry* e = find_metadata(ix, key);
+        if (s != Status::ok) return;
+        if (e == nullptr) s = bad_key(fault, key, "metadata missing, expected a whole number");
+        else if (!json::to_uint(json::Token{json::Kind::string, e->value, size_t(e->value_len)}, &n))
+            s = bad_key(fault, key, "metadata is not a whole number");
+        else if (n < uint64_t(lo) || n > uint64_t(hi))
+            s = blame(fault, Status::bad_config, key, Name().add(key).len,
+                      n < uint64_t(lo) ? "metadata is below the least that an integer model can have"
+                                                     : "metadata is beyond this build's limit",
+                      n < uint64_t(lo) ? lo : hi, for_fault(n));
+        *to = int32_t(n);
+    };
+    const auto one_of = [&](const char* key, const char* const* words, int count, const char* expected) {
+        const int i = s == Status::ok ? word(ix, key, words, count, -1) : 0;
+        if (i < 0) s = bad_key(fault, key, expected);
+        return i < 0 ? 0 : i;
+    };
+    const auto flag = [&](const char* key) {
+        return one_of(key, bools, 4, "metadata missing or not understood, expected true or false") % 2 == 1;
+    };
+    Config  c;
+    int32_t version = 0;
+    c.n_entries = ix.n_entries;
+    integer("format_version", 1, 1, &version);
+    c.arch =
+        Arch(one_of("arch", archs, 4, "metadata missing or not understood, expected s4d, mamba1, mamba2 or mamba3"));
+    integer("act_bits", 8, 16, &c.act_bits);
+    if (s == Status::ok && c.act_bits != 8 && c.act_bits != 16)
+        return blame(fault, Status::bad_config, "act_bits", 8, "metadata not understood, expected 8 or 16", 8,
+                     c.act_bits);
+    const bool s4d = c.arch == Arch::s4d;
+    c.state = StateType(1 + one_of("state", states, s4d ? 1 : 2,
+                                   s4d ? "metadata missing or not understood, expected i32"
+                                       : "metadata missing or not understood, expected i32 or i16rowexp"));
+    integer("clip_q25", 1, int_max, &c.clip_q25);
+    integer("d_model", 1, max_width, &c.d_model), integer(s4d ? "n_layers" : "n_layer", 1, max_layers, &c.n_layers);
+    integer("d_input", 1, max_width, &c.d_input), integer("d_output", 1, max_vocab, &c.d_output);
+    integer("d_state", 1, s4d ? max_d_state : max_d_state / 2, &c.d_state);
+    c.pool = Pool::none;
+    if (s4d || find_metadata(ix, "pool") != nullptr)
+        c.pool = Pool(one_of("pool", pools, 3, "metadata missing or not understood, expected mean, last or none"));
+    if (s4d) {
+        c.prenorm = flag("prenorm");
+        integer("b_frac", 10, 31, &c.b_frac);
+        c.has_gaps = find_tensor(ix, "s4_layers.0.kernel.g") != nullptr;
+        if (c.has_gaps) integer("g_frac", 0, 62, &c.g_frac);
+    } else {
+        c.norm = Norm(one_of("norm", norms, 2, "metadata missing or not understood, expected rms or layer"));
+        integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
+        c.input =
+            Input(one_of("input", inputs, 3, "metadata missing or not understood, expected features, tokens or none"));
+        const int head = one_of("head", heads, 3, "metadata missing or not understood, expected linear, tied or none");
+        c.has_head = head != 0;
+        if (c.input == Input::tokens) integer("vocab_size", 1, max_vocab, &c.vocab_size);
+        if (s == Status::ok && (head == 2 ? c.d_output != c.vocab_size : head == 0 && c.d_output != c.d_model))
+            return blame(fault, Status::bad_config, "d_output", 8, "metadata does not agree with the head",
+                         head == 2 ? c.vocab_size : c.d_model, c.d_output);
+    }
+    if (c.arch == Arch::mamba1) {
+        integer("d_conv", 1, max_d_conv, &c.d_conv), integer("dt_rank", 1, max_width, &c.dt_rank);
+        c.d_ssm = c.d_inner;
+    } else if (!s4d) {
+        integer("headdim", 1, max_width, &c.headdim), integer("ngroups", 1, max_width, &c.ngroups);
+        c.d_ssm = c.d_inner;
+        if (c.arch == Arch::mamba2)
+            integer("d_conv", 1, max_d_conv, &c.d_conv), integer("d_ssm", 1, max_width, &c.d_ssm);
+        if (s == Status::ok && c.d_ssm % c.headdim != 0)
+            return blame(fault, Status::bad_config, "headdim", 7, "metadata does not divide the width of the mixer",
+                         c.d_ssm, c.headdim);
+        if (s == Status::ok) c.nheads = c.d_ssm / c.headdim;
+    }
+    if (c.arch == Arch::mamba2) {
+        c.norm_before_gate = flag("norm_before_gate");
+        c.rmsnorm = find_tensor(ix, "layers.0.mixer.norm.weight") != nullptr;
+    } else if (c.arch == Arch::mamba3) {
+        c.d_ssm = 0, c.is_mimo = flag("is_mimo"), c.is_outproj_norm = flag("is_outproj_norm");
+        integer("mimo_rank", 1, c.is_mimo ? max_mimo_rank : 1, &c.mimo_rank);
+        integer("rope_angles", 1, max_d_state / 4, &c.rope_angles), integer("a_floor_q26", 0, int_max, &c.A_floor_q26);
+        c.softplus_A = one_of("a_activation", activations, 2,
+                              "metadata missing or not understood, expected heavy_tail or softplus") == 1;
+    }
+    if (s != Status::ok) return s;
+    if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
+    *out = c;
+    return Status::ok;
+}
+
 SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
     if (word(ix, "arch", archs, 4, 0) < 0)
         return bad_key(fault, "arch", "not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3");
-    const bool s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
-    Config     c;
-    Status     s = Status::unsupported;
+    const bool  s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
+    Config      c;
+    Status      s = Status::unsupported;
+    json::Token format;
+    const bool  integer = metadata(ix, "format", &format) && json::equals(format, "ssm-int");
+    if (integer) s = read_integer(&c, ix, fault);
     if constexpr (in_build(Arch::s4d))
-        if (s4d) s = read_s4d(&c, ix, fault);
+        if (s4d && !integer) s = read_s4d(&c, ix, fault);
     if constexpr (mamba_in_build)
-        if (!s4d) s = read_mamba(&c, ix, fault);
+        if (!s4d && !integer) s = read_mamba(&c, ix, fault);
     if (s == Status::unsupported || (s == Status::ok && !in_build(c.arch)))
         return blame(fault, Status::unsupported, "arch", 4, "this architecture was left out of this build");
     if (s == Status::ok) *out = c;
@@ -3798,7 +5121,7 @@ struct Binder {
         if (status == Status::ok) status = blame(&first, s, name.text, name.len, why, want, got);
     }
     // A tensor of exactly this shape. A dimension of -1 may be anything from 1 up. Null if something is wrong with it.
-    const Entry* tensor(const Name& name, int32_t rank, const int64_t* want) noexcept {
+    const Entry* shaped(const Name& name, int32_t rank, const int64_t* want) noexcept {
         const Entry* found = find_tensor(ix, name.text);
         if (found == nullptr) {
             if (missing++ == 0 && status == Status::ok)
@@ -3813,7 +5136,13 @@ struct Binder {
         for (int32_t k = 0; k < rank; ++k)
             if (got[k] != want[k] && !(want[k] < 0 && got[k] > 0))
                 return fail(Status::bad_shape, name, "a dimension does not fit the model", want[k], got[k]), nullptr;
-        DType t;
+        return e;
+    }
+    // Of floats: F32, F16 or BF16, all finite.
+    const Entry* tensor(const Name& name, int32_t rank, const int64_t* want) noexcept {
+        const Entry* e = shaped(name, rank, want);
+        DType        t;
+        if (e == nullptr) return nullptr;
         if (!dtype_of(*e, &t)) {
             if (status == Status::ok)
                 status = blame(&first, Status::bad_dtype, name.text, name.len, "expected dtype F32, F16 or BF16");
@@ -3858,6 +5187,75 @@ struct Binder {
         const Entry* e = tensor(name, 1, &n);
         for (int64_t i = 0; e != nullptr && i < n; ++i) to[i] = value(e, size_t(i));
         return to;
+    }
+
+    // ---- Of integer models: bytes as in the file, their values checked once.
+
+    // `dtype`: "I8", "I16", "I32", "I64" or "U8". Whole numbers from `least` on, never the least of their type.
+    const unsigned char* integers(const Name& name, int32_t rank, const int64_t* want, const char* dtype,
+                                  int64_t least = INT64_MIN) noexcept {
+        const Entry* e = shaped(name, rank, want);
+        if (e == nullptr) return nullptr;
+        if (!equal_text(dtype_name(e->dtype), dtype)) {
+            if (status == Status::ok) {
+                status =
+                    blame(&first, Status::bad_dtype, name.text, name.len, "expected another dtype for integer models");
+                for (size_t k = 0; dtype_name(e->dtype)[k] != 0; ++k) first.found[k] = dtype_name(e->dtype)[k];
+            }
+            return nullptr;
+        }
+        const unsigned char* p = ix.data + e->begin;
+        const size_t         size = size_t(dtype_bits(e->dtype)) / 8, count = size_t(e->end - e->begin) / size;
+        for (size_t i = 0; check_values && dtype[0] == 'I' && size < 8 && i < count; ++i) {
+            const unsigned char* at = p + i * size;
+            const int64_t        v = size == 1   ? int64_t(static_cast<signed char>(*at))
+                                     : size == 2 ? int64_t(int16_t(load_u16(at)))
+                                                 : int64_t(int32_t(load_u32(at)));
+            if (v == -(int64_t(1) << (8 * size - 1)) || v < least)
+                return fail(Status::bad_value, name,
+                            "holds a number that integer models cannot have, at the index given", 0, int64_t(i)),
+                       nullptr;
+        }
+        return p;
+    }
+    // float32 scales: normal, positive, below 1. `rows` of them.
+    const unsigned char* scales(const Name& name, int64_t rows) noexcept {
+        const unsigned char* p = shaped_as(name, rows, "F32");
+        for (int64_t i = 0; p != nullptr && i < rows; ++i) {
+            const uint32_t E = load_u32(p + 4 * i) >> 23;
+            if (E < 1 || E > 126)
+                return fail(Status::bad_value, name, "holds a scale outside (0, 1), at the index given", 0, i), nullptr;
+        }
+        return p;
+    }
+    const unsigned char* shaped_as(const Name& name, int64_t n, const char* dtype) noexcept {
+        return integers(name, 1, &n, dtype);
+    }
+    // I32 into `to`, in this machine's order; `count` numbers of any shape.
+    const int32_t* words(const Name& name, int32_t rank, const int64_t* want, int32_t* to,
+                         int64_t least = INT64_MIN) noexcept {
+        const unsigned char* p = integers(name, rank, want, "I32", least);
+        int64_t              count = 1;
+        for (int32_t k = 0; k < rank; ++k) count *= want[k];
+        for (int64_t i = 0; p != nullptr && i < count; ++i) to[i] = int32_t(load_u32(p + 4 * i));
+        return to;
+    }
+    // A projection NAME: NAME.q4 and .sub for its first rows, .q8 for the others, .scale, perhaps .bias.
+    Matrix codes(const char* stem, const Name& name, int64_t rows, int64_t cols) noexcept {
+        const auto   part = [&](const char* suffix) { return Name().add(stem).add(name.text).add(suffix); };
+        const Entry* e4 = find_tensor(ix, part(".q4").text);
+        int64_t      dims[max_rank] = {}, groups = (cols + 31) / 32;
+        Matrix       m;
+        if (e4 != nullptr) shape_of(*e4, dims);
+        const int64_t rows4 = e4 == nullptr ? 0 : dims[0] < rows ? dims[0] : rows;
+        const int64_t q4[] = {rows4, groups * 16}, sub[] = {rows4, groups}, q8[] = {rows - rows4, cols};
+        m.dtype = e4 != nullptr ? DType::i4 : DType::i8, m.rows = int32_t(rows), m.cols = int32_t(cols),
+        m.rows4 = int32_t(rows4);
+        if (e4 != nullptr) m.data4 = integers(part(".q4"), 2, q4, "U8"), m.sub = integers(part(".sub"), 2, sub, "I8");
+        if (rows4 < rows) m.data = integers(part(".q8"), 2, q8, "I8");
+        m.scale = scales(part(".scale"), rows);
+        if (find_tensor(ix, part(".bias").text) != nullptr) m.bias = shaped_as(part(".bias"), rows, "I32");
+        return m;
     }
     bool has_rank(const Name& name, int32_t rank) const noexcept {
         const Entry* e = find_tensor(ix, name.text);
@@ -3947,7 +5345,7 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
         }
 }
 
-SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i, Arena* a) noexcept {
+SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind, int32_t i, Arena* a) noexcept {
     const int64_t H = c.d_model, n = c.d_state / 2;
     const size_t  m = modes(c);
     const bool    full = full_form(bind.ix);
@@ -4009,20 +5407,20 @@ SSM_LOCAL void load_layer(Layer* layer, const Config& c, Binder& bind, int32_t i
 SSM_LOCAL void load_s4d(Model* m, Binder& bind, Arena* a) noexcept {
     const Config& c = m->config;
     const auto    floats = [&](int32_t count) { return static_cast<float*>(take(a, size_t(count) * sizeof(float))); };
-    Layer*        layers = static_cast<Layer*>(take(a, size_t(c.n_layers) * layer_bytes));
+    auto* const   layers = static_cast<S4dLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
     m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
     m->encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
     for (int32_t i = 0; i < c.n_layers; ++i) {
-        layers[i] = Layer();
+        layers[i] = S4dLayer<float>();
         load_layer(&layers[i], c, bind, i, a);
     }
-    m->layers = layers;
+    m->s4d = layers;
     m->decoder = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
     m->decoder_bias = bind.vector(Name().add("decoder.bias"), c.d_output, floats(c.d_output));
 }
 
-// One Mamba layer: matrices in place, small tensors up-cast into the order section 6 wants.
-SSM_LOCAL void load_mamba_layer(MambaLayer* layer, const Config& c, Binder& bind, const Names& names, int32_t i,
+// One Mamba layer: matrices in place, small tensors up-cast into the order section 7 wants.
+SSM_LOCAL void load_mamba_layer(MambaLayer<float>* layer, const Config& c, Binder& bind, const Names& names, int32_t i,
                                 Arena* a) noexcept {
     const int64_t d = c.d_model, di = c.d_inner, H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank;
     const int64_t C = int64_t(conv_dim(c)), K = c.d_conv, rows = int64_t(in_rows(c));
@@ -4131,9 +5529,9 @@ SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
     const auto    vector = [&](const Name& name, int64_t n) {
         return bind.vector(name, n, static_cast<float*>(take(a, padded(int32_t(n)) * sizeof(float))));
     };
-    MambaLayer* layers = static_cast<MambaLayer*>(take(a, size_t(c.n_layers) * layer_bytes));
+    auto* const layers = static_cast<MambaLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
     for (int32_t i = 0; i < c.n_layers; ++i) {
-        layers[i] = MambaLayer();
+        layers[i] = MambaLayer<float>();
         load_mamba_layer(&layers[i], c, bind, names, i, a);
     }
     m->mamba = layers;
@@ -4158,6 +5556,134 @@ SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
         if (find_tensor(bind.ix, "head.bias") != nullptr) m->decoder_bias = vector(Name().add("head.bias"), c.d_output);
     } else if (c.has_head) m->decoder = m->encoder, m->decoder.rows = c.d_output;
 }
+
+// An integer model: tables in place, small vectors in the arena in this machine's order.
+struct IntegerLoader {
+    const Config& c;
+    Binder&       bind;
+    Arena*        arena;
+
+    int32_t*       room(size_t count) noexcept { return static_cast<int32_t*>(take(arena, count * 4)); }
+    const int32_t* vector(const Name& name, int64_t n, int64_t least = INT64_MIN) noexcept {
+        return bind.words(name, 1, &n, room(size_t(n)), least);
+    }
+    const int32_t* optional(const Name& name, int64_t n) noexcept {
+        return find_tensor(bind.ix, name.text) != nullptr ? vector(name, n) : nullptr;
+    }
+    const int32_t* ranks(const Name& name, int64_t last) noexcept { // [H][R][last]
+        const int64_t shape[] = {c.nheads, c.mimo_rank, last};
+        return bind.words(name, 3, shape, room(size_t(c.nheads) * size_t(c.mimo_rank) * size_t(last)));
+    }
+    const int32_t* placed(const Name& name) noexcept { // [H][R][N] in the order of N'
+        const int64_t shape[] = {c.nheads, c.mimo_rank, c.d_state}, N = c.d_state, count = shape[0] * shape[1] * N;
+        const unsigned char* p = bind.integers(name, 3, shape, "I32");
+        int32_t*             to = room(size_t(count));
+        for (int64_t i = 0; p != nullptr && i < count; ++i)
+            to[i - i % N + place(c, int32_t(i % N))] = int32_t(load_u32(p + 4 * i));
+        return to;
+    }
+
+    void s4d_layer(S4dLayer<int32_t>* l, int32_t i) noexcept {
+        const int64_t H = c.d_model, n = c.d_state / 2, pairs[] = {H, n, 2};
+        const auto    name = [&](const char* rest) { return layer_name("s4_layers.", i, rest); };
+        l->norm_weight = vector(layer_name("norms.", i, "weight"), H),
+        l->norm_bias = vector(layer_name("norms.", i, "bias"), H);
+        l->D = vector(name("D"), H);
+        l->a = bind.integers(name("kernel.a"), 3, pairs, "I32"),
+        l->b = bind.integers(name("kernel.b"), 3, pairs, "I32");
+        l->C = bind.integers(name("kernel.C"), 3, pairs, "I16"), l->C_scale = bind.scales(name("kernel.C.scale"), H);
+        for (int64_t k = 0; l->a != nullptr && k < H * n; ++k) { // |a| <= 1
+            const int64_t r = int32_t(load_u32(l->a + 8 * k)), im = int32_t(load_u32(l->a + 8 * k + 4));
+            if (r * r > (int64_t(1) << 60) - im * im)
+                return bind.fail(Status::bad_value, name("kernel.a"), "a mode that grows, at the index given", 0, k);
+        }
+        if (c.has_gaps) {
+            l->rho = bind.integers(name("kernel.rho"), 2, pairs, "I32", 0),
+            l->phase = bind.integers(name("kernel.phase"), 2, pairs, "I64");
+            l->gain = bind.integers(name("kernel.g"), 3, pairs, "I32");
+        }
+        l->mix = bind.codes("s4_layers.", Name().add(i).add(".output_linear.0"), 2 * H, H);
+    }
+
+    void mamba_layer(MambaLayer<int32_t>* l, int32_t i) noexcept {
+        const int64_t d = c.d_model, di = c.d_inner, H = c.nheads, N = c.d_state, C = int64_t(conv_dim(c)),
+                      K = c.d_conv;
+        const auto name = [&](const char* rest) { return layer_name("layers.", i, rest); };
+        const auto codes = [&](const char* rest, int64_t rows, int64_t cols) {
+            return bind.codes("", name(rest), rows, cols);
+        };
+        const auto pair = [&](const char* weight, const char* bias, const int32_t** w, const int32_t** b) {
+            *w = vector(name(weight), d);
+            if (c.norm == Norm::layer) *b = vector(name(bias), d);
+        };
+        pair("norm.weight", "norm.bias", &l->norm_weight, &l->norm_bias);
+        if (c.mlp_hidden > 0) {
+            pair("norm2.weight", "norm2.bias", &l->norm2_weight, &l->norm2_bias);
+            l->fc1 = codes("mlp.fc1", 2 * int64_t(c.mlp_hidden), d), l->fc2 = codes("mlp.fc2", d, c.mlp_hidden);
+        }
+        l->in_proj = codes("mixer.in_proj", int64_t(in_rows(c)), d), l->out_proj = codes("mixer.out_proj", d, di);
+        l->dt_bias = vector(name("mixer.dt_bias"), c.arch == Arch::mamba1 ? di : H);
+        if (c.arch != Arch::mamba3) {
+            const int64_t        shape[] = {C, 1, K}, A_shape[] = {di, N};
+            const unsigned char* w = bind.integers(name("mixer.conv1d.weight"), 3, shape, "I32");
+            int32_t*             to = room(size_t(C * K));
+            for (int64_t k = 0; w != nullptr && k < C * K; ++k) to[k % K * C + k / K] = int32_t(load_u32(w + 4 * k));
+            l->conv_w = to, l->conv_bias = optional(name("mixer.conv1d.bias"), C);
+            if (c.arch == Arch::mamba1) {
+                l->x_proj = codes("mixer.x_proj", c.dt_rank + 2 * N, di),
+                l->dt_proj = codes("mixer.dt_proj", di, c.dt_rank);
+                l->A = bind.words(name("mixer.A"), 2, A_shape, room(size_t(di * N)), 1);
+                l->D = vector(name("mixer.D"), di);
+                return;
+            }
+            l->A = vector(name("mixer.A"), H, 1);
+            const Entry*         e = find_tensor(bind.ix, name("mixer.D").text);
+            int64_t              dims[max_rank] = {};
+            const int64_t        n = e != nullptr && shape_of(*e, dims) == c.d_ssm ? c.d_ssm : H;
+            const unsigned char* D = bind.shaped_as(name("mixer.D"), n, "I32");
+            int32_t*             each = room(size_t(c.d_ssm));
+            for (int64_t k = 0; D != nullptr && k < c.d_ssm; ++k)
+                each[k] = int32_t(load_u32(D + 4 * (n == H ? k / c.headdim : k)));
+            l->D = each;
+            if (c.rmsnorm) l->gate_norm = vector(name("mixer.norm.weight"), c.d_ssm);
+            return;
+        }
+        l->D = vector(name("mixer.D"), H);
+        l->B_norm = vector(name("mixer.B_norm.weight"), N), l->C_norm = vector(name("mixer.C_norm.weight"), N);
+        l->B_bias = placed(name("mixer.B_bias")), l->C_bias = placed(name("mixer.C_bias"));
+        if (c.is_outproj_norm) l->gate_norm = vector(name("mixer.norm.weight"), di);
+        if (c.is_mimo) {
+            l->mimo_x = ranks(name("mixer.mimo_x"), c.headdim), l->mimo_z = ranks(name("mixer.mimo_z"), c.headdim);
+            l->mimo_o = ranks(name("mixer.mimo_o"), c.headdim);
+        }
+    }
+
+    template <class L, class F> const L* layers(F one) noexcept {
+        L* const l = static_cast<L*>(take(arena, size_t(c.n_layers) * layer_bytes));
+        for (int32_t i = 0; i < c.n_layers; ++i) l[i] = L(), (this->*one)(&l[i], i);
+        return l;
+    }
+    void model(Model* m) noexcept {
+        const int64_t d = c.d_model;
+        if (c.arch == Arch::s4d) {
+            m->encoder = bind.codes("", Name().add("encoder"), d, c.d_input),
+            m->decoder = bind.codes("", Name().add("decoder"), c.d_output, d);
+            m->s4d_q = layers<S4dLayer<int32_t>>(&IntegerLoader::s4d_layer);
+        } else {
+            m->mamba_q = layers<MambaLayer<int32_t>>(&IntegerLoader::mamba_layer);
+            m->norm_f_weight_q = vector(Name().add("norm_f.weight"), d);
+            if (c.norm == Norm::layer) m->norm_f_bias_q = vector(Name().add("norm_f.bias"), d);
+            if (c.input == Input::features) m->encoder = bind.codes("", Name().add("input_proj"), d, c.d_input);
+            if (c.input == Input::tokens) m->encoder = bind.codes("", Name().add("embedding"), c.vocab_size, d);
+            json::Token head;
+            if (c.has_head && metadata(bind.ix, "head", &head) && json::equals(head, "linear"))
+                m->decoder = bind.codes("", Name().add("head"), c.d_output, d);
+            else if (c.has_head) m->decoder = m->encoder, m->decoder.bias = nullptr;
+        }
+        if (m->encoder.rows4 > 0 || m->decoder.rows4 > 0) // the head goes by parts, an embedding by rows
+            bind.fail(Status::unsupported, Name(), "int4 rows are not for the ends of a model", 0, 1);
+    }
+};
 
 // Tensors that the model has no place for. Names that golden files use for their expected values are passed over.
 SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
@@ -4235,9 +5761,10 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     // 3. Every tensor.
     Binder bind(ix, opt.check_values);
     if constexpr (in_build(Arch::s4d))
-        if (c.arch == Arch::s4d) load_s4d(&m, bind, &a);
+        if (c.arch == Arch::s4d && !is_integer(c)) load_s4d(&m, bind, &a);
     if constexpr (mamba_in_build)
-        if (c.arch != Arch::s4d) load_mamba(&m, bind, &a);
+        if (c.arch != Arch::s4d && !is_integer(c)) load_mamba(&m, bind, &a);
+    if (is_integer(c)) IntegerLoader{c, bind, &a}.model(&m);
     if (bind.status != Status::ok) {
         if (fault != nullptr) *fault = bind.first;
         if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)

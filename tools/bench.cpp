@@ -234,7 +234,7 @@ Work   work_of(const ssm::Model& m, int32_t n_inputs) {
     }
       const double states = static_cast<double>(ssm::state_bytes(c));
       for (int32_t l = 0; l < c.n_layers; ++l) {
-          const ssm::MambaLayer& a = m.mamba[l];
+          const ssm::MambaLayer<float>& a = m.mamba[l];
           for (const ssm::Matrix* x : {&a.in_proj, &a.out_proj, &a.x_proj, &a.dt_proj, &a.fc1, &a.fc2})
             w.macs += macs_of(*x), w.weights += matrix_bytes(*x);
     }
@@ -283,7 +283,7 @@ class Bench {
 // One mixer of a Mamba model, and what stands around it.
 void Bench::mamba_kernels() {
     const ssm::Config&     c = m_.config;
-    const ssm::MambaLayer& layer = m_.model.mamba[0];
+    const ssm::MambaLayer<float>& layer = m_.model.mamba[0];
     const int32_t          n = 64, d = c.d_model, d_stride = int32_t(ssm::detail::padded(d));
     const int32_t          p_stride = int32_t(ssm::detail::row_p(c)), o_stride = int32_t(ssm::detail::row_o(c));
     const auto             parts = ssm::detail::parts_of(c);
@@ -303,7 +303,7 @@ void Bench::mamba_kernels() {
         matmul("in_proj", layer.in_proj, rows, y.data(), p_stride, x.data(), d_stride);
         matmul("out_proj", layer.out_proj, rows, y.data(), d_stride, o.data(), o_stride);
     }
-    ssm::Row row;
+    ssm::Row<float> row;
     row.c = &c, row.layer = &layer, row.p = p.data(), row.y = o.data(), row.state = h.data(), row.work = work.data();
     const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1
                         : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2

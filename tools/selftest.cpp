@@ -20,8 +20,10 @@ const char help[] =
     "s4d-golden-1): 1e-4 max(1, max|reference|), with a state clip 1e-4 max|reference|, for outputs and for the state\n"
     "after the last step. Mamba files (tensors golden.*): ten times the error of a plain float evaluation, which the\n"
     "file states for every step, and 1e-6 max|reference|; for outputs, for states in the middle and at the end, for a\n"
-    "run that starts in the middle, and for every intermediate value the file has.\n"
-    "The digest is the 64-bit FNV-1a hash of all output floats. Every back-end must give the same digest, and so must\n"
+    "run that starts in the middle, and for every intermediate value the file has. Integer models (format ssm-int, "
+    "tensors\n"
+    "test.*): every integer must be the same.\n"
+    "The digest is the 64-bit FNV-1a hash of all outputs, floats or Q16. Every back-end must give the same digest, and so must\n"
     "the same steps in uneven pieces and as candidates.\n"
     "Exit status 1 if anything fails.\n";
 
@@ -76,7 +78,7 @@ int replay_s4d(const char* path, const Container& file, ssm::Isa isa, Result* ou
         const std::string name = "test.layer" + std::to_string(l) + ".state";
         if (!values(file, name.c_str(), got.size(), &want))
             return bad("tensor \"" + name + "\": missing, or not F64 [H, N/2, 2]");
-        const size_t first = ssm::detail::pool_floats(c) + size_t(l) * ssm::detail::modes(c) * 2;
+        const size_t first = ssm::detail::pool_words(c) + size_t(l) * ssm::detail::modes(c) * 2;
         for (size_t h = 0; h < H; ++h)
             for (size_t j = 0; j < n; ++j)
                 for (size_t part = 0; part < 2; ++part)
@@ -108,15 +110,16 @@ int verb_selftest(int argc, char** argv) {
         std::string format;
         status = open_container("selftest", path, &file);
         const bool mamba = status == done && ssm::find_tensor(file.index, "golden.f32_err_output") != nullptr;
-        if (status == done && !mamba && (!file.metadata("format", &format) || format != "s4d-golden-1"))
+        const bool integer = status == done && file.metadata("format", &format) && format == "ssm-int";
+        if (status == done && !mamba && !integer && format != "s4d-golden-1")
             status = fail(bad_file, "selftest",
                           escape(path, 160) + ": metadata \"format\": got \"" + escape(format) +
-                              "\", expected s4d-golden-1, or a tensor \"golden.f32_err_output\"");
+                              "\", expected s4d-golden-1 or ssm-int, or a tensor \"golden.f32_err_output\"");
         bool     first = true;
         uint64_t digest = 0;
         for (size_t i = 0; i < all.size() && status == done; ++i) {
             Result r;
-            if ((status = (mamba ? replay_mamba : replay_s4d)(path, file, all[i], &r)) != done) break;
+            if ((status = (mamba ? replay_mamba : integer ? replay_integer : replay_s4d)(path, file, all[i], &r)) != done) break;
             if (!first && r.digest != digest) r.problem = "other bits than the first back-end";
             first = false, digest = r.digest;
             const bool good = r.worst.good() && r.problem.empty();

@@ -56,7 +56,7 @@ struct Worst {
 
 struct Digest {
     uint64_t h = 0xcbf29ce484222325u; // FNV-1a
-    void     add(const float* y, size_t n) {
+    template <class T> void add(const T* y, size_t n) { // of four bytes each
             for (size_t i = 0; i < n; ++i) {
                 uint32_t bits;
                 std::memcpy(&bits, y + i, 4);
@@ -95,6 +95,7 @@ inline void same_in_pieces(const OpenModel& m, const ssm::State& state, ssm::Sta
 }
 
 int replay_mamba(const char* path, const Container& file, ssm::Isa isa, Result* out);
+int replay_integer(const char* path, const Container& file, ssm::Isa isa, Result* out);
 
 } // namespace tool
 #endif
