@@ -46,6 +46,7 @@ check: $(BUILD)/test $(BUILD)/ssm
 	$(BUILD)/test
 	bash tests/cli.sh $(BUILD)/ssm
 	bash tests/convert.sh $(BUILD)/ssm
+	bash tests/quantize.sh $(BUILD)/ssm
 	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
 

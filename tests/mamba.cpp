@@ -1,7 +1,7 @@
 // mamba.cpp - the Mamba cells: against a second implementation in double, against common mistakes, one answer however
 // rows are grouped, states in and out, files that must be refused. SPDX-License-Identifier: MIT
-#include "../tools/random_model.hpp"
 #include "mamba_reference.hpp"
+#include "random_cells.hpp"
 
 #include <cfloat>
 #include <cmath>
@@ -16,60 +16,6 @@ std::string mamba_golden(const std::string& name) {
     return std::string(SSM_TEST_DIR "/golden/mamba/") + name + ".safetensors";
 }
 
-Bytes random_file(const random_model::Spec& s) {
-    const std::string f = random_model::file(s);
-    return Bytes(f.begin(), f.end());
-}
-random_model::Spec spec(const std::string& text) {
-    random_model::Spec s;
-    std::string        error;
-    REQUIRE_MESSAGE(random_model::parse(text, &s, &error), error);
-    return s;
-}
-
-// Every shape a mixer can have that the code treats differently.
-std::vector<random_model::Spec> all_cells() {
-    std::vector<random_model::Spec> all;
-    for (const char* text :
-         {"mamba3,d_model=24,n_layer=2,d_state=8,headdim=8",
-          "mamba3,d_model=16,n_layer=1,d_state=16,headdim=4,ngroups=2,rope_fraction=1.0",
-          "mamba3,d_model=20,n_layer=2,d_state=10,headdim=5,ngroups=8,d_input=3,d_output=2,pool=mean",
-          "mamba3,d_model=24,n_layer=1,d_state=18,headdim=16,rope_fraction=0.5,vocab_size=11",
-          "mamba3,d_model=48,n_layer=1,d_state=6,headdim=24,rope_angles=1,norm=layer,mlp_hidden=20",
-          "mamba3,d_model=16,n_layer=2,d_state=8,headdim=16,mimo_rank=1,rope_fraction=1.0",
-          "mamba3,d_model=16,n_layer=1,d_state=8,headdim=16,mimo_rank=2,d_input=5,d_output=1,pool=last",
-          "mamba3,d_model=24,n_layer=2,d_state=12,headdim=6,mimo_rank=3,ngroups=4",
-          "mamba3,d_model=16,n_layer=1,d_state=16,headdim=8,mimo_rank=4",
-          "mamba3,d_model=16,n_layer=1,d_state=8,headdim=8,mimo_rank=5,rope_angles=3",
-          "mamba3,d_model=16,n_layer=1,d_state=4,headdim=8,mimo_rank=8",
-          "mamba3,d_model=16,n_layer=1,d_state=16,headdim=16,mimo_rank=2,dtype=bf16",
-          "mamba3,d_model=32,n_layer=1,d_state=16,headdim=64,dtype=f16",
-          "mamba2,d_model=24,n_layer=2,d_state=8,headdim=8",
-          "mamba2,d_model=20,n_layer=1,d_state=7,headdim=5,ngroups=4,d_conv=2,norm=layer",
-          "mamba2,d_model=16,n_layer=1,d_state=8,headdim=4,d_ssm=16,mlp_hidden=24",
-          "mamba2,d_model=16,n_layer=2,d_state=16,headdim=16,d_input=4,d_output=3,pool=mean,d_conv=8",
-          "mamba1,d_model=24,n_layer=2,d_state=5",
-          "mamba1,d_model=20,n_layer=1,d_state=16,d_conv=3,dt_rank=7,norm=layer,d_input=2,d_output=2",
-          "mamba1,d_model=12,n_layer=1,d_state=8,d_conv=1,vocab_size=9",
-          "mamba3,d_model=4,n_layer=3,d_state=4,headdim=8,mimo_rank=2,mlp_hidden=3,norm=layer",
-          "mamba3,d_model=2,n_layer=3,d_state=2,headdim=1,rope_fraction=1.0,d_input=1,d_output=1",
-          "mamba2,d_model=3,n_layer=4,d_state=1,headdim=3,mlp_hidden=1,norm=layer",
-          "mamba1,d_model=1,n_layer=5,d_state=1,dt_rank=1,norm=layer"})
-        all.push_back(spec(text));
-    random_model::Spec s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=8");
-    s.outproj_norm = true, all.push_back(s);
-    s.mimo_rank = 3, s.a_activation = "softplus", all.push_back(s);
-    s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=8"), s.a_floor = 0.9, s.bare = true, all.push_back(s);
-    s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=16"), s.clip = 0.25, all.push_back(s);
-    s.mimo_rank = 4, all.push_back(s);
-    s = spec("mamba2,d_model=16,n_layer=1,d_state=8,headdim=8,ngroups=2"), s.norm_before_gate = true, s.bias = true,
-    all.push_back(s);
-    s.rmsnorm = false, s.conv_bias = false, s.D_has_hdim = true, s.clip = 0.01, all.push_back(s);
-    s = spec("mamba1,d_model=16,n_layer=2,d_state=4"), s.bias = true, s.conv_bias = false, s.clip = 0.01,
-    all.push_back(s);
-    s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=8,vocab_size=13"), s.tied = true, all.push_back(s);
-    return all;
-}
 std::string name_of(const random_model::Spec& s) {
     return s.arch + " d_model " + std::to_string(s.d_model) + " d_state " + std::to_string(s.d_state) + " headdim " +
            std::to_string(s.headdim) + " ngroups " + std::to_string(s.ngroups) + " mimo_rank " +
@@ -248,8 +194,8 @@ TEST_CASE("mamba: step = prefill at every split = step_streams = candidates, bit
                         ssm::Status::ok);
                 if (split > 0) CHECK(own.bytes == states[split - 1]);
                 if (split > 0) CHECK(std::memcmp(z.data(), &y[(split - 1) * n], n * 4) == 0);
-                REQUIRE(ssm::prefill(m.model, &own.state, &m.scratch, x.data() + split * d, int32_t(T - split), z.data(),
-                                     dt.data() + split) == ssm::Status::ok);
+                REQUIRE(ssm::prefill(m.model, &own.state, &m.scratch, x.data() + split * d, int32_t(T - split),
+                                     z.data(), dt.data() + split) == ssm::Status::ok);
                 CHECK(own.bytes == states[T - 1]);
             }
             // Three streams at different places advance together; three candidates of one state do not know each other.
@@ -449,7 +395,9 @@ TEST_CASE("mamba: each kind of broken file has its own refusal, naming tensor, f
     for (const char* text : {m3, m2, m1}) {
         const Builder good = builder(text);
         REQUIRE_MESSAGE(refusal(good, &f) == ssm::Status::ok, f.name, " ", f.detail);
-        for (const auto& [name, t] : good.tensors) {
+        for (const auto& tensor : good.tensors) {
+            const std::string&     name = tensor.first;
+            const Builder::Tensor& t = tensor.second;
             CAPTURE(name);
             const bool optional = name.find("conv1d.bias") != std::string::npos || name == "input_proj.bias" ||
                                   name.find("mixer.norm.weight") != std::string::npos || name == "head.weight";

@@ -39,8 +39,6 @@ constexpr size_t  max_config_bytes = size_t(1) << 20;
 constexpr int64_t max_whole = 2147483647; // of a number in a config, and of a dimension of a weight
 constexpr char    join_first[] = "a checkpoint in several files is not supported, join them first";
 
-std::string quoted_path(const std::string& path) { return escape(path, 160); }
-std::string quoted(std::string_view text) { return "\"" + escape(text) + "\""; }
 bool        begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 bool        has(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
 const char* word(bool b) { return b ? "true" : "false"; }
@@ -62,12 +60,6 @@ std::string text_of(float v) {
         if (ssm::parse_float(text, size_t(n), &back) == size_t(n) && back == v) break;
     }
     return text;
-}
-
-bool same_file(const char* a, const char* b) {
-    struct stat x, y;
-    if (std::strcmp(a, b) == 0) return true;
-    return ::stat(a, &x) == 0 && ::stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 // ---- Configs
@@ -1111,11 +1103,8 @@ int Converter::run() {
 int verb_convert(int argc, char** argv) {
     const char *config = nullptr, *activation = nullptr;
     Options     options("convert", help);
-    options.text("--config", &config).text("--a-activation", &activation);
+    options.text("--config", &config).word("--a-activation", &activation, {"heavy_tail", "softplus"});
     const int status = options.read(argc, argv, 2, 2);
     if (status != go_on) return status;
-    if (activation != nullptr && std::strcmp(activation, "heavy_tail") != 0 && std::strcmp(activation, "softplus") != 0)
-        return fail(bad_usage, "convert",
-                    "--a-activation: got " + quoted(activation) + ", expected heavy_tail or softplus");
     return Converter(options.operands[0], options.operands[1], config, activation).run();
 }

@@ -25,7 +25,7 @@ struct Spec {
     int64_t     expand = 2, d_inner = 0, d_ssm = 0, d_conv = 4, dt_rank = 0, mlp_hidden = 0, seed = 1;
     int64_t     d_input = 0, d_output = 0, vocab_size = 0; // none of them: d_model numbers in, d_model numbers out
     bool        outproj_norm = false, rmsnorm = true, norm_before_gate = false, bias = false, conv_bias = true;
-    bool        D_has_hdim = false, tied = false, prenorm = true, bare = false;
+    bool        D_has_hdim = false, tied = false, head_bias = false, prenorm = true, bare = false;
     double      rope_fraction = 0.5, clip = 0.0, a_floor = 1e-4;
 };
 
@@ -197,8 +197,10 @@ class Maker {
         }
         if (s_.bare) return;
         norm("norm_f");
-        if (s_.d_output > 0 && s_.vocab_size == 0) matrix("head.weight", s_.d_output, d);
-        else if (s_.vocab_size > 0 && !s_.tied) matrix("lm_head.weight", (s_.vocab_size + 7) / 8 * 8, d);
+        if (s_.d_output > 0 && s_.vocab_size == 0) {
+            matrix("head.weight", s_.d_output, d);
+            if (s_.head_bias) small("head.bias", {s_.d_output}, -1, 1);
+        } else if (s_.vocab_size > 0 && !s_.tied) matrix("lm_head.weight", (s_.vocab_size + 7) / 8 * 8, d);
     }
     const Spec& s_;
     Add         add_;
@@ -210,9 +212,8 @@ inline uint16_t narrow(float v, bool bf16) {
     uint32_t u;
     std::memcpy(&u, &v, 4);
     if (bf16) return static_cast<uint16_t>(u >> 16);
-    const int32_t exponent = static_cast<int32_t>(u >> 23 & 255) - 112;
-    const auto    sign = static_cast<uint16_t>(u >> 16 & 0x8000);
-    return exponent <= 0 ? sign : static_cast<uint16_t>(sign | exponent << 10 | (u >> 13 & 1023));
+    const uint32_t exponent = u >> 23 & 255, sign = u >> 16 & 0x8000;
+    return static_cast<uint16_t>(exponent <= 112 ? sign : sign | (exponent - 112) << 10 | (u >> 13 & 1023));
 }
 
 // The whole file. Tensors stand in the order they are made, each at a multiple of 8 bytes or at the end of the last.

@@ -113,10 +113,10 @@ inline size_t dtype_bytes(const std::string& dtype) {
     return dtype == "I8" || dtype == "U8" || dtype == "BOOL" ? 1 : 0;
 }
 
-inline bool write_safetensors(const std::string& path, const std::map<std::string, std::string>& metadata,
-                              std::vector<TensorOut> tensors, std::string* error,
-                              const FileCalls& calls = FileCalls()) {
-    std::sort(tensors.begin(), tensors.end(), [](const TensorOut& a, const TensorOut& b) {
+// The front of a file: length and header. Puts the tensors into the order of their data.
+inline bool safetensors_header(const std::map<std::string, std::string>& metadata, std::vector<TensorOut>* tensors,
+                               std::string* out, std::string* error) {
+    std::sort(tensors->begin(), tensors->end(), [](const TensorOut& a, const TensorOut& b) {
         const size_t x = dtype_bytes(a.dtype), y = dtype_bytes(b.dtype);
         return x != y ? x > y : a.name < b.name;
     });
@@ -126,14 +126,13 @@ inline bool write_safetensors(const std::string& path, const std::map<std::strin
         header += json_quoted(entry.first) + ':' + json_quoted(entry.second);
     }
     header += '}';
-    uint64_t                                    at = 0;
-    std::vector<std::pair<const void*, size_t>> pieces(2);
-    for (size_t i = 0; i < tensors.size(); ++i) {
-        const TensorOut& t        = tensors[i];
-        uint64_t         elements = 1;
+    uint64_t         at       = 0;
+    const TensorOut* previous = nullptr;
+    for (const TensorOut& t : *tensors) {
+        uint64_t elements = 1;
         for (uint64_t d : t.shape) elements *= d;
         if (dtype_bytes(t.dtype) == 0 || elements * dtype_bytes(t.dtype) != t.bytes ||
-            (i > 0 && tensors[i - 1].name == t.name)) {
+            (previous != nullptr && previous->name == t.name)) {
             if (error != nullptr)
                 *error = "tensor \"" + t.name + "\": its name, dtype, shape and bytes do not belong together";
             return false;
@@ -142,14 +141,23 @@ inline bool write_safetensors(const std::string& path, const std::map<std::strin
         for (size_t k = 0; k < t.shape.size(); ++k) header += (k > 0 ? "," : "") + std::to_string(t.shape[k]);
         header += "],\"data_offsets\":[" + std::to_string(at) + ',' + std::to_string(at + t.bytes) + "]}";
         at += t.bytes;
-        pieces.emplace_back(t.data, t.bytes);
+        previous = &t;
     }
     header += '}';
     header.resize((header.size() + 8 + 63) / 64 * 64 - 8, ' '); // data begin on a cache line
-    unsigned char length[8];
-    for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(uint64_t(header.size()) >> (8 * i));
-    pieces[0] = {length, 8};
-    pieces[1] = {header.data(), header.size()};
+    out->clear();
+    for (int i = 0; i < 8; ++i) *out += static_cast<char>(uint64_t(header.size()) >> (8 * i) & 255);
+    *out += header;
+    return true;
+}
+
+inline bool write_safetensors(const std::string& path, const std::map<std::string, std::string>& metadata,
+                              std::vector<TensorOut> tensors, std::string* error,
+                              const FileCalls& calls = FileCalls()) {
+    std::string header;
+    if (!safetensors_header(metadata, &tensors, &header, error)) return false;
+    std::vector<std::pair<const void*, size_t>> pieces = {{header.data(), header.size()}};
+    for (const TensorOut& t : tensors) pieces.emplace_back(t.data, t.bytes);
     return write_file_atomically(path, pieces, error, calls);
 }
 

@@ -102,6 +102,9 @@ std::string unescape(const char* text, size_t bytes) {
     return out;
 }
 
+std::string quoted_path(const std::string& path) { return escape(path, 160); }
+std::string quoted(std::string_view text) { return "\"" + escape(text) + "\""; }
+
 // ---- Errors
 
 void complain(const char* verb, const std::string& what) {
@@ -155,6 +158,12 @@ Options& Options::flag(const char* name, bool* out) {
 Options& Options::text(const char* name, const char** out) {
     return options_.push_back({Kind::text, name, out, 0, 0, 0, 0}), *this;
 }
+Options& Options::word(const char* name, const char** out, std::vector<const char*> words) {
+    return options_.push_back({Kind::word, name, out, 0, 0, 0, 0, std::move(words)}), *this;
+}
+Options& Options::list(const char* name, std::vector<const char*>* out) {
+    return options_.push_back({Kind::list, name, out, 0, 0, 0, 0}), *this;
+}
 Options& Options::integer(const char* name, int64_t* out, int64_t low, int64_t high) {
     return options_.push_back({Kind::integer, name, out, low, high, 0, 0}), *this;
 }
@@ -171,6 +180,17 @@ int Options::take(const Option& o, const char* value) {
         return go_on;
     case Kind::text:
         *static_cast<const char**>(o.out) = value;
+        return go_on;
+    case Kind::word: {
+        std::string all;
+        for (const char* w : o.words) {
+            if (std::strcmp(w, value) == 0) return *static_cast<const char**>(o.out) = value, go_on;
+            all += (all.empty() ? "" : w == o.words.back() ? " or " : ", ") + std::string(w);
+        }
+        return fail(bad_usage, verb_, given + all);
+    }
+    case Kind::list:
+        static_cast<std::vector<const char*>*>(o.out)->push_back(value);
         return go_on;
     case Kind::integer: {
         int64_t     v = 0;
@@ -400,9 +420,13 @@ LineReader::Result LineReader::next(std::string_view* line) {
 
 // ---- Files
 
-namespace {
-std::string quoted_path(const char* path) { return escape(path, 160); }
+bool same_file(const char* a, const char* b) {
+    struct stat x, y;
+    if (std::strcmp(a, b) == 0) return true;
+    return ::stat(a, &x) == 0 && ::stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
 
+namespace {
 // Why a path cannot be mapped: map_file() only says that it cannot.
 int why_not_mapped(const char* verb, const char* path) {
     struct stat info;

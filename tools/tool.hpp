@@ -22,6 +22,7 @@ int verb_rank(int argc, char** argv);
 int verb_train(int argc, char** argv);
 int verb_bench(int argc, char** argv);
 int verb_convert(int argc, char** argv);
+int verb_quantize(int argc, char** argv);
 
 namespace tool {
 
@@ -43,6 +44,9 @@ constexpr size_t max_message_bytes = 400;          // of a line on standard erro
 // invalid UTF-8 become \xNN, bidirectional and other invisible controls \u{...}. Cut to `cap` bytes, the last three
 // then "...". `plain`: bytes that stay as they are although they would be escaped (JSON text keeps its backslashes).
 std::string escape(std::string_view text, size_t cap = max_name_bytes, std::string_view plain = "");
+
+std::string quoted_path(const std::string& path); // a path in a message
+std::string quoted(std::string_view text);        // a name or word in a message
 
 // A float as `%.9g`: nine digits bring every float back. The program never calls setlocale(), so the C locale holds and
 // the decimal mark is a point. Appends.
@@ -70,6 +74,8 @@ class Options {
     Options(const char* verb, const char* help) : verb_(verb), help_(help) {}
     Options& flag(const char* name, bool* out);
     Options& text(const char* name, const char** out);
+    Options& word(const char* name, const char** out, std::vector<const char*> words); // one of these
+    Options& list(const char* name, std::vector<const char*>* out);                    // every one of a repeated option
     Options& integer(const char* name, int64_t* out, int64_t low, int64_t high);
     Options& number(const char* name, double* out, double low, double high);
     Options& isa(ssm::Isa* out); // --isa NAME: a back-end of this build and this CPU
@@ -78,13 +84,15 @@ class Options {
     std::vector<const char*> operands;
 
   private:
-    enum class Kind { flag, text, integer, number, isa };
+    enum class Kind { flag, text, word, list, integer, number, isa };
     struct Option {
         Kind        kind;
         const char* name;
         void*       out;
         int64_t     low, high;
         double      least, most;
+
+        std::vector<const char*> words = {};
     };
     int                 take(const Option& o, const char* value);
     const char*         verb_;
@@ -154,6 +162,8 @@ int read_file(const char* verb, const char* path, size_t cap, std::string* out);
 // Writes a file so that its name holds either the old content or all of the new: a temporary file beside it, synced,
 // closed and renamed. done, or io_error with its message.
 int save_file(const char* verb, const char* path, std::string_view content);
+
+bool same_file(const char* a, const char* b); // by name, or by what the names lead to
 
 // A mapped safetensors file and its index.
 struct Container {
