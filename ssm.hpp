@@ -1080,6 +1080,10 @@ template <> struct wide<int64_t> {
         return int64_t(uint64_t(uint32_t(a)) * uint32_t(b));
     }
     static SSM_INLINE int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
+    static SSM_INLINE int64_t choose(int64_t mask, int64_t a, int64_t b) noexcept { return mask != 0 ? a : b; }
+    // Of numbers that fit int32: |x|, `low`; and the nearest in -m..m, m >= 0.
+    static SSM_INLINE int64_t size_low(int64_t x) noexcept { return x < 0 ? -x : x; }
+    static SSM_INLINE int64_t clamp(int64_t x, int32_t m) noexcept { return x > m ? m : x < -m ? -m : x; }
     static SSM_INLINE int64_t shr(int64_t a, int s) noexcept { return a >> s; }                        // keeps the sign
     static SSM_INLINE int64_t lsr(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) >> s); } // fills with 0
     static SSM_INLINE int64_t shl(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) << s); }
@@ -1087,11 +1091,12 @@ template <> struct wide<int64_t> {
     static SSM_INLINE int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
     static SSM_INLINE void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
 };
-template <class W> SSM_INLINE W choose(const W& mask, const W& a, const W& b) noexcept {
-    return (a & mask) | (b & ~mask);
+template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept {
+    return wide<W>::choose(wide<W>::less(a, b), a, b);
 }
-template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept { return choose(wide<W>::less(a, b), a, b); }
-template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept { return choose(wide<W>::less(a, b), b, a); }
+template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept {
+    return wide<W>::choose(wide<W>::less(a, b), b, a);
+}
 template <class W> SSM_INLINE W within(const W& x, int64_t m) noexcept {
     return most(least(x, wide<W>::set(m)), wide<W>::set(-m));
 }
@@ -1153,43 +1158,48 @@ constexpr int32_t log1p_q30[] = {1073741823, -536870692, 357904967, -268290463, 
                                  132907716,  -87918417,  44030470,  -14160320,  2133199};
 constexpr int32_t sin_q30[] = {1686629713, -693598666, 85569282, -5026892, 172072, -3685};
 constexpr int32_t erf_q30[] = {0, 273621191, -305476044, 1526231383, -1560310108, 1139675401};
-template <class W, int n> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
-    W r = wide<W>::set(c[n - 1]);
-    for (int k = n - 2; k >= 0; --k) r = rs_low<30>(wide<W>::mul(r, x)) + int64_t(c[k]);
-    return r;
+// r = rs(r x, 30) + c[k], with c[k] added in front of the shift. `low`.
+template <class W, int n, int k = 0> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
+    using L = wide<W>;
+    if constexpr (k == n - 1) return L::set(c[k]);
+    else return L::lsr(L::mul(horner<W, n, k + 1>(c, x), x) + (c[k] * (int64_t(1) << 30) + (1 << 29)), 30);
 }
 constexpr int64_t one_q30 = int64_t(1) << 30, dt_limit = int64_t(22) << 26; // dt_limit: Q26, of every step size
 template <class W> SSM_INLINE W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
 
-// exp(-t), t in Q26, 0 <= t <= 22. Q30, 0 .. 2^30.
+// exp(-t), t in Q26, 0 <= t <= 22, `low`. Q30, 0 .. 2^30. The power of two is at most 31 by itself.
 template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
     using L = wide<W>;
-    const W y = rs_low<30>(L::mul(t, L::set(1549082005))); // t / ln 2
-    const W n = least(L::lsr(y, L::set(26)), L::set(31));
+    const W y = rs_low<30>(L::mul(t, L::set(1549082005))), n = L::lsr(y, 26); // t / ln 2
     const W p = positive(horner(exp2_q30, L::up(y & int64_t(0x3ffffff), 4)));
-    return L::lsr(p + L::lsr(L::shl(L::set(1), n), L::set(1)), n);
+    return L::lsr(p + L::lsr(L::shl(L::set(1), n), 1), n);
+}
+// a - rs(x, 30), a >= 0 below 2^32; x and the result too.
+template <class W> SSM_INLINE W less_rs30(int64_t a, const W& x) noexcept {
+    return wide<W>::lsr(wide<W>::set(a * (int64_t(1) << 30) + (1 << 29) - 1) - x, 30);
+}
+template <class W> SSM_INLINE W refined(const W& d, const W& r) noexcept { // a step of Newton's towards 1 / d
+    return rs_low<30>(wide<W>::mulu(r, less_rs30(2 * one_q30, wide<W>::mulu(d, r))));
 }
 // 1 / d, d in Q30, 2^30 <= d <= 2^31. Q30. Factors and sums stay in 0 .. 2^32.
 template <class W> SSM_INLINE W recip(const W& d) noexcept {
     using L = wide<W>;
-    W r = L::set(1515870810) - rs_low<30>(L::mulu(d, L::set(505290270)));
-    for (int k = 0; k < 3; ++k) r = rs_low<30>(L::mulu(r, W(2 * one_q30 - rs_low<30>(L::mulu(d, r)))));
-    return r;
+    const W first = less_rs30(1515870810, L::mulu(d, L::set(505290270)));
+    return refined(d, refined(d, refined(d, first)));
 }
 // 1 / (1 + exp(-x)), x in Q26, |x| <= 22. Q30.
 template <class W> SSM_INLINE W sigmoid_q(const W& x) noexcept {
     using L = wide<W>;
-    const W negative = L::less(x, L::set(0));
-    const W e = exp_neg(choose(negative, W(-x), x)), r = recip(W(e + one_q30));
-    return choose(negative, rs_low<30>(L::mul(e, r)), r);
+    const W e = exp_neg(L::size_low(x)), r = recip(W(e + one_q30));
+    return L::choose(L::less(x, L::set(0)), rs_low<30>(L::mul(e, r)), r);
 }
 template <class W> SSM_INLINE W tanh_q(const W& x) noexcept {
-    return wide<W>::up(sigmoid_q(within(wide<W>::up(x, 1), dt_limit)), 1) - one_q30;
+    return wide<W>::up(sigmoid_q(wide<W>::up(wide<W>::clamp(x, 11 << 26), 1)), 1) - one_q30;
 }
 // log(1 + exp(x)), x in Q26, |x| <= 22. Q26, 0 .. 22.
 template <class W> SSM_INLINE W softplus_q(const W& x) noexcept {
     using L = wide<W>;
-    const W zero = L::set(0), e = exp_neg(most(x, W(-x)));
+    const W zero = L::set(0), e = exp_neg(L::size_low(x));
     return most(x, zero) + rs_low<4>(rs_low<30>(L::mul(e, horner(log1p_q30, e))));
 }
 // sin and cos of p turns / 2^32. Q30, at most 2^30 + 1 in size.
@@ -1197,28 +1207,28 @@ template <class W> SSM_INLINE W sin_turn(const W& p) noexcept {
     using L = wide<W>;
     W       s = L::shr(L::shl(p, L::set(32)), 32); // as int32
     const W over = L::less(L::set(one_q30), s), under = L::less(s, L::set(-one_q30));
-    s = choose(over, W(2 * one_q30 - s), choose(under, W(-2 * one_q30 - s), s));
+    s = L::choose(over, W(2 * one_q30 - s), L::choose(under, W(-2 * one_q30 - s), s));
     return rs<30>(L::mul(s, horner(sin_q30, rs_low<30>(L::mul(s, s)))));
 }
 template <class W> SSM_INLINE W cos_turn(const W& p) noexcept { return sin_turn(W(p + one_q30)); }
 // The normal distribution function, x in Q26, |x| <= 8. Q30.
 template <class W> SSM_INLINE W phi_q(const W& x) noexcept {
     using L = wide<W>;
-    const W negative = L::less(x, L::set(0));
-    const W z = rs_low<30>(L::mul(choose(negative, W(-x), x), L::set(759250125))); // |x| / sqrt 2, Q26, below 5.7
-    const W D = rs_low<26>(L::mul(z, L::set(351748265))) + one_q30;                // below 2^31.6
-    const W over = L::less(L::set(2 * one_q30), D), r = recip(choose(over, rs_low<1>(D), D));
-    const W t = choose(over, rs_low<1>(r), r);
-    const W q =
-        rs_low<1>(rs_low<30>(L::mul(horner(erf_q30, t), exp_neg(least(rs_low<26>(L::mul(z, z)), L::set(dt_limit))))));
-    return choose(negative, q, W(one_q30 - q));
+    const W z = rs_low<30>(L::mul(L::size_low(x), L::set(759250125))); // |x| / sqrt 2, Q26, below 5.7
+    const W D = rs_low<26>(L::mul(z, L::set(351748265))) + one_q30;    // below 2^31.6
+    const W over = L::less(L::set(2 * one_q30), D), r = recip(L::choose(over, rs_low<1>(D), D));
+    const W t = L::choose(over, rs_low<1>(r), r), decay = exp_neg(least(rs_low<26>(L::mul(z, z)), L::set(dt_limit)));
+    const W q = rs_low<1>(rs_low<30>(L::mul(horner(erf_q30, t), decay)));
+    return L::choose(L::less(x, L::set(0)), q, W(one_q30 - q));
 }
-template <class W> SSM_INLINE W to26(const W& x) noexcept { return within(wide<W>::up(x, 10), dt_limit); } // of Q16
-template <class W> SSM_INLINE W silu_q(const W& z) noexcept {                                              // Q16 to Q16
-    return rs<30>(wide<W>::mul(z, sigmoid_q(to26(z))));
+template <class W> SSM_INLINE W to26(const W& x) noexcept {
+    return wide<W>::up(wide<W>::clamp(x, 22 << 16), 10);
+} // of Q16
+template <class W> SSM_INLINE W silu_q(const W& z) noexcept { // Q16 to Q16, `low`
+    return rs_low<30>(wide<W>::mul(z, sigmoid_q(to26(z))));
 }
-template <class W> SSM_INLINE W gelu_q(const W& s) noexcept { // Q16 to Q16
-    return rs<30>(wide<W>::mul(s, phi_q(within(wide<W>::up(s, 10), int64_t(8) << 26))));
+template <class W> SSM_INLINE W gelu_q(const W& s) noexcept { // Q16 to Q16, `low`
+    return rs_low<30>(wide<W>::mul(s, phi_q(wide<W>::up(wide<W>::clamp(s, 8 << 16), 10))));
 }
 
 // 1 / sqrt(v) = r 2^-30 2^-E, 0 < v <= 2^61.
@@ -2167,6 +2177,20 @@ SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_
 //     ss = sum w^2 / n + eps, eps 1e-5 in Q32;  y = sat(rs(rs(w / sqrt(ss)) g, s) + b)
 // sum w^2 <= 2^62; w / sqrt(ss) is Q24 and at most 2^24 sqrt(n), int32 up to n = 4096: beyond, W is int64_t.
 template <class W, bool Centred>
+SSM_INLINE W centred_q(const int32_t* x, int32_t i, int32_t n, int64_t mean) noexcept { // past the end: nothing
+    using L = wide<W>;
+    W v = L::load(x + i, n - i);
+    if (!Centred) return v;
+    v = v - mean;
+    if (n - i < L::count) {
+        int64_t lane[size_t(L::count)];
+        SSM_MEMCPY(lane, &v, sizeof v);
+        for (int32_t k = n - i; k < L::count; ++k) lane[k] = 0;
+        SSM_MEMCPY(&v, lane, sizeof v);
+    }
+    return v;
+}
+template <class W, bool Centred>
 SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n,
                             int32_t s) noexcept {
     using L = wide<W>;
@@ -2181,35 +2205,26 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
         for (int32_t k = 1; k < L::count; ++k) lane[0] = op(lane[0], lane[k]);
         return lane[0];
     };
-    const auto at = [&](int32_t i) {
-        W v = L::load(x + i, n - i);
-        if (Centred) v = v - mean;
-        if (Centred && n - i < L::count) { // past the end: nothing, not -mean
-            SSM_MEMCPY(lane, &v, sizeof v);
-            for (int32_t k = n - i; k < L::count; ++k) lane[k] = 0;
-            SSM_MEMCPY(&v, lane, sizeof v);
-        }
-        return v;
-    };
     W bits = L::set(0), sum = L::set(0);
     for (int32_t i = 0; i < n; i += L::count) {
-        const W v = at(i);
+        const W v = centred_q<W, Centred>(x, i, n, mean);
         bits = bits | most(v, W(-v)); // the bit length is that of the largest
     }
     const int32_t length = bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; })));
     const int32_t k = length > 24 ? length - 24 : 0;
     const int64_t half = k > 0 ? int64_t(1) << (k - 1) : 0;
     for (int32_t i = 0; i < n; i += L::count) {
-        const W w = L::shr(at(i) + half, k);
+        const W w = L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k);
         sum = sum + L::mul(w, w);
     }
     const int64_t ss = joined(sum, [](int64_t p, int64_t q) { return p + q; }) / n + (42950 >> 2 * k);
     int32_t       E = 0;
     const W       r = L::set(rsqrt_q(ss > 0 ? ss : 1, &E));
+    const int64_t unit_half = int64_t(1) << (5 + E), y_half = int64_t(1) << (s - 1);
     for (int32_t i = 0; i < n; i += L::count) {
-        const W unit = L::shr(L::mul(L::shr(at(i) + half, k), r) + (int64_t(1) << (5 + E)), 6 + E);
+        const W unit = L::shr(L::mul(L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k), r) + unit_half, 6 + E);
         const W weight = L::load(g + i, n - i), scaled = L::count == 1 ? W(unit * weight) : L::mul(unit, weight);
-        W       v = L::shr(scaled + (int64_t(1) << (s - 1)), s);
+        W       v = L::shr(scaled + y_half, s);
         if (b != nullptr) v = v + L::load(b + i, n - i);
         L::store(y + i, sat_q(v), n - i);
     }
@@ -2345,22 +2360,27 @@ SSM_INLINE int32_t rate_q(const Config& c, int32_t dd_A) noexcept {
     else A = (int64_t(1) << 42) / (65536 - int64_t(dd_A > -(1 << 29) ? dd_A : -(1 << 29)));
     return int32_t(A > c.A_floor_q26 ? A : c.A_floor_q26);
 }
+template <class W> SSM_INLINE W biased_q(const int32_t* normed, const int32_t* bias, int32_t n, int32_t left) noexcept {
+    return within(W(wide<W>::load(normed + n, left) + wide<W>::load(bias + n, left)), int64_t(1) << 27);
+}
+template <int S, class W> SSM_INLINE W dropped_q(const W& v) noexcept {
+    if constexpr (S == 0) return v;
+    else return rs<S>(v);
+}
 // Bias and rotation of S pairs of B or C, and what stands behind them: k in Q20, and with `drop` 4 in Q16.
 template <class W, int Drop>
 SSM_INLINE void turn_row_q(int32_t* out, const int32_t* normed, const int32_t* bias, const int32_t* theta, int32_t S,
                            int32_t N) noexcept {
     using L = wide<W>;
-    const auto biased = [&](int32_t n, int32_t left) {
-        return within(W(L::load(normed + n, left) + L::load(bias + n, left)), int64_t(1) << 27);
-    };
-    const auto dropped = [](const W& v) { return Drop == 0 ? v : rs<(Drop > 0 ? Drop : 1)>(v); };
     for (int32_t s = 0; s < S; s += L::count) {
         const W p = L::load(theta + s, S - s), sin = sin_turn(p), cos = cos_turn(p);
-        const W u = biased(s, S - s), v = biased(S + s, S - s); // |u cos - v sin| <= 2^57.51
-        L::store(out + s, dropped(rs<30>(W(L::mul(u, cos) - L::mul(v, sin)))), S - s);
-        L::store(out + S + s, dropped(rs<30>(W(L::mul(u, sin) + L::mul(v, cos)))), S - s);
+        const W u = biased_q<W>(normed, bias, s, S - s),
+                v = biased_q<W>(normed, bias, S + s, S - s); // |u cos - v sin| <= 2^57.51
+        L::store(out + s, dropped_q<Drop>(rs<30>(W(L::mul(u, cos) - L::mul(v, sin)))), S - s);
+        L::store(out + S + s, dropped_q<Drop>(rs<30>(W(L::mul(u, sin) + L::mul(v, cos)))), S - s);
     }
-    for (int32_t n = 2 * S; n < N; n += L::count) L::store(out + n, dropped(biased(n, N - n)), N - n);
+    for (int32_t n = 2 * S; n < N; n += L::count)
+        L::store(out + n, dropped_q<Drop>(biased_q<W>(normed, bias, n, N - n)), N - n);
 }
 
 template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
@@ -2641,6 +2661,77 @@ struct scalar {
 };
 
 #if defined(SSM_HAS_AVX2)
+typedef int64_t  i64x4 __attribute__((vector_size(32)));
+typedef uint64_t u64x4 __attribute__((vector_size(32)));
+typedef int32_t  i32x4 __attribute__((vector_size(16)));
+// Four lanes of 64 bits. What gcc has no way to say without the builtin, clang finds in plain code.
+template <> struct wide<i64x4> {
+    static constexpr int32_t count = 4;
+    static SSM_INLINE i64x4  set(int64_t x) noexcept {
+         i64x4 v = {};
+         if (__builtin_constant_p(x)) return i64x4{x, x, x, x};
+#if !defined(__clang__)
+#pragma GCC unroll 1
+#endif
+        for (int k = 0; k < 4; ++k) v[k] = x;
+        return v;
+    }
+#if defined(__clang__)
+    static SSM_INLINE i64x4 mul(const i64x4& a, const i64x4& b) noexcept {
+        return ((a << 32) >> 32) * ((b << 32) >> 32);
+    }
+    static SSM_INLINE i64x4 mulu(const i64x4& a, const i64x4& b) noexcept {
+        return (a & 0xffffffff) * (b & 0xffffffff);
+    }
+    static SSM_INLINE i64x4 extend(const i32x4& v) noexcept { return __builtin_convertvector(v, i64x4); }
+#else
+    static SSM_INLINE i64x4 mul(const i64x4& a, const i64x4& b) noexcept {
+        return reinterpret_cast<i64x4>(
+            __builtin_ia32_pmuldq256(reinterpret_cast<i32x8>(a), reinterpret_cast<i32x8>(b)));
+    }
+    static SSM_INLINE i64x4 mulu(const i64x4& a, const i64x4& b) noexcept {
+        return reinterpret_cast<i64x4>(
+            __builtin_ia32_pmuludq256(reinterpret_cast<i32x8>(a), reinterpret_cast<i32x8>(b)));
+    }
+    static SSM_INLINE i64x4 extend(const i32x4& v) noexcept {
+        return reinterpret_cast<i64x4>(__builtin_ia32_pmovsxdq256(v));
+    }
+#endif
+    static SSM_INLINE i64x4 less(const i64x4& a, const i64x4& b) noexcept { return a < b; }
+    static SSM_INLINE i64x4 choose(const i64x4& mask, const i64x4& a, const i64x4& b) noexcept { return mask ? a : b; }
+    static SSM_INLINE i64x4 size_low(const i64x4& a) noexcept { // in halves of 32 bits: the upper ones are of no use
+        const i32x8 x = reinterpret_cast<i32x8>(a), minus = -x;
+        return reinterpret_cast<i64x4>(x > minus ? x : minus);
+    }
+    static SSM_INLINE i64x4 clamp(const i64x4& a, int32_t m) noexcept { // an upper half is 0 or -1, and stays
+        const i32x8 x = reinterpret_cast<i32x8>(a), top = i32x8{} + m, low = i32x8{} - m, y = x < top ? x : top;
+        return reinterpret_cast<i64x4>(y > low ? y : low);
+    }
+    static SSM_INLINE i64x4 shr(const i64x4& a, int s) noexcept { return a >> s; }
+    static SSM_INLINE i64x4 lsr(const i64x4& a, int s) noexcept {
+        return reinterpret_cast<i64x4>(reinterpret_cast<u64x4>(a) >> s);
+    }
+    static SSM_INLINE i64x4 lsr(const i64x4& a, const i64x4& s) noexcept {
+        return reinterpret_cast<i64x4>(reinterpret_cast<u64x4>(a) >> reinterpret_cast<u64x4>(s));
+    }
+    static SSM_INLINE i64x4 shl(const i64x4& a, const i64x4& s) noexcept { return a << s; }
+    static SSM_INLINE i64x4 up(const i64x4& a, int s) noexcept { return a << s; }
+    static SSM_INLINE i64x4 load(const int32_t* p, int32_t n) noexcept { // zeros past the n-th
+        i32x4 v = {};
+        if (n >= 4) SSM_MEMCPY(&v, p, sizeof v);
+        else
+            for (int32_t k = 0; k < n; ++k) v[k] = p[k];
+        return extend(v);
+    }
+    static SSM_INLINE void store(int32_t* p, const i64x4& a, int32_t n) noexcept {
+        const i32x8 halves = reinterpret_cast<i32x8>(a);
+        const i32x4 v = __builtin_shufflevector(halves, halves, 0, 2, 4, 6);
+        if (n >= 4) SSM_MEMCPY(p, &v, sizeof v);
+        else
+            for (int32_t k = 0; k < n; ++k) p[k] = v[k];
+    }
+};
+
 #define SSM_AVX2 SSM_TARGET("avx2,f16c")
 struct avx2 : scalar {
     static constexpr const char* name = "avx2";
@@ -2823,7 +2914,320 @@ struct avx2 : scalar {
     static SSM_AVX2 bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, f32x8>(row); }
     static SSM_AVX2 bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, f32x8>(row); }
     static SSM_AVX2 bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, f32x8>(row); }
+
+    // ---- Of integers
+
+#define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
+#define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
+    SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+    SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
+    SSM_AVX2_INLINE int64_t sum_wide(__m256i v) noexcept {
+        const __m128i s = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        return _mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1);
+    }
+    SSM_AVX2_INLINE uint32_t largest(const int32_t* x, int32_t n) noexcept { // |x|
+        __m256i  top = _mm256_setzero_si256();
+        int32_t  i = 0;
+        uint32_t out = 0, lane[8];
+        for (; i + 8 <= n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(x + i)));
+        store(lane, top);
+        for (uint32_t v : lane) out = v > out ? v : out;
+        for (; i < n; ++i) out = size_of(x[i]) > out ? size_of(x[i]) : out;
+        return out;
+    }
+    // Eight codes: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
+    SSM_AVX2_INLINE __m256i codes_of(const int32_t* x, __m128i sh, __m256i R, __m256i half, __m128i down) noexcept {
+        const __m256i v = _mm256_sll_epi32(load(x), sh);
+        const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(v, R), half),
+                      other = _mm256_add_epi64(_mm256_mul_epi32(odd(v), R), half);
+        return _mm256_sra_epi32(_mm256_blend_epi32(odd(even), other, 0xaa), down);
+    }
+    static SSM_AVX2 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                                  int32_t bits) {
+        const Quotients t(largest(x, n), bits);
+        const __m128i   sh = _mm_cvtsi32_si128(t.sh), down = _mm_cvtsi32_si128(bits == 8 ? 22 : 14);
+        const __m256i   R = _mm256_set1_epi64x(t.R), half = _mm256_set1_epi64x(1LL << (bits == 8 ? 53 : 45));
+        int32_t         last[32];
+        for (int32_t i = 0; i < padded_n; i += 32) {
+            const int32_t* from = x + i;
+            if (n - i < 32) {
+                fill_zero(last, sizeof last), copy(last, from, size_t(n > i ? n - i : 0) * 4);
+                from = last;
+            }
+            const __m256i a = codes_of(from, sh, R, half, down), b = codes_of(from + 8, sh, R, half, down);
+            const __m256i c = codes_of(from + 16, sh, R, half, down), d = codes_of(from + 24, sh, R, half, down);
+            const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d); // lanes interleaved
+            if (bits == 8)
+                store(codes + i, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd),
+                                                             _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+            else
+                store(codes + 2 * i, _mm256_permute4x64_epi64(ab, 0xd8)),
+                    store(codes + 2 * i + 32, _mm256_permute4x64_epi64(cd, 0xd8));
+        }
+        scale[0] = t.num, scale[1] = t.den;
+    }
+
+    // Four rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by s - 1,
+    // and what became of 2^62 taken off again, which leaves 0 for shifts past 62. False if one is 2^30 or more.
+    SSM_AVX2_INLINE bool requantize4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W,
+                                     int32_t o) noexcept {
+        const __m256i s =
+            _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
+        const __m256i m =
+            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
+        const __m256i shift = _mm256_sub_epi64(_mm256_set1_epi64x(scale[1] + 150 - 24 - 1), _mm256_srli_epi64(s, 23));
+        const __m256i product = _mm256_mul_epu32(m, _mm256_set1_epi64x(scale[0])),
+                      bias62 = _mm256_set1_epi64x(1LL << 62);
+        const __m256i T = _mm256_srli_epi64(_mm256_add_epi64(product, _mm256_set1_epi64x(1 << 23)), 24);
+        const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
+        const __m256i up = _mm256_set1_epi64x((1LL << 34) + 1); // even, so that halving may be logical
+        __m256i       v =
+            _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
+        v = _mm256_srli_epi64(v, 1); // 2^33 more than y
+        if (W.bias != nullptr)
+            v = _mm256_add_epi64(
+                v, _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
+        const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
+                                                            v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6))));
+        return _mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) != 0;
+    }
+    static SSM_AVX2 void saturate4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
+        int32_t each[4];
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(each), acc);
+        for (int32_t r = 0; r < 4; ++r) y[r] = requantize(each[r], scale, W, o + r, 8);
+    }
+    SSM_AVX2_INLINE void give4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
+        if (!requantize4(y, acc, scale, W, o)) saturate4(y, acc, scale, W, o);
+    }
+    SSM_AVX2_INLINE __m128i sums4(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
+        const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    }
+    // 32 products of codes within +-127: |w| times q with w's sign, pairs at most 32,258, added to eight sums.
+    SSM_AVX2_INLINE __m256i dot32(__m256i sum, const unsigned char* w, __m256i q) noexcept {
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(load(w)), _mm256_sign_epi8(q, load(w)));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    SSM_AVX2_INLINE __m128i dot8_rows(const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
+        __m256i              s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
+        const unsigned char *w1 = w + cols, *w2 = w1 + cols, *w3 = w2 + cols;
+        ptrdiff_t            k = 0;
+        for (; k + 64 <= cols; k += 64) {
+            const __m256i v = load(q + k), u = load(q + k + 32);
+            s0 = dot32(s0, w + k, v), s1 = dot32(s1, w1 + k, v), s2 = dot32(s2, w2 + k, v), s3 = dot32(s3, w3 + k, v);
+            s0 = dot32(s0, w + k + 32, u), s1 = dot32(s1, w1 + k + 32, u);
+            s2 = dot32(s2, w2 + k + 32, u), s3 = dot32(s3, w3 + k + 32, u);
+        }
+        if (k < cols) { // never past the end of a row
+            unsigned char last[4][64] = {};
+            for (int r = 0; r < 4; ++r) copy(last[r], w + r * cols + k, size_t(cols - k));
+            for (int half = 0; half < 64 && k + half < cols; half += 32) {
+                const __m256i v = load(q + k + half);
+                s0 = dot32(s0, last[0] + half, v), s1 = dot32(s1, last[1] + half, v);
+                s2 = dot32(s2, last[2] + half, v), s3 = dot32(s3, last[3] + half, v);
+            }
+        }
+        return sums4(s0, s1, s2, s3);
+    }
+    // Two groups of 32 weights of 4 bits at w, the first in the lower half: sums of (code + 8) q, at most 7,620 each in
+    // 16 bits, times their sub-scales; added to eight sums.
+    SSM_AVX2_INLINE __m256i dot64(__m256i sum, __m256i w, __m256i low, __m256i high, __m256i subs) noexcept {
+        const __m256i nibble = _mm256_set1_epi8(15), u = _mm256_xor_si256(w, _mm256_set1_epi8(-120)); // 0x88: code + 8
+        const __m256i part =
+            _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, nibble), low),
+                             _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), nibble), high));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(part, subs));
+    }
+    // Four rows of int4, `groups` groups each; `here` (at most 8) groups from g on. q8sum: -8 times a group's sum of q.
+    struct Rows4 {
+        const unsigned char *    w, *sub;
+        ptrdiff_t                groups;
+        SSM_AVX2_INLINE_ __m128i subs(int r, ptrdiff_t g, size_t here) const noexcept {
+            int64_t eight = 0;
+            if (here == 8) SSM_MEMCPY(&eight, sub + r * groups + g, 8);
+            else copy(&eight, sub + r * groups + g, here);
+            return _mm_cvtepi8_epi16(_mm_cvtsi64_si128(eight));
+        }
+        SSM_AVX2_INLINE_ __m256i codes(int r, ptrdiff_t g, bool two) const noexcept {
+            const unsigned char* at = w + (r * groups + g) * 16;
+            if (two) return load(at);
+            return _mm256_inserti128_si256(_mm256_setzero_si256(),
+                                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 0);
+        }
+        SSM_AVX2_INLINE_ __m128i dot(const unsigned char* q, const int16_t* q8sum) const noexcept {
+            __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
+            for (ptrdiff_t g = 0; g < groups; g += 8) {
+                const ptrdiff_t here = groups - g < 8 ? groups - g : 8;
+                const __m128i a = subs(0, g, size_t(here)), b = subs(1, g, size_t(here)), c = subs(2, g, size_t(here)),
+                              d = subs(3, g, size_t(here));
+                const __m128i eights = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q8sum + g));
+                const __m256i aa = _mm256_broadcastsi128_si256(a), bb = _mm256_broadcastsi128_si256(b);
+                const __m256i cc = _mm256_broadcastsi128_si256(c), dd = _mm256_broadcastsi128_si256(d);
+                s0 = _mm256_add_epi32(s0, _mm256_zextsi128_si256(_mm_madd_epi16(a, eights)));
+                s1 = _mm256_add_epi32(s1, _mm256_zextsi128_si256(_mm_madd_epi16(b, eights)));
+                s2 = _mm256_add_epi32(s2, _mm256_zextsi128_si256(_mm_madd_epi16(c, eights)));
+                s3 = _mm256_add_epi32(s3, _mm256_zextsi128_si256(_mm_madd_epi16(d, eights)));
+                __m256i pick =
+                    _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100, 0x0100010001000100);
+                for (ptrdiff_t k = g; k < g + here; k += 2, pick = _mm256_add_epi8(pick, _mm256_set1_epi8(4))) {
+                    const bool    two = k + 1 < groups;
+                    const __m256i first = load(q + k * 32),
+                                  second = two ? load(q + k * 32 + 32) : _mm256_setzero_si256();
+                    const __m256i low = _mm256_permute2x128_si256(first, second, 0x20),
+                                  high = _mm256_permute2x128_si256(first, second, 0x31);
+                    s0 = dot64(s0, codes(0, k, two), low, high, _mm256_shuffle_epi8(aa, pick));
+                    s1 = dot64(s1, codes(1, k, two), low, high, _mm256_shuffle_epi8(bb, pick));
+                    s2 = dot64(s2, codes(2, k, two), low, high, _mm256_shuffle_epi8(cc, pick));
+                    s3 = dot64(s3, codes(3, k, two), low, high, _mm256_shuffle_epi8(dd, pick));
+                }
+            }
+            return sums4(s0, s1, s2, s3);
+        }
+    };
+    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+        const int32_t   in_fours = W.rows4 / 4 * 4;
+        for (int32_t i = 0; in_fours > 0 && i < n; ++i) {
+            const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
+            int16_t              q8sum[(max_width + 31) / 32 + 8];
+            for (ptrdiff_t g = 0; g < groups; ++g) {
+                const __m256i one = _mm256_set1_epi16(1),
+                              pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(q + g * 32));
+                const __m256i s = _mm256_madd_epi16(pairs, one);
+                q8sum[g] = int16_t(-8 * _mm_cvtsi128_si32(sums4(s, s, s, s)));
+            }
+            fill_zero(q8sum + groups, 16);
+            for (int32_t o = 0; o < in_fours; o += 4) {
+                const Rows4 four{W.data4 + o * groups * 16, W.sub + o * groups, groups};
+                give4(y + ptrdiff_t(i) * y_stride + o, four.dot(q, q8sum), scales + 2 * ptrdiff_t(i), W, o);
+            }
+        }
+        // int8 rows in fours, which stay in the first-level cache for all inputs; what is left one by one.
+        for (int32_t o = in_fours, step = 1; o < W.rows; o += step) {
+            const bool four = o >= W.rows4 && o + 4 <= W.rows;
+            step = four ? 4 : 1;
+            for (int32_t i = 0; i < n; ++i) {
+                const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
+                const auto*          q8 = reinterpret_cast<const signed char*>(q);
+                int32_t* const       to = y + ptrdiff_t(i) * y_stride + o;
+                const int32_t* const scale = scales + 2 * ptrdiff_t(i);
+                if (four) give4(to, dot8_rows(W.data + (o - W.rows4) * cols, cols, q), scale, W, o);
+                else *to = requantize(o < W.rows4 ? dot4(W, o, q8) : dot8(W, o, q8), scale, W, o, 8);
+            }
+        }
+    }
+
+    // What one row of h has of its ranks; a list as Ranks. Odd numbers of k and q are loaded from one further on, which
+    // lies within the state or the scratch.
+    template <int R, bool Prev> struct RanksQ {
+        RanksQ<R - 1, Prev>   before;
+        const int32_t *       k, *k0, *q;
+        __m256i               v, w, sum;
+        SSM_AVX2_INLINE_ void start(const HeadScanQ& a, ptrdiff_t p) noexcept {
+            before.start(a, p);
+            k = a.k + (R - 1) * a.k_stride, q = a.q + (R - 1) * a.k_stride, sum = _mm256_setzero_si256();
+            v = _mm256_set1_epi32(a.v[(R - 1) * a.P + p]);
+            if constexpr (Prev) k0 = a.k0 + (R - 1) * a.k_stride, w = _mm256_set1_epi32(a.w[(R - 1) * a.P + p]);
+        }
+        SSM_AVX2_INLINE_ __m256i add(__m256i x, ptrdiff_t n) const noexcept {
+            x = _mm256_add_epi64(before.add(x, n), _mm256_mul_epi32(v, load(k + n)));
+            if constexpr (Prev) x = _mm256_add_epi64(x, _mm256_mul_epi32(w, load(k0 + n)));
+            return x;
+        }
+        SSM_AVX2_INLINE_ void read(__m256i x, ptrdiff_t n) noexcept {
+            before.read(x, n);
+            sum = _mm256_add_epi64(
+                sum, _mm256_add_epi64(_mm256_mul_epi32(x, load(q + n)), _mm256_mul_epi32(odd(x), load(q + n + 1))));
+        }
+        SSM_AVX2_INLINE_ void finish(const HeadScanQ& a, ptrdiff_t p, const int64_t* rest) const noexcept {
+            before.finish(a, p, rest);
+            head_read(a, R - 1, p, sum_wide(sum) + rest[R - 1], 25);
+        }
+    };
+    template <bool Prev> struct RanksQ<0, Prev> {
+        SSM_AVX2_INLINE_ void    start(const HeadScanQ&, ptrdiff_t) noexcept {}
+        SSM_AVX2_INLINE_ __m256i add(__m256i x, ptrdiff_t) const noexcept { return x; }
+        SSM_AVX2_INLINE_ void    read(__m256i, ptrdiff_t) noexcept {}
+        SSM_AVX2_INLINE_ void    finish(const HeadScanQ&, ptrdiff_t, const int64_t*) const noexcept {}
+    };
+    // The rows of h where |h'| is known to stay below 64: only bits 21 to 52 of each sum matter, so that shifts may be
+    // logical and the clip acts on 32 bits. Eight n at a time, even and odd ones in 64 bits each.
+    template <int R, bool Prev> static SSM_AVX2 bool scan_rows(const HeadScanQ& a) noexcept {
+        const __m256i   alpha = _mm256_set1_epi32(a.alpha), round = _mm256_set1_epi64x((1 << 29) + (1 << 8));
+        const __m256i   top = _mm256_set1_epi32(a.clip), low = _mm256_set1_epi32(-a.clip);
+        const ptrdiff_t N = a.N, whole = N / 8 * 8;
+        __m256i         limited = _mm256_setzero_si256();
+        bool            hit = false;
+        for (ptrdiff_t p = 0; p < a.P; ++p) {
+            const int32_t*  h = a.h_in + p * N;
+            int32_t* const  to = a.h_out != nullptr ? a.h_out + p * N : nullptr;
+            RanksQ<R, Prev> ranks;
+            ranks.start(a, p);
+            for (ptrdiff_t n = 0; n < whole; n += 8) {
+                const __m256i old = load(h + n);
+                const __m256i even =
+                    ranks.add(_mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(alpha, old), round), 9), n);
+                const __m256i other =
+                    ranks.add(_mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(alpha, odd(old)), round), 9), n + 1);
+                const __m256i next =
+                    _mm256_blend_epi32(_mm256_srli_epi64(even, 21), _mm256_slli_epi64(other, 11), 0xaa);
+                const __m256i x = _mm256_max_epi32(_mm256_min_epi32(next, top), low);
+                limited = _mm256_or_si256(limited, _mm256_xor_si256(next, x));
+                if (to != nullptr) store(to + n, x);
+                ranks.read(x, n);
+            }
+            int64_t rest[R] = {};
+            for (ptrdiff_t n = whole; n < N; ++n) {
+                const int32_t x = limit_q(next_h(a.alpha, h[n], head_add(a, p, n)), a.clip, &hit);
+                if (to != nullptr) to[n] = x;
+                for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
+            }
+            ranks.finish(a, p, rest);
+        }
+        return hit || _mm256_testz_si256(limited, limited) == 0;
+    }
+    static SSM_AVX2 bool scan_q(const HeadScanQ& a) {
+        if (a.X_in != nullptr || a.alpha_each != nullptr || (a.ranks != 1 && a.ranks != 2 && a.ranks != 4))
+            return scalar::scan_q(a);
+        // 64 in Q46 less what is added must leave room for the h there is: for every h up to a clip of 50, or as it is.
+        const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest(a.h_in, a.P * a.N);
+        uint64_t       bound = (most_h + 1) << 21;
+        for (ptrdiff_t r = 0; r < a.ranks && bound < uint64_t(1) << 52; ++r) { // each product is below 2^62
+            bound += uint64_t(largest(a.v + r * a.P, a.P)) * largest(a.k + r * a.k_stride, a.N);
+            if (a.w != nullptr) bound += uint64_t(largest(a.w + r * a.P, a.P)) * largest(a.k0 + r * a.k_stride, a.N);
+        }
+        if (bound >= uint64_t(1) << 52) return scalar::scan_q(a);
+        if (a.w == nullptr) return scan_rows<1, false>(a);
+        return a.ranks == 1 ? scan_rows<1, true>(a) : a.ranks == 2 ? scan_rows<2, true>(a) : scan_rows<4, true>(a);
+    }
+
+    static SSM_AVX2 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x4>(r, v, n); }
+    static SSM_AVX2 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x4>(y, x, n); }
+    static SSM_AVX2 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x4>(r, v, n); }
+    static SSM_AVX2 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
+                                      int32_t n) {
+        layer_norm_loop_q<i64x4>(y, x, weight, bias, n);
+    }
+    static SSM_AVX2 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
+        rms_norm_loop_q<i64x4>(y, x, weight, n, 24);
+    }
+    static SSM_AVX2 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
+        gate_loop_q<i64x4>(y, x, z, n);
+    }
+    static SSM_AVX2 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias,
+                                int32_t K, int32_t n) {
+        conv_loop_q<i64x4>(y, taps, w, bias, K, n);
+    }
+    static SSM_AVX2 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x4>(row); }
+    static SSM_AVX2 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x4>(row); }
+    static SSM_AVX2 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x4>(row); }
 };
+#undef SSM_AVX2_INLINE
+#undef SSM_AVX2_INLINE_
 #undef SSM_AVX2
 #endif
 } // namespace detail
@@ -4609,8 +5013,8 @@ SSM_API Status map_file(Blob* out, const char* path) noexcept {
     const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not to wait for the writer of a FIFO
     if (file < 0) return Status::io;
     struct stat info;
-    Status      s = Status::io;
-    void*       data = MAP_FAILED;
+    Status s = Status::io;
+    void* data = MAP_FAILED;
     if (::fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
         const uint64_t size = uint64_t(info.st_size);
         if (!detail::fits_size_t(size)) s = Status::unsupported;

@@ -72,6 +72,8 @@ inline bool parse(const std::string& text, Spec* s, std::string* error) {
         else if (w != words.end() && !value.empty()) *w->second = value;
         else if (key == "rope_fraction" && (value == "0.5" || value == "1.0"))
             s->rope_fraction = value == "1.0" ? 1.0 : 0.5;
+        else if (key == "clip" && !value.empty() && value.find_first_not_of("0123456789") == std::string::npos)
+            s->clip = std::atof(value.c_str()); // of the state, a whole number; 0: off
         else {
             *error = "\"" + part + "\": not a known key with a value of its kind";
             return false;
