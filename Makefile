@@ -47,6 +47,7 @@ check: $(BUILD)/test $(BUILD)/ssm
 	bash tests/cli.sh $(BUILD)/ssm
 	bash tests/convert.sh $(BUILD)/ssm
 	bash tests/quantize.sh $(BUILD)/ssm
+	bash tests/compare.sh $(BUILD)/ssm
 	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
 

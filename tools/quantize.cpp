@@ -60,7 +60,9 @@ bool is_called(const std::string& name, const std::string& text) {
 // Signal and noise of a tensor and its rows, in the order of the data.
 class Loss {
   public:
+    explicit Loss(bool keep_values) : keep_(keep_values) {}
     void add(double value, double stands_for) {
+        if (keep_) values_.push_back(value);
         signal_ += value * value, row_signal_ += value * value;
         noise_ += (value - stands_for) * (value - stands_for),
             row_noise_ += (value - stands_for) * (value - stands_for);
@@ -71,13 +73,16 @@ class Loss {
         row_signal_ = row_noise_ = 0;
     }
     void write(Line* to) const {
-        to->sqnr_db = ratio_db(signal_, noise_), to->worst_db = worst_db_, to->worst_row = worst_row_;
+        to->sqnr_db = ratio_db(signal_, noise_), to->worst_db = worst_db_, to->worst_row = worst_row_,
+        to->values = values_;
     }
 
   private:
     double  signal_ = 0, noise_ = 0, row_signal_ = 0, row_noise_ = 0, worst_db_ = 0;
     int64_t worst_row_ = 0;
-    bool    first_ = true;
+    bool    first_ = true, keep_;
+
+    std::vector<double> values_;
 };
 
 class Maker {
@@ -182,7 +187,7 @@ void Maker::report(const std::string& name, const std::string& from, const char*
 void Maker::fixed(const std::string& name, const std::string& from, const std::vector<double>& v, Shape shape, int f) {
     const double one = std::ldexp(1.0, f);
     std::string  data;
-    Loss         loss;
+    Loss         loss(settings_.values);
     const auto   cols = shape.size() > 1 && shape[0] > 0 ? v.size() / static_cast<size_t>(shape[0]) : v.size();
     for (size_t i = 0; i < v.size(); ++i) {
         const double code = round_even(v[i] * one);
@@ -281,7 +286,7 @@ void Maker::projection(const std::string& name, int64_t rows, int64_t cols, int6
     std::string         scales, q8, q4, subs;
     std::vector<double> row(Kp, 0.0);
     std::vector<int8_t> codes(Kp), sub(Kp / 32);
-    Loss                loss4, loss8;
+    Loss                loss4(settings_.values), loss8(settings_.values);
     for (int64_t o = 0; o < rows; ++o) {
         const bool four = o < rows4;
         std::copy_n(w.begin() + o * cols, K, row.begin());
@@ -418,7 +423,7 @@ void Maker::kernel(const std::string& layer, const Modes& m) {
             larger -= larger > 0 ? 1 : -1;
         }
     std::string data;
-    Loss        loss;
+    Loss        loss(settings_.values);
     for (size_t k = 0; k < a.size(); ++k) {
         put(&data, static_cast<int32_t>(a[k]));
         loss.add(m.a[k], a[k] * 0x1p-30);
@@ -432,7 +437,7 @@ void Maker::kernel(const std::string& layer, const Modes& m) {
     const std::string from = s4d_name(layer, "C");
     const auto        C = numbers(from);
     std::string       scales, codes;
-    Loss              loss_C;
+    Loss              loss_C(settings_.values);
     for (int64_t h = 0; h < H && status_ == done; ++h) {
         double most = 0;
         for (int64_t k = 2 * n * h; k < 2 * n * (h + 1); ++k) most = std::max(most, std::fabs(C[size_t(k)]));
@@ -456,7 +461,7 @@ void Maker::kernel(const std::string& layer, const Modes& m) {
     if (!gaps_) return;
     fixed(to + "rho", s4d_name(layer, "log_A_real"), m.rho, {H, n}, 26);
     std::string phase;
-    Loss        loss_phase;
+    Loss        loss_phase(settings_.values);
     for (size_t k = 0; k < m.turns.size(); ++k) {
         const double code = round_even(m.turns[k] * 0x1p32);
         if (!(std::fabs(code) < 0x1p62)) {

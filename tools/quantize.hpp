@@ -13,6 +13,7 @@ struct Settings {
     bool                     act16 = false;         // activations that enter a projection
     bool                     row_exponents = false; // the state as 16-bit rows with exponents, i16rowexp
     bool                     gaps = true;           // S4D by zero-order hold: the tensors for time steps other than 1
+    bool                     values = false;        // also hand back the float values behind each line
     std::vector<std::string> keep;                  // projections that stay int8: whole names or their last parts
 };
 
@@ -29,6 +30,8 @@ struct Line {
     size_t      bytes = 0;                     // with its scales
     double      sqnr_db = 0.0, worst_db = 0.0; // infinite where nothing was lost
     int64_t     worst_row = 0;
+
+    std::vector<double> values; // where asked for
 };
 
 struct Model {

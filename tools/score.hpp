@@ -7,13 +7,16 @@
 
 #include "tool.hpp"
 
+#include <functional>
+
 namespace tool {
 
 // One stream. Each record is checked as a whole before the model sees any of it: a bad one changes nothing.
 class Scorer {
   public:
-    // All must outlive the scorer. Answers go to `out`, complaints about text records to `err`.
-    Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err);
+    // All must outlive the scorer. Answers go to `out`, complaints about text records to `err` in the name of `verb`.
+    Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err,
+           const char* verb = "score");
 
     // One line without its end. False: it was bad, and one line says so.
     bool line(std::string_view text, uint64_t number);
@@ -23,6 +26,8 @@ class Scorer {
     bool frame(const float* x, uint64_t number, bool print, float dt);
     // The output of the last good frame, if there was one.
     void print_last();
+    // Called with the output of every event of a record (not of candidates), printed or not.
+    std::function<void(const float* y)> see;
     // Says what is wrong with a frame or, for JSON, answers with an error. Always false.
     bool bad(const char* unit, uint64_t number, const std::string& what);
 
@@ -43,6 +48,7 @@ class Scorer {
     ssm::State*        state_;
     ssm::Scratch*      scratch_;
     Output *           out_, *err_;
+    const char*        verb_;
     size_t             width_;      // numbers of an event: d_input, or one token id
     std::vector<float> rows_;       // of the embedding
     std::vector<float> x_, y_, dt_; // x_: numbers of the record at hand; its size is bounded by the length of a line

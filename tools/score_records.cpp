@@ -26,15 +26,16 @@ std::string wrong_value(const ssm::Model& m) {
 bool of_tokens(const ssm::Model& m) { return m.config.input == ssm::Input::tokens; }
 } // namespace
 
-Scorer::Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err)
-    : model_(model), state_(state), scratch_(scratch), out_(out), err_(err),
+Scorer::Scorer(const ssm::Model& model, ssm::State* state, ssm::Scratch* scratch, Output* out, Output* err,
+               const char* verb)
+    : model_(model), state_(state), scratch_(scratch), out_(out), err_(err), verb_(verb),
       width_(of_tokens(model) ? 1 : size_t(model.config.d_input)) {
     y_.resize(size_t(model.config.d_output) * size_t(scratch->batch));
     dt_.resize(size_t(scratch->batch));
 }
 
 bool Scorer::bad(const char* unit, uint64_t number, const std::string& what) {
-    std::string line = std::string("ssm score: ") + unit + " " + std::to_string(number) + ": " + what;
+    std::string line = std::string("ssm ") + verb_ + ": " + unit + " " + std::to_string(number) + ": " + what;
     if (line.size() > max_message_bytes - 1) line.resize(max_message_bytes - 1);
     err_->write(line + "\n");
     return false;
@@ -68,6 +69,7 @@ bool Scorer::run(bool candidate, float dt) {
     const float*      x = inputs(0, 1);
     const ssm::Status s = candidate ? ssm::step_batch(model_, *state_, scratch_, x, 1, y_.data(), &dt)
                                     : ssm::step(model_, state_, scratch_, x, y_.data(), dt);
+    if (s == ssm::Status::ok && !candidate && see) see(y_.data());
     return s == ssm::Status::ok;
 }
 

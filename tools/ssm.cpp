@@ -24,6 +24,7 @@ const char usage[] = "usage: ssm VERB [OPTION...] [FILE...]\n"
                      "  train ...              trains a small model on this CPU\n"
                      "  convert IN OUT         makes a model of this program from a checkpoint and its config.json\n"
                      "  quantize IN OUT        makes a model that runs on integers alone\n"
+                     "  compare A B            what two models differ in, and how far their outputs drift apart\n"
                      "  selftest FILE...       replays golden files on every back-end of this machine\n"
                      "  bench MODEL            how fast it is here, and how fast this machine could be\n"
                      "  help, version\n"
@@ -37,7 +38,7 @@ const struct {
 } verbs[] = {
     {"inspect", verb_inspect}, {"info", verb_info},         {"score", verb_score},       {"rank", verb_rank},
     {"eval", verb_eval},       {"train", verb_train},       {"selftest", verb_selftest}, {"bench", verb_bench},
-    {"convert", verb_convert}, {"quantize", verb_quantize},
+    {"convert", verb_convert}, {"quantize", verb_quantize}, {"compare", verb_compare},
 };
 
 // A descriptor 0, 1 or 2 that is closed would be taken by the next file opened, and output would land in it. Each is

@@ -10,6 +10,7 @@
 #define TRAIN_RUN_HPP
 
 #include "../ssm.hpp"
+#include "plot.hpp"
 #include "safetensors_write.hpp"
 #include "train_next.hpp"
 #include "train_task.hpp"
@@ -352,52 +353,17 @@ inline bool save_model(const std::string& path, const Settings& s, const Task& t
 // ---- The curves, as a small SVG
 
 inline std::string svg(const State& state, const std::string& metric_name) {
-    const double width = 720, height = 360, left = 60, right = 60, top = 24, bottom = 40;
-    std::string  out = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 360\" font-family=\"sans-serif\" "
-                       "font-size=\"12\">\n"
-                       "<rect width=\"720\" height=\"360\" fill=\"white\"/>\n"
-                       "<path d=\"M60 24V320H660V24\" fill=\"none\" stroke=\"#888\"/>\n";
-    char         text[200];
-    const auto   curve = [&](const std::vector<double>& x, const std::vector<double>& y, const char* colour,
-                           const std::string& name, bool at_left) {
-        if (y.empty()) return;
-        double low = y[0], high = y[0];
-        for (double v : y) low = std::min(low, v), high = std::max(high, v);
-        if (high <= low) high = low + 1;
-        out += std::string("<polyline fill=\"none\" stroke=\"") + colour + "\" stroke-width=\"1.5\" points=\"";
-        for (size_t i = 0; i < y.size(); ++i) {
-            std::snprintf(text, sizeof text, "%.1f,%.1f ",
-                            left + (width - left - right) * x[i] / double(std::max<int64_t>(1, state.step)),
-                            height - bottom - (height - top - bottom) * (y[i] - low) / (high - low));
-            out += text;
-        }
-        out += "\"/>\n";
-        const double      at = at_left ? left - 6 : width - right + 6;
-        const char* const anchor = at_left ? "end" : "start";
-        std::snprintf(text, sizeof text, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\" fill=\"%s\">%.4g</text>\n", at,
-                        top + 4, anchor, colour, high);
-        out += text;
-        std::snprintf(text, sizeof text, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\" fill=\"%s\">%.4g</text>\n", at,
-                        height - bottom, anchor, colour, low);
-        out += text;
-        std::snprintf(text, sizeof text, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\" fill=\"%s\">%s</text>\n",
-                      at_left ? left : width - right, top - 8, at_left ? "start" : "end", colour, name.c_str());
-        out += text;
-    };
-    std::vector<double> x, y;
-    const size_t        bin = std::max<size_t>(1, state.loss.size() / 300);
+    Curve        loss{"training loss", "#1565c0", true, {}, {}};
+    Curve        valid{"validation " + metric_name, "#c62828", false, {}, {}};
+    const size_t bin = std::max<size_t>(1, state.loss.size() / 300);
     for (size_t i = 0; i + bin <= state.loss.size(); i += bin) {
         double sum = 0;
         for (size_t k = 0; k < bin; ++k) sum += double(state.loss[i + k]);
-        x.push_back(double(i) + double(bin) / 2), y.push_back(sum / double(bin));
+        loss.x.push_back(double(i) + double(bin) / 2), loss.y.push_back(sum / double(bin));
     }
-    curve(x, y, "#1565c0", "training loss", true);
-    x.clear(), y.clear();
-    for (size_t i = 0; i + 1 < state.valid.size(); i += 2) x.push_back(state.valid[i]), y.push_back(state.valid[i + 1]);
-    curve(x, y, "#c62828", "validation " + metric_name, false);
-    std::snprintf(text, sizeof text, "<text x=\"660\" y=\"338\" text-anchor=\"end\">%lld steps</text>\n</svg>\n",
-                  static_cast<long long>(state.step));
-    return out + text;
+    for (size_t i = 0; i + 1 < state.valid.size(); i += 2)
+        valid.x.push_back(state.valid[i]), valid.y.push_back(state.valid[i + 1]);
+    return plot({loss, valid}, double(std::max<int64_t>(1, state.step)), std::to_string(state.step) + " steps");
 }
 
 // ---- The loop
