@@ -523,20 +523,26 @@ TEST_CASE("models that the integer format cannot hold are refused with the tenso
 }
 
 TEST_CASE("no number leaves its range in the integer reference, whatever the model's numbers") {
+    std::vector<random_model::Spec> cells = int_cells();
+    for (const char* text : {"mamba3,d_model=8,n_layer=1,d_state=256,headdim=4,mimo_rank=8,rope_fraction=1.0",
+                             "mamba3,d_model=16384,n_layer=1,d_inner=4,d_state=2,headdim=4,rope_angles=1",
+                             "mamba2,d_model=4,n_layer=1,d_inner=16384,d_state=1,headdim=16384",
+                             "mamba1,d_model=16,n_layer=1,d_state=256,dt_rank=3,norm=layer",
+                             "s4d,d_model=4,n_layer=1,d_state=512,d_input=16384,d_output=2,pool=mean"})
+        cells.push_back(spec(text)); // at the limits of the format
     uint32_t seed = 0;
-    for (const random_model::Spec& s : int_cells())
+    for (const random_model::Spec& s : cells)
         for (int kind = 0; kind < 4; ++kind) {
             quantize::Settings settings;
             settings.int4 = kind % 2 != 0, settings.act16 = kind == 1 || kind == 2;
             settings.row_exponents = kind >= 2 && row_exponents_possible(s);
             int_reference::Model model(extreme(int_model(s, settings), ++seed));
             const auto           width = size_t(model.d_input());
+            const bool           gaps = s.arch != "s4d" || model.file().has("s4_layers.0.kernel.rho");
             std::mt19937         engine(seed);
             for (int t = 0; t < 8; ++t) {
-                const bool    gaps = s.arch != "s4d" || model.file().has("s4_layers.0.kernel.rho");
-                const int64_t dt = !gaps || t % 2 == 0 ? 65536
-                                   : t % 4 == 1        ? int64_t(1 + engine() % 2147483647u)
-                                                       : 2147483647;
+                const int64_t any = int64_t(1 + engine() % 2147483647u);
+                const int64_t dt = !gaps || t % 2 == 0 ? 65536 : t % 4 == 1 ? any : 2147483647;
                 if (model.tokens()) model.step_token(int64_t(engine() % uint32_t(s.vocab_size)), dt);
                 else model.step(extreme_inputs(width, seed * 100 + uint32_t(t)), dt);
             }
