@@ -97,6 +97,19 @@ same "made-up events are those of the seed" "$(cksum <again.out)" "$(cksum <got.
 compare "$three" other.st --steps 200 --seed 2 >again.out
 same "another seed" "$([ "$(cksum <again.out)" != "$(cksum <got.out)" ] && echo differs)" differs
 
+# ---- A float model and its integer one
+
+"$ssm" quantize "$three" int.st --activations i16 >table.out
+compare "$three" int.st --steps 1000 >got.out 2>got.err
+same "integers" "$? $(cat got.err) $(squeezed got.out | sed '1,/^$/d' | awk '/^1000 / { print ($2 > 35) }')" "0  1"
+same "integers: a tensor's ratio is the one of ssm quantize" \
+    "$(squeezed got.out | awk '$1 == "encoder.weight" { print $5 }')" "$(squeezed table.out | awk '$1 == "encoder.q8" { print $8 }')"
+same "integers: none without its pair" "$(grep -c 'only in' got.out)" 0
+"$ssm" quantize "$three" other.st --weights i4 >/dev/null
+compare int.st other.st --steps 100 >got.out 2>got.err
+same "two integer models" "$? $(cat got.err) $(squeezed got.out | sed '/^$/,$d' | tail -n +2 | grep -v ' same ' | cut -d' ' -f1 | tr '\n' ' ')" \
+    "0  s4_layers.0.output_linear.0.weight s4_layers.1.output_linear.0.weight "
+
 compare "$one" "$one" --steps 3 >/dev/full 2>got.err
 same "a full standard output" "$? $(cat got.err)" "4 ssm compare: standard output: No space left on device"
 
