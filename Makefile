@@ -15,7 +15,14 @@ FLAGS    := -std=c++17 -g $(WARN) -MMD -MP -pthread $(EXTRA)
 BUILD    ?= build
 FUZZ_SECONDS ?= 600
 
-TOOLS := $(patsubst tools/%.cpp,$(BUILD)/tools/%.o,$(wildcard tools/*.cpp))
+# As many compilers at once as there are processors, up to 8; -j1 and the like on the command line have the last word.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell n=$$(nproc 2>/dev/null || echo 2); [ "$$n" -lt 8 ] && echo "$$n" || echo 8)
+endif
+
+# The trainer takes the longest to compile, so it begins first.
+SOURCES := tools/train.cpp $(filter-out tools/train.cpp,$(wildcard tools/*.cpp))
+TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
@@ -66,7 +73,9 @@ headers:
 fuzz:
 	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
-check-all: check headers asan valgrind fuzz
+# One after the other, so that their outputs and timings do not mix.
+check-all:
+	for what in check headers asan valgrind fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
