@@ -465,10 +465,15 @@ same "a size limit" "$(ls limited 2>/dev/null)" ""
 next=$here/../weights/next.safetensors
 rank() { "$ssm" rank "$next" "$@"; }
 like "rank: empty input" 1 'ssm rank: standard input: empty, expected a change history*' rank
-printf 'Dear all,\n' >in
+printf 'Dear all,\nhello\n\n' >in
+check "rank: no history, one line" 1 "" 'ssm rank: standard input: no commit found; line 1: not a change history: expected "c TIME AUTHOR WORDS" or "commit TIME AUTHOR<tab>SUBJECT", got "Dear all," (see ssm rank --help)' rank <in
+printf 'commit eced9cf\nAuthor: A\n\n    Fix\n\ncommit 4f65b0d\n' >in
+check "rank: git log without its format, one line" 1 "" 'ssm rank: standard input: no commit found; line 1: expected "commit TIME AUTHOR<tab>SUBJECT", got "eced9cf" for the time (see ssm rank --help)' rank <in
+printf '\n\n' >in
+check "rank: blank lines" 1 "" 'ssm rank: standard input: no commit found (see ssm rank --help)' rank <in
+printf 'Dear all,\nhello\nc 1 0 -\na 0 x\nm\n' >in
 rank <in >got.out 2>got.err
-same "rank: no history" "$? $(wc -c <got.out) $(head -1 got.err)" '1 0 ssm rank: standard input: line 1: not a change history: expected "c TIME AUTHOR WORDS" or "commit TIME AUTHOR<tab>SUBJECT", got "Dear all,"'
-same "rank: no history, the end" "$(tail -1 got.err)" 'ssm rank: standard input: no commit found, expected a change history (see ssm rank --help)'
+same "rank: lines before the first commit are one complaint" "$? $(wc -l <got.out) $(cut -d: -f3 got.err | tr '\n' ',')$(grep -c 'and 1 more before the first commit' got.err)" "1 1  line 1, line 5,1"
 {
     printf 'commit 1000 A B\tOne\n\nA\ta b.c\nA\t"q\\"\\t\\303\\244.c"\nA\tplain\n'
     printf 'commit 1001 A B\tTwo\n\nM\ta b.c\nR100\tplain\tmoved\n'

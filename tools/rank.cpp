@@ -78,9 +78,22 @@ int verb_rank(int argc, char** argv) {
     std::vector<history::Event> events;
     int64_t                     bad = 0;
     bool                        refused = false;
-    const auto                  trouble = [&](int64_t line, const std::string& what) {
+    std::string                 first; // the first trouble, held back until a commit shows that this is a history
+    const history::Reader*      reading = nullptr;
+    const auto                  say_first = [&] {
+        const int64_t more = bad - 1;
+        if (!first.empty())
+            complain("rank", "standard input: " + first +
+                                 (more > 0 ? " (and " + std::to_string(more) + " more before the first commit)" : ""));
+        first.clear();
+    };
+    const auto trouble = [&](int64_t line, const std::string& what) {
+        const std::string text = "line " + std::to_string(line) + ": " + escape(what, 300, "\"");
+        if (reading->events() > 0 || reading->open_commit()) {
+            say_first();
+            complain("rank", "standard input: " + text);
+        } else if (bad == 0) first = text;
         ++bad;
-        complain("rank", "standard input: line " + std::to_string(line) + ": " + escape(what, 300, "\""));
     };
     history::Reader reader(
         [&](const history::Event& e) {
@@ -88,6 +101,7 @@ int verb_rank(int argc, char** argv) {
             else refused |= !ranker.apply(e);
         },
         trouble);
+    reading = &reader;
     LineReader       in(0, &out, &err);
     std::string_view line;
     for (bool more = true; more;) switch (in.next(&line)) {
@@ -108,9 +122,10 @@ int verb_rank(int argc, char** argv) {
     if (refused) return fail(some_failed, "rank", "standard input: a step was refused");
     if (reader.events() == 0)
         return fail(some_failed, "rank",
-                    reader.lines() == 0
-                        ? "standard input: empty, expected a change history (see ssm rank --help)"
-                        : "standard input: no commit found, expected a change history (see ssm rank --help)");
+                    std::string("standard input: ") +
+                        (reader.lines() == 0 ? "empty, expected a change history" : "no commit found") +
+                        (first.empty() ? "" : "; " + first) + " (see ssm rank --help)");
+    say_first();
 
     // 2. The measure over the past, then the ranking of now.
     if (fraction > 0) {
