@@ -210,6 +210,23 @@ TEST_CASE("N-03 a refused input leaves the state as it was, bit for bit") {
     for (float v : y) CHECK(std::isfinite(v));
 }
 
+TEST_CASE("every strict prefix of a small model file is refused, by inspect and by load") {
+    S4dSpec small;
+    small.H = 4, small.n = 1, small.layers = 1;
+    const Bytes  file = s4d_model(small).file();
+    const Loaded whole(file);
+    Bytes        memory(ssm::index_bytes(whole.blob())), arena_memory(whole.arena_memory.size());
+    for (size_t n = 0; n < file.size(); ++n) {
+        const Bytes     cut(file.begin(), file.begin() + std::ptrdiff_t(n)); // of its own, so that a read past it shows
+        const ssm::Blob blob{cut.data(), n};
+        ssm::Config     config;
+        ssm::Arena      arena{arena_memory.data(), arena_memory.size(), 0};
+        ssm::Model      model;
+        REQUIRE(ssm::inspect(&config, blob, memory.data(), memory.size()) != ssm::Status::ok);
+        REQUIRE(ssm::load(&model, blob, &arena) != ssm::Status::ok);
+    }
+}
+
 TEST_CASE("bad arguments are refused") {
     Loaded     m(s4d_model(S4dSpec{}).file(), 4);
     const auto x = random_inputs(30);
