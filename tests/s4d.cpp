@@ -274,7 +274,7 @@ TEST_CASE("full spelling: B, shared sets of A and B, a step size per mode") {
     }
 }
 
-TEST_CASE("dt = 2 equals two empty steps, and dt = 1 of a model trained at half the step") {
+TEST_CASE("dt = 2 equals two empty steps, dt = 1 two empty half steps, and a model with steps twice as long") {
     // ZOH is exact for an input that is held: with a zero input the state only decays, a(2 dt) = a(dt)^2.
     S4dSpec spec;
     spec.layers = 1, spec.pool = "none";
@@ -300,6 +300,32 @@ TEST_CASE("dt = 2 equals two empty steps, and dt = 1 of a model trained at half 
     for (int i = 0; i < 3; ++i)
         REQUIRE(ssm::step(m.model, &held_twice.state, &m.scratch, x, z.data(), 1.0f) == ssm::Status::ok);
     close(held.state, held_twice.state);
+    // Half steps: two empty ones are one.
+    OwnState whole(m.model, m.state), halves(m.model, m.state);
+    REQUIRE(ssm::step(m.model, &whole.state, &m.scratch, empty, y.data()) == ssm::Status::ok);
+    for (int i = 0; i < 2; ++i)
+        REQUIRE(ssm::step(m.model, &halves.state, &m.scratch, empty, z.data(), 0.5f) == ssm::Status::ok);
+    close(whole.state, halves.state);
+    // A model with steps twice as long takes in one step what this one takes with dt = 2, whatever the input.
+    for (const char* disc : {"zoh", "bilinear"}) {
+        spec.disc = disc;
+        Builder       longer = s4d_model(spec);
+        const Builder usual = longer;
+        auto&         log_dt = longer.tensors["s4_layers.0.kernel.log_dt"].data;
+        for (size_t i = 0; i < log_dt.size(); i += 4) {
+            float v;
+            std::memcpy(&v, &log_dt[i], 4);
+            v += 0.693147181f; // log 2
+            std::memcpy(&log_dt[i], &v, 4);
+        }
+        Loaded a(usual.file()), c(longer.file());
+        for (size_t t = 0; t < 20; ++t) {
+            const auto event = random_inputs(3, uint32_t(t));
+            REQUIRE(ssm::step(a.model, &a.state, &a.scratch, event.data(), y.data(), 2.0f) == ssm::Status::ok);
+            REQUIRE(ssm::step(c.model, &c.state, &c.scratch, event.data(), z.data()) == ssm::Status::ok);
+            for (size_t k = 0; k < 2; ++k) CHECK(double(y[k]) == doctest::Approx(double(z[k])).epsilon(1e-4));
+        }
+    }
 }
 
 TEST_CASE("dt of 1, given or not, takes the same path; dt near 1 is near") {
