@@ -501,5 +501,17 @@ like "rank: not a model of histories" 3 "ssm rank: $one: metadata \"input\": mis
 rank <log >/dev/full 2>got.err
 same "rank: a full disk" "$? $(wc -l <got.err)" "4 1"
 
+# ---- train
+
+like "train without a file" 2 'ssm train: no CONFIG; see ssm train --help' "$ssm" train
+like "train with an unknown option" 2 'ssm train: unknown option --no-such; see ssm train --help' "$ssm" train --no-such
+like "train with a missing file" 4 'ssm train: missing: No such file or directory' "$ssm" train missing
+like "train on a folder" 4 'ssm train: folder: Is a directory' "$ssm" train folder
+printf 'd_modle = 9\n' >in
+like "train: an unknown key" 2 'ssm train: in: line 1: unknown key "d_modle"' "$ssm" train in
+printf 'task = classify\ndata = nowhere\n' >in
+like "train: data missing" 4 'ssm train: nowhere/train-images.idx3.gz: No such file or directory' "$ssm" train in --out never.st
+same "train: nothing written" "$(ls never.st* 2>/dev/null)" ""
+
 echo "$passed passed, $failed failed"
 [ $failed == 0 ]

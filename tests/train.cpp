@@ -485,7 +485,13 @@ TEST_CASE("train: settings are read, or refused in one line") {
     CHECK(complaint("lr\x01 1") == ": line 1: expected key = value, found \"lr\\x01 1\"");
     train::Settings s;
     std::string     error;
-    CHECK(!train::read_settings(temporary("nowhere"), s, &error));
+    bool            unreadable = false;
+    CHECK(!train::read_settings(temporary("nowhere"), s, &error, &unreadable));
+    CHECK(unreadable);
+    CHECK(error.find(": No such file or directory") != std::string::npos);
+    file.write("d_modle = 9\n");
+    CHECK(!train::read_settings(file.path, s, &error, &unreadable));
+    CHECK(!unreadable);
     for (const char* line : {"synthetic:waves,x", "synthetic:delay", "synthetic:", "/nowhere"}) {
         s                     = small_run();
         s.data                = line;

@@ -84,7 +84,7 @@ int verb_rank(int argc, char** argv) {
         const int64_t more = bad - 1;
         if (!first.empty())
             complain("rank", "standard input: " + first +
-                                 (more > 0 ? " (and " + std::to_string(more) + " more before the first commit)" : ""));
+                                                  (more > 0 ? " (and " + std::to_string(more) + " more before the first commit)" : ""));
         first.clear();
     };
     const auto trouble = [&](int64_t line, const std::string& what) {

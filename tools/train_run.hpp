@@ -640,7 +640,8 @@ inline int verb(int argc, char** argv, const OtherRunner& other = OtherRunner())
     // 2. The settings.
     Settings    settings;
     std::string error;
-    if (!read_settings(config, settings, &error)) return complain(bad_usage, error);
+    bool        unreadable = false;
+    if (!read_settings(config, settings, &error, &unreadable)) return complain(unreadable ? io_error : bad_usage, error);
     for (const std::string& set : sets)
         if (!take_setting(settings, set, &error)) return complain(bad_usage, "--set " + shown(set) + ": " + error);
     if (settings.data.empty()) return complain(bad_usage, shown(config) + ": key \"data\" is missing");

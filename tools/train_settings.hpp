@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -236,10 +237,14 @@ inline bool take_setting(Settings& s, const std::string& line, std::string* erro
 }
 
 // Reads any settings that have a take_setting() beside them.
-template <class AnySettings> bool read_settings(const std::string& path, AnySettings& s, std::string* error) {
+// `unreadable`, if wanted: whether it was the file that could not be read, not what it says.
+template <class AnySettings>
+bool read_settings(const std::string& path, AnySettings& s, std::string* error, bool* unreadable = nullptr) {
+    if (unreadable != nullptr) *unreadable = true;
+    errno = 0;
     std::ifstream in(path);
     if (!in) {
-        *error = shown(path) + ": cannot open";
+        *error = shown(path) + ": " + (errno != 0 ? std::strerror(errno) : "cannot open");
         return false;
     }
     std::map<std::string, int> seen;
@@ -257,11 +262,12 @@ template <class AnySettings> bool read_settings(const std::string& path, AnySett
         seen[key] = number;
         if (!why.empty()) {
             *error = shown(path) + ": line " + std::to_string(number) + ": " + why;
+            if (unreadable != nullptr) *unreadable = false;
             return false;
         }
     }
     if (in.bad()) {
-        *error = shown(path) + ": cannot read";
+        *error = shown(path) + ": " + (errno != 0 ? std::strerror(errno) : "cannot read");
         return false;
     }
     return true;

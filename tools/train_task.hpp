@@ -8,6 +8,8 @@
 #include "s4d_net.hpp"
 #include "train_settings.hpp"
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 
@@ -74,9 +76,10 @@ struct Sequences {
 // One IDX file, gzip or plain: dimensions and bytes.
 inline bool read_idx(const std::string& path, size_t rank, std::vector<int64_t>& dims, std::vector<unsigned char>& data,
                      std::string* error) {
+    errno = 0;
     std::ifstream in(path, std::ios::binary);
     if (!in) {
-        *error = shown(path) + ": cannot open";
+        *error = shown(path) + ": " + (errno != 0 ? std::strerror(errno) : "cannot open");
         return false;
     }
     std::vector<unsigned char> file((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());

@@ -815,7 +815,8 @@ inline int verb(const std::string& config, const std::vector<std::string>& sets,
     };
     Settings    s;
     std::string error;
-    if (!train::read_settings(config, s, &error)) return complain(bad_usage, error);
+    bool        unreadable = false;
+    if (!train::read_settings(config, s, &error, &unreadable)) return complain(unreadable ? io_error : bad_usage, error);
     for (const std::string& set : sets)
         if (!take_setting(s, set, &error)) return complain(bad_usage, "--set " + shown(set) + ": " + error);
     if (!complete(s, &error)) return complain(bad_usage, shown(config) + ": " + error);
