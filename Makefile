@@ -26,7 +26,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all asan valgrind fuzz headers bench weights clean doctest
+.PHONY: all demo check check-all asan valgrind valgrind-all fuzz headers bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -61,10 +61,13 @@ check: $(BUILD)/test $(BUILD)/ssm
 asan:
 	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS" check
 
-valgrind:
+# What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
+VALGRIND_SKIP = *slow)*
+valgrind-all: VALGRIND_SKIP = *(very slow)*
+valgrind valgrind-all:
 	sh tests/need.sh valgrind
 	$(MAKE) OPT=-O1 BUILD=$(BUILD)/valgrind $(BUILD)/valgrind/test
-	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(BUILD)/valgrind/test --test-case-exclude="*vector forms*,*random strings*,*million*,*mutants*,*error over*,*slow*"
+	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(BUILD)/valgrind/test --test-case-exclude="$(VALGRIND_SKIP)"
 
 # The header alone: every compiler that is here, every switch, a Cortex-M4 build without libc.
 headers:
@@ -75,7 +78,7 @@ fuzz:
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check headers asan valgrind fuzz; do $(MAKE) $$what || exit; done
+	for what in check headers asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

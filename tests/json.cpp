@@ -491,7 +491,8 @@ TEST_CASE("N-11 S-05 parse_float: limits, under- and overflow, exponents of any 
     }
 }
 
-TEST_CASE("N-11 parse_float: a million decimal texts as the C library reads them, under every rounding mode") {
+TEST_CASE(
+    "N-11 parse_float: a million decimal texts as the C library reads them, under every rounding mode (very slow)") {
     std::mt19937_64 rng(20);
     const int       modes[] = {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
     long            wrong = 0, subnormal = 0, infinite = 0;
@@ -581,7 +582,7 @@ TEST_CASE("N-11 parse_float: halfway points cut off behind any number of digits,
     }
 }
 
-TEST_CASE("N-11 parse_float: every float survives printing to 9 digits (a sweep), and the locale has no say") {
+TEST_CASE("N-11 parse_float: every float survives printing to 9 digits (a sweep), and the locale has no say (slow)") {
     const char* other = std::setlocale(LC_NUMERIC, "de_DE.UTF-8"); // a decimal comma, where the machine has it
     float       x = 0;
     CHECK(ssm::parse_float("1.5", 3, &x) == 3);

@@ -192,7 +192,7 @@ TEST_CASE("ST-01: at least 8 bytes") {
     refuses(std::string(8, '\0'), Status::bad_header, "the text ends too early");
 }
 
-TEST_CASE("ST-02 F-07: a header of 100,000,000 bytes, and one more (slow)") {
+TEST_CASE("ST-02 F-07: a header of 100,000,000 bytes, and one more (very slow)") {
     const size_t limit = 100'000'000;
     refuses(length_bytes(limit + 1) + "{}", Status::bad_header, "the header is longer than the format's limit", "",
             100'000'000, 100'000'001);
@@ -692,7 +692,7 @@ TEST_CASE("ST-24 F-04: memory, arguments") {
     CHECK(read(file("{\"" + name + "\":1}")).name() == name.substr(0, sizeof fault.name - 1));
 }
 
-TEST_CASE("ST-25: 200,000 tensors in well under 2 s, in order and in the worst order (slow)") {
+TEST_CASE("ST-25: 200,000 tensors in well under 2 s, in order and in the worst order (very slow)") {
     const int n = 200'000;
     for (int kind = 0; kind < 4; ++kind) {
         std::string header = kind == 3 ? "{\"__metadata__\":{" : "{";

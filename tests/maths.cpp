@@ -25,7 +25,7 @@ template <class Fn> void sweep(uint32_t stride, Fn fn) {
 double relative(double got, double want) { return want == 0 ? std::fabs(got) : std::fabs(got / want - 1); }
 } // namespace
 
-TEST_CASE("N-10 exp: error, limits, monotone") {
+TEST_CASE("N-10 exp: error, limits, monotone (slow)") {
     double worst = 0;
     sweep(997, [&](float x) {
         const float y = exp_f32(x);
@@ -46,7 +46,7 @@ TEST_CASE("N-10 exp: error, limits, monotone") {
     }
 }
 
-TEST_CASE("N-10 sigmoid: error, limits, monotone over every half-precision number") {
+TEST_CASE("N-10 sigmoid: error, limits, monotone over every half-precision number (slow)") {
     double worst = 0;
     sweep(997, [&](float x) {
         if (x > -87.0f) worst = std::max(worst, relative(double(sigmoid(x)), 1 / (1 + std::exp(-double(x)))));
@@ -68,7 +68,7 @@ TEST_CASE("N-10 sigmoid: error, limits, monotone over every half-precision numbe
     }
 }
 
-TEST_CASE("normal_cdf (erf): absolute error") {
+TEST_CASE("normal_cdf (erf): absolute error (slow)") {
     double worst = 0, worst_gelu = 0;
     sweep(997, [&](float x) {
         const double want = 0.5 * std::erfc(-double(x) * 0.70710678118654752);
@@ -84,7 +84,7 @@ TEST_CASE("normal_cdf (erf): absolute error") {
     CHECK(normal_cdf(-1e30f) == 0.0f);
 }
 
-TEST_CASE("exp_and_expm1: error, and never above 1") {
+TEST_CASE("exp_and_expm1: error, and never above 1 (slow)") {
     double worst_exp = 0, worst_expm1 = 0;
     sweep(499, [&](float x) {
         if (!(x <= 0.0f)) return;
@@ -98,7 +98,7 @@ TEST_CASE("exp_and_expm1: error, and never above 1") {
     CHECK(worst_expm1 < 4e-7);
 }
 
-TEST_CASE("tanh, softplus, exp_minus: error, limits, NaN") {
+TEST_CASE("tanh, softplus, exp_minus: error, limits, NaN (slow)") {
     double worst_tanh = 0, worst_softplus = 0, worst_exp = 0;
     sweep(499, [&](float x) {
         const double v = double(x);
@@ -127,7 +127,7 @@ TEST_CASE("tanh, softplus, exp_minus: error, limits, NaN") {
     CHECK(std::isinf(softplus(inf)));
 }
 
-TEST_CASE("sincos_turns: error over a turn") {
+TEST_CASE("sincos_turns: error over a turn (slow)") {
     double worst = 0;
     for (int i = -(1 << 20); i <= 1 << 20; ++i) {
         const float t = float(i) / float(1 << 21);
@@ -143,7 +143,7 @@ TEST_CASE("sincos_turns: error over a turn") {
     CHECK(c == 0.0f);
 }
 
-TEST_CASE("rsqrt: error over every exponent") {
+TEST_CASE("rsqrt: error over every exponent (slow)") {
     double worst = 0;
     sweep(997, [&](float x) {
         if (x >= 1.2e-38f) worst = std::max(worst, relative(double(rsqrt(x)), 1 / std::sqrt(double(x))));
@@ -184,7 +184,7 @@ TEST_CASE("half precision: all 65,536 numbers, both formats") {
     }
 }
 
-TEST_CASE("vector forms give the scalar bits") {
+TEST_CASE("vector forms give the scalar bits (very slow)") {
     for (uint64_t b = 0; b < 0x100000000u; b += 8 * 4001) {
         float x[8], y[8];
         for (uint32_t k = 0; k < 8; ++k) x[k] = float_of(int32_t(uint32_t(b + k * 12343)));

@@ -109,7 +109,7 @@ TEST_CASE("tracking: the loss has the gradient it says, and its floor") {
     CHECK(loss_floor(2, 0) == 0);
 }
 
-TEST_CASE("tracking: two threads give the bits of one, and parity is learnt with rotation only") {
+TEST_CASE("tracking: two threads give the bits of one, and parity is learnt with rotation only (slow)") {
     std::vector<std::string> lines = small;
     lines.push_back("threads = 1");
     Trainer one(settings(lines));

@@ -178,7 +178,7 @@ TEST_CASE("train: outputs and gradients equal the golden files") {
     }
 }
 
-TEST_CASE("train: gradients equal finite differences") {
+TEST_CASE("train: gradients equal finite differences (slow)") {
     for (Disc disc : {Disc::zoh, Disc::bilinear})
         for (bool prenorm : {false, true})
             for (int mode = 0; mode < 6; ++mode) {
@@ -448,7 +448,7 @@ TEST_CASE("train: the model file runs in the library with the outputs of the tra
         }
 }
 
-TEST_CASE("train: the made-up tasks are learned") {
+TEST_CASE("train: the made-up tasks are learned (slow)") {
     train::Settings s = small_run();
     std::string     error;
     for (const char* line : {"steps=90", "batch=16", "ema=0", "dropout=0", "data=synthetic:waves,240"})

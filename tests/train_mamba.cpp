@@ -123,7 +123,7 @@ TEST_CASE("training mamba3: the forward pass is the model that the runtime's ref
     }
 }
 
-TEST_CASE("training mamba3: gradients are those of finite differences, on every tensor") {
+TEST_CASE("training mamba3: gradients are those of finite differences, on every tensor (slow)") {
     for (const Case& c : cases()) {
         CAPTURE(c.name);
         Run<double>  run(c);
