@@ -152,10 +152,13 @@ inline int padded(int n) { return (n + pad_to - 1) / pad_to * pad_to; }
 template <class Real> struct Kept {
     std::vector<Real> r, u, p;       // residual before the layer [d], normed [d], in_proj [rows]; all padded
     std::vector<Real> dt, A, lambda; // [H]
-    std::vector<Real> turn, phi;     // tanh(angle) [S]; angle [H][S]
+    std::vector<Real> turn;          // tanh(angle) [S]
+    std::vector<Real> phi, sin, cos; // angle in half turns, from -1 to 1; its sine and cosine; [H][S] padded
     std::vector<Real> k, q;          // [H][R][N]
-    std::vector<Real> o, y;          // read-out with skip [H][R][P]; what out_proj reads [di padded]
-    std::vector<Real> bounds;        // h at the beginning of every chunk: [stream][chunk][H][N][P]
+    std::vector<Real> v;             // x mimo_x [H][R][P padded]
+    std::vector<Real> zr, gate;      // z mimo_z, sigmoid of it [H][R][P padded]
+    std::vector<Real> o, y;          // read-out with skip [H][R][P padded]; what out_proj reads [di padded]
+    std::vector<Real> bounds;        // h at the beginning of every chunk: [stream][chunk][H][N][P padded]
     std::vector<Real> r2, u2, f, g;  // MLP: residual, normed, fc1 [2 hidden padded], a silu(gate) [hidden padded]
 };
 template <class Real> struct Workspace {
@@ -183,6 +186,11 @@ template <class Real>
 void linear_back(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, const Real* d_y,
                  Real* d_x, Real* d_W) {
     const int op = padded(out), ip = padded(in);
+    if (in == ip) { // nothing to pad
+        ws.kernels.gemm(rows, in, out, d_y, op, 1, W, in, d_x, in, nullptr, false);
+        ws.kernels.gemm(out, in, rows, d_y, 1, op, x, in, d_W, in, nullptr, true);
+        return;
+    }
     ws.wide.assign(size_t(out) * size_t(ip), Real(0));
     for (int o = 0; o < out; ++o)
         for (int i = 0; i < in; ++i) ws.wide[size_t(o) * size_t(ip) + size_t(i)] = W[int64_t(o) * in + i];
@@ -193,21 +201,29 @@ void linear_back(Workspace<Real>& ws, const Real* W, int out, int in, int rows, 
         for (int i = 0; i < in; ++i) d_W[int64_t(o) * in + i] += ws.d_w[size_t(o) * size_t(ip) + size_t(i)];
 }
 
+// Sum of a[i] b[i], in eight lanes: the order is part of the result.
+template <class Real> Real dot(const Real* a, const Real* b, int n) {
+    Real lane[8] = {}, rest = 0;
+    int  i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; ++k) lane[k] += a[i + k] * b[i + k];
+    for (; i < n; ++i) rest += a[i] * b[i];
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])) + rest;
+}
+
 template <class Real> Real rms_scale(const Real* x, int n) {
-    Real sum = 0;
-    for (int i = 0; i < n; ++i) sum += x[i] * x[i];
-    return 1 / std::sqrt(sum / Real(n) + Real(epsilon));
+    return 1 / std::sqrt(dot(x, x, n) / Real(n) + Real(epsilon));
 }
 template <class Real> void rms(const Real* x, const Real* w, Real* y, int n) {
     const Real s = rms_scale(x, n);
     for (int i = 0; i < n; ++i) y[i] = x[i] * s * w[i];
 }
-// d_x += of y = x scale(x) w, and d_w += ; d_x may not be d_y.
-template <class Real> void rms_back(const Real* x, const Real* w, const Real* d_y, Real* d_x, Real* d_w, int n) {
+// d_x += of y = x scale(x) w, and d_w += ; d_x may not be d_y. Puts d_y w in the place of d_y.
+template <class Real> void rms_back(const Real* x, const Real* w, Real* d_y, Real* d_x, Real* d_w, int n) {
     const Real s = rms_scale(x, n);
-    Real       dot = 0;
-    for (int i = 0; i < n; ++i) dot += d_y[i] * w[i] * x[i], d_w[i] += d_y[i] * x[i] * s;
-    for (int i = 0; i < n; ++i) d_x[i] += s * (d_y[i] * w[i] - x[i] * s * s * dot / Real(n));
+    for (int i = 0; i < n; ++i) d_w[i] += d_y[i] * x[i] * s, d_y[i] *= w[i];
+    const Real part = s * s * dot(d_y, x, n) / Real(n);
+    for (int i = 0; i < n; ++i) d_x[i] += s * (d_y[i] - x[i] * part);
 }
 
 // The two numbers that angle s turns.
@@ -221,38 +237,34 @@ template <class Real> struct Mixer {
     const Config& c;
     const Places& at;
     const Real*   w; // all parameters
-    int           d, di, H, P, N, R, G, S, Qp, RN;
+    int           d, di, H, P, N, R, G, S, Qp, RN, Pp, HSp;
     Mixer(const Net<Real>& net, int layer)
         : c(net.config), at(net.layers[size_t(layer)]), w(net.params.data()), d(c.d_model), di(c.d_inner), H(c.heads()),
           P(c.headdim), N(c.d_state), R(c.mimo_rank), G(c.ngroups), S(c.rope_angles), Qp(padded(c.rows())),
-          RN(c.mimo_rank * c.d_state) {}
-    int  B_row(int r, int g) const { return 2 * di + (r * G + g) * N; }
-    int  C_row(int r, int g) const { return B_row(r, g) + R * G * N; }
-    int  scalars() const { return 2 * di + 2 * R * G * N; } // dt, A, trap, then angle
-    Real mimo(int64_t place, int h, int r, int p) const { return place < 0 ? Real(1) : w[place + (h * R + r) * P + p]; }
-    // h of one token: [H][N][P]
-    int64_t state_size() const { return int64_t(H) * N * P; }
+          RN(c.mimo_rank * c.d_state), Pp(padded(P)), HSp(padded(c.heads() * c.rope_angles)) {}
+    int     B_row(int r, int g) const { return 2 * di + (r * G + g) * N; }
+    int     C_row(int r, int g) const { return B_row(r, g) + R * G * N; }
+    int     scalars() const { return 2 * di + 2 * R * G * N; } // dt, A, trap, then angle
+    int64_t state_size() const { return int64_t(H) * N * Pp; } // of one token
+    // Where head h of token i begins, in arrays [H][R][N] and [H][R][P padded].
+    size_t kq(int64_t i, int h) const { return size_t((i * H + h) * RN); }
+    size_t row(int64_t i, int h) const { return size_t((i * H + h) * R * Pp); }
 
-    // The new state of head h at token i (of its stream: t), from the one before.
-    void update(const Kept<Real>& kept, int64_t i, int t, int h, const Real* before, Real* after) const {
-        const Real *x = &kept.p[size_t(i * Qp + di + h * P)], *k = &kept.k[size_t((i * H + h) * RN)];
-        const Real  dt = kept.dt[size_t(i * H + h)], lambda = kept.lambda[size_t(i * H + h)];
-        const Real  alpha = std::exp(-kept.A[size_t(i * H + h)] * dt), beta = alpha * dt * (1 - lambda),
-                   gamma = dt * lambda;
-        for (int n = 0; n < N; ++n)
-            for (int p = 0; p < P; ++p) after[n * P + p] = alpha * before[n * P + p];
-        for (int r = 0; r < R; ++r)
-            for (int n = 0; n < N; ++n) {
-                const Real  now = gamma * k[r * N + n], old = t > 0 ? beta * (k - H * RN)[r * N + n] : Real(0);
-                const Real* x_old = t > 0 ? x - Qp : x;
-                Real*       to = after + n * P;
-                if (at.mimo_x < 0)
-                    for (int p = 0; p < P; ++p) to[p] += now * x[p] + old * x_old[p];
-                else {
-                    const Real* m = w + at.mimo_x + (h * R + r) * P;
-                    for (int p = 0; p < P; ++p) to[p] += (now * x[p] + old * x_old[p]) * m[p];
-                }
-            }
+    struct Rates {
+        Real alpha, beta, gamma;
+    };
+    Rates rates(const Kept<Real>& kept, int64_t i, int h) const {
+        const Real dt = kept.dt[size_t(i * H + h)], lambda = kept.lambda[size_t(i * H + h)];
+        const Real alpha = std::exp(-kept.A[size_t(i * H + h)] * dt);
+        return {alpha, alpha * dt * (1 - lambda), dt * lambda};
+    }
+    // The new state of head h at token i (of its stream: t), from the one before; o [R][Pp] if the read-out is wanted.
+    void update(const s4d::Kernels<Real>& kernels, const Kept<Real>& kept, int64_t i, int t, int h, const Real* before,
+                Real* after, Real* o) const {
+        const Rates a = rates(kept, i, h);
+        const Real *k = &kept.k[kq(i, h)], *v = &kept.v[row(i, h)];
+        kernels.state_update(N, R, Pp, a.alpha, a.beta, a.gamma, k, t > 0 ? k - H * RN : nullptr, v,
+                             t > 0 ? v - H * R * Pp : nullptr, before, after, &kept.q[kq(i, h)], o);
     }
 };
 
@@ -264,18 +276,21 @@ double mixer_forward(const Net<Real>& net, int layer, const Batch<Real>& b, Work
     const Config&     c = net.config;
     Kept<Real>&       kept = ws.layers[size_t(layer)];
     const int         H = m.H, P = m.P, N = m.N, R = m.R, G = m.G, S = m.S, RN = m.RN, rows = b.n_streams * b.T;
+    const int         Pp = m.Pp, HSp = m.HSp, di_p = padded(m.di);
     const int64_t     size = m.state_size(), chunks = (b.T + chunk - 1) / chunk;
     const size_t      n = size_t(rows);
     double            total = 0;
-    kept.p.resize(n * size_t(m.Qp)), kept.y.assign(n * size_t(padded(m.di)), Real(0)),
-        kept.o.assign(n * size_t(H * R * P), Real(0));
+    for (auto* per_head : {&kept.v, &kept.zr, &kept.gate, &kept.o}) {
+        const size_t wanted = n * size_t(H * R * Pp);
+        if (per_head->size() != wanted || P != Pp) per_head->assign(wanted, Real(0));
+    }
+    kept.p.resize(n * size_t(m.Qp)), kept.y.assign(n * size_t(di_p), Real(0));
     kept.dt.resize(n * size_t(H)), kept.A.resize(n * size_t(H)), kept.lambda.resize(n * size_t(H));
-    kept.turn.resize(n * size_t(S)), kept.phi.resize(n * size_t(H * S)), kept.k.resize(n * size_t(H * RN)),
-        kept.q.resize(n * size_t(H * RN));
-    kept.bounds.assign(size_t(b.n_streams * chunks * size), Real(0));
+    kept.turn.resize(n * size_t(S)), kept.k.resize(n * size_t(H * RN)), kept.q.resize(n * size_t(H * RN));
+    for (auto* angles : {&kept.phi, &kept.sin, &kept.cos}) angles->assign(n * size_t(HSp), Real(0));
+    kept.bounds.resize(size_t(b.n_streams * chunks * size));
     linear(ws, m.w + m.at.in_proj, c.rows(), m.d, rows, kept.u.data(), kept.p.data(), false);
-    std::vector<Real> state(static_cast<size_t>(size)), next(static_cast<size_t>(N * P)),
-        normed(static_cast<size_t>(N));
+    std::vector<Real> state(static_cast<size_t>(size)), normed(static_cast<size_t>(N));
     for (int64_t i = 0; i < rows; ++i) {
         const int   t = int(i % b.T);
         const Real* row = &kept.p[size_t(i * m.Qp)];
@@ -293,14 +308,18 @@ double mixer_forward(const Net<Real>& net, int layer, const Batch<Real>& b, Work
             kept.lambda[size_t(i * H + h)] = sigmoid(trap[h]);
             if (penalty.areg != 0) total += penalty.areg * std::log(double(A)) / (double(rows) * H * c.n_layers);
             for (int s = 0; s < S; ++s) {
-                const size_t at = size_t((i * H + h) * S + s);
-                const Real   turns = kept.turn[size_t(i * S + s)] * dt, over = turns - std::round(turns);
-                total += penalty.treg * double(over * over) / (double(rows) * H * S * c.n_layers);
-                Real phi = (t > 0 ? kept.phi[at - size_t(H * S)] : Real(0)) + turns * Real(pi);
-                phi -= Real(2 * pi) * std::floor(phi / Real(2 * pi));
-                kept.phi[at] = phi;
+                const size_t at = size_t(i * HSp + h * S + s);
+                const Real   turns = kept.turn[size_t(i * S + s)] * dt;
+                if (penalty.treg != 0) {
+                    const double over = double(turns - std::round(turns));
+                    total += penalty.treg * over * over / (double(rows) * H * S * c.n_layers);
+                }
+                const Real phi = (t > 0 ? kept.phi[at - size_t(HSp)] : Real(0)) + turns;
+                kept.phi[at] = phi - 2 * std::floor(phi / 2 + Real(0.5)); // to [-1, 1)
             }
         }
+        const size_t angles = size_t(i * HSp);
+        ws.kernels.sin_cos_row(&kept.phi[angles], &kept.sin[angles], &kept.cos[angles], HSp);
 
         // 2. B and C: norm, bias, rotation.
         for (int which = 0; which < 2; ++which)
@@ -309,41 +328,56 @@ double mixer_forward(const Net<Real>& net, int layer, const Batch<Real>& b, Work
                     rms(row + (which == 0 ? m.B_row(r, g) : m.C_row(r, g)),
                         m.w + (which == 0 ? m.at.B_norm : m.at.C_norm), normed.data(), N);
                     for (int h = g * (H / G); h < (g + 1) * (H / G); ++h) {
-                        Real*       to = &(which == 0 ? kept.k : kept.q)[size_t((i * H + h) * RN + r * N)];
+                        Real*       to = &(which == 0 ? kept.k : kept.q)[m.kq(i, h) + size_t(r * N)];
                         const Real* bias = m.w + (which == 0 ? m.at.B_bias : m.at.C_bias) + (h * R + r) * N;
+                        const Real *si = &kept.sin[angles + size_t(h * S)], *co = &kept.cos[angles + size_t(h * S)];
                         for (int k = 0; k < N; ++k) to[k] = normed[size_t(k)] + bias[k];
                         for (int s = 0; s < S; ++s) {
-                            const Real phi = kept.phi[size_t((i * H + h) * S + s)], co = std::cos(phi),
-                                       si = std::sin(phi);
                             int one, two;
                             pair_of(c, s, &one, &two);
                             const Real u = to[one], v = to[two];
-                            to[one] = u * co - v * si, to[two] = u * si + v * co;
+                            to[one] = u * co[s] - v * si[s], to[two] = u * si[s] + v * co[s];
                         }
                     }
                 }
 
-        // 3. Update, read out, gate.
+        // 3. Values and gates.
+        for (int h = 0; h < H; ++h)
+            for (int r = 0; r < R; ++r) {
+                const Real *z = row + h * P, *x = row + m.di + h * P;
+                Real *      v = &kept.v[m.row(i, h)] + r * Pp, *zr = &kept.zr[m.row(i, h)] + r * Pp;
+                if (!c.is_mimo) {
+                    std::copy(x, x + P, v), std::copy(z, z + P, zr);
+                    continue;
+                }
+                const Real *mx = m.w + m.at.mimo_x + (h * R + r) * P, *mz = m.w + m.at.mimo_z + (h * R + r) * P;
+                for (int p = 0; p < P; ++p) v[p] = x[p] * mx[p], zr[p] = z[p] * mz[p];
+            }
+        ws.kernels.sigmoid_row(&kept.zr[m.row(i, 0)], &kept.gate[m.row(i, 0)], H * R * Pp);
+
+        // 4. Update, read out, gate.
         if (t == 0) std::fill(state.begin(), state.end(), Real(0));
         if (t % chunk == 0)
             std::copy(state.begin(), state.end(), kept.bounds.begin() + (i / b.T * chunks + t / chunk) * size);
         for (int h = 0; h < H; ++h) {
-            Real* now = &state[size_t(h * N * P)];
-            m.update(kept, i, t, h, now, next.data());
-            std::copy(next.begin(), next.end(), now);
-            const Real *z = row + h * P, *x = row + m.di + h * P, *q = &kept.q[size_t((i * H + h) * RN)];
-            Real*       y = &kept.y[size_t(i * padded(m.di) + h * P)];
+            Real* now = &state[size_t(h * N * Pp)];
+            m.update(ws.kernels, kept, i, t, h, now, now, &kept.o[m.row(i, h)]);
+            Real* y = &kept.y[size_t(i * di_p + h * P)];
             for (int r = 0; r < R; ++r) {
-                Real* o = &kept.o[size_t(((i * H + h) * R + r) * P)];
-                for (int k = 0; k < N; ++k)
-                    for (int p = 0; p < P; ++p) o[p] += now[k * P + p] * q[r * N + k];
-                for (int p = 0; p < P; ++p) o[p] += m.w[m.at.D + h] * x[p] * m.mimo(m.at.mimo_x, h, r, p);
-                const Real scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1);
-                for (int p = 0; p < P; ++p) {
-                    const Real zr = z[p] * m.mimo(m.at.mimo_z, h, r, p);
-                    const Real on = m.at.gate_norm >= 0 ? o[p] * scale * m.w[m.at.gate_norm + h * P + p] : o[p];
-                    y[p] += on * zr * sigmoid(zr) * m.mimo(m.at.mimo_o, h, r, p);
-                }
+                const size_t at = m.row(i, h) + size_t(r * Pp);
+                Real*        o = &kept.o[at];
+                const Real * v = &kept.v[at], *zr = &kept.zr[at], *gate = &kept.gate[at];
+                const Real   D = m.w[m.at.D + h];
+                for (int p = 0; p < P; ++p) o[p] += D * v[p];
+                const Real  scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1);
+                const Real *norm = m.w + m.at.gate_norm + h * P, *mo = m.w + m.at.mimo_o + (h * R + r) * P;
+                if (m.at.gate_norm < 0 && !c.is_mimo)
+                    for (int p = 0; p < P; ++p) y[p] = o[p] * zr[p] * gate[p];
+                else
+                    for (int p = 0; p < P; ++p) {
+                        const Real on = m.at.gate_norm >= 0 ? o[p] * scale * norm[p] : o[p];
+                        y[p] += on * zr[p] * gate[p] * (c.is_mimo ? mo[p] : Real(1));
+                    }
             }
         }
     }
@@ -358,14 +392,15 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
     const Config&     c = net.config;
     const Kept<Real>& kept = ws.layers[size_t(layer)];
     const int         H = m.H, P = m.P, N = m.N, R = m.R, G = m.G, S = m.S, RN = m.RN, rows = b.n_streams * b.T;
+    const int         Pp = m.Pp, HSp = m.HSp, di_p = padded(m.di);
     const int64_t     size = m.state_size(), chunks = (b.T + chunk - 1) / chunk;
     ws.d_p.assign(size_t(rows) * size_t(m.Qp), Real(0));
     ws.h.resize(size_t((chunk + 1) * size));
     const auto        zeros = [](int64_t count) { return std::vector<Real>(size_t(count), Real(0)); };
     std::vector<Real> d_h = zeros(size), d_phi = zeros(H * S), d_k_next = zeros(H * RN), d_x_next = zeros(m.di);
-    std::vector<Real> d_k = zeros(RN), d_q = zeros(RN), d_o = zeros(R * P), d_v = zeros(R * P), d_w = zeros(R * P);
-    std::vector<Real> d_on = zeros(P), d_Bn = zeros(2 * R * G * N), d_turn = zeros(S), v = zeros(R * P),
-                      v_old = zeros(R * P);
+    std::vector<Real> d_k = zeros(RN), d_q = zeros(RN), d_o = zeros(R * Pp), d_v = zeros(R * Pp), d_w = zeros(R * Pp);
+    std::vector<Real> d_on = zeros(P), d_Bn = zeros(2 * R * G * N), d_turn = zeros(S);
+    std::vector<Real> lanes = zeros(16 * (3 * RN + 4)), sums = zeros(3 * RN + 4);
     for (int stream = 0; stream < b.n_streams; ++stream) {
         for (auto* carried : {&d_h, &d_phi, &d_k_next, &d_x_next}) std::fill(carried->begin(), carried->end(), Real(0));
         for (int t = b.T - 1; t >= 0; --t) {
@@ -375,8 +410,9 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
                 std::copy_n(kept.bounds.begin() + (stream * chunks + t / chunk) * size, size, ws.h.begin());
                 for (int s = first; s <= t; ++s)
                     for (int h = 0; h < H; ++h)
-                        m.update(kept, int64_t(stream) * b.T + s, s, h, &ws.h[size_t((s - first) * size + h * N * P)],
-                                 &ws.h[size_t((s - first + 1) * size + h * N * P)]);
+                        m.update(ws.kernels, kept, int64_t(stream) * b.T + s, s, h,
+                                 &ws.h[size_t((s - first) * size + h * N * Pp)],
+                                 &ws.h[size_t((s - first + 1) * size + h * N * Pp)], nullptr);
             }
             const Real* row = &kept.p[size_t(i * m.Qp)];
             Real*       d_row = &ws.d_p[size_t(i * m.Qp)];
@@ -384,90 +420,83 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
             Real *d_dd_dt = d_row + m.scalars(), *d_dd_A = d_dd_dt + H, *d_trap = d_dd_A + H, *d_angle = d_trap + H;
             std::fill(d_Bn.begin(), d_Bn.end(), Real(0)), std::fill(d_turn.begin(), d_turn.end(), Real(0));
             for (int h = 0; h < H; ++h) {
+                const auto rates = m.rates(kept, i, h);
                 const Real dt = kept.dt[size_t(i * H + h)], A = kept.A[size_t(i * H + h)],
                            lambda = kept.lambda[size_t(i * H + h)];
-                const Real  alpha = std::exp(-A * dt), beta = alpha * dt * (1 - lambda), gamma = dt * lambda;
+                const Real  alpha = rates.alpha, beta = rates.beta, gamma = rates.gamma;
                 const Real *z = row + h * P, *x = row + m.di + h * P, *x_old = t > 0 ? x - m.Qp : nullptr;
-                const Real *k = &kept.k[size_t((i * H + h) * RN)], *q = &kept.q[size_t((i * H + h) * RN)];
+                const Real *k = &kept.k[m.kq(i, h)], *q = &kept.q[m.kq(i, h)];
                 const Real* k_old = t > 0 ? k - H * RN : nullptr;
-                const Real* d_y = &ws.d_y[size_t(i * padded(m.di) + h * P)];
+                const Real* d_y = &ws.d_y[size_t(i * di_p + h * P)];
                 Real *      d_z = d_row + h * P, *d_x = d_row + m.di + h * P;
 
                 // 1. Gate, norm, skip.
                 for (int r = 0; r < R; ++r) {
-                    const Real* o = &kept.o[size_t(((i * H + h) * R + r) * P)];
-                    const Real  scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1);
-                    Real*       to = &d_o[size_t(r * P)];
-                    for (int p = 0; p < P; ++p) {
-                        const Real mx = m.mimo(m.at.mimo_x, h, r, p), mz = m.mimo(m.at.mimo_z, h, r, p),
-                                   mo = m.mimo(m.at.mimo_o, h, r, p);
-                        const Real zr = z[p] * mz, sig = sigmoid(zr), silu = zr * sig;
-                        const Real on = m.at.gate_norm >= 0 ? o[p] * scale * m.w[m.at.gate_norm + h * P + p] : o[p];
-                        const Real d_g = d_y[p] * mo, d_zr = d_g * on * sig * (1 + zr * (1 - sig));
-                        d_on[size_t(p)] = d_g * silu;
-                        d_z[p] += d_zr * mz;
-                        if (c.is_mimo) {
-                            grad[m.at.mimo_z + (h * R + r) * P + p] += d_zr * z[p];
-                            grad[m.at.mimo_o + (h * R + r) * P + p] += d_y[p] * on * silu;
+                    const size_t at = m.row(i, h) + size_t(r * Pp);
+                    const Real * o = &kept.o[at], *v = &kept.v[at], *zr = &kept.zr[at], *gate = &kept.gate[at];
+                    Real*        to = &d_o[size_t(r * Pp)];
+                    const Real   scale = m.at.gate_norm >= 0 ? rms_scale(o, P) : Real(1), D = m.w[m.at.D + h];
+                    const Real * norm = m.w + m.at.gate_norm + h * P, *mz = m.w + m.at.mimo_z + (h * R + r) * P,
+                               *mo = m.w + m.at.mimo_o + (h * R + r) * P;
+                    if (m.at.gate_norm < 0 && !c.is_mimo)
+                        for (int p = 0; p < P; ++p) {
+                            const Real silu = zr[p] * gate[p];
+                            d_z[p] = d_y[p] * o[p] * gate[p] * (1 + zr[p] - silu);
+                            to[p] = d_y[p] * silu;
                         }
-                        v[size_t(r * P + p)] = x[p] * mx;
-                        v_old[size_t(r * P + p)] = t > 0 ? x_old[p] * mx : Real(0);
-                        to[p] = 0;
+                    else {
+                        for (int p = 0; p < P; ++p) {
+                            const Real silu = zr[p] * gate[p], d_g = c.is_mimo ? d_y[p] * mo[p] : d_y[p];
+                            const Real on = m.at.gate_norm >= 0 ? o[p] * scale * norm[p] : o[p];
+                            const Real d_zr = d_g * on * gate[p] * (1 + zr[p] - silu);
+                            d_on[size_t(p)] = d_g * silu;
+                            if (c.is_mimo) {
+                                d_z[p] += d_zr * mz[p];
+                                grad[m.at.mimo_z + (h * R + r) * P + p] += d_zr * z[p];
+                                grad[m.at.mimo_o + (h * R + r) * P + p] += d_y[p] * on * silu;
+                            } else d_z[p] = d_zr;
+                        }
+                        std::fill(to, to + P, Real(0));
+                        if (m.at.gate_norm >= 0) rms_back(o, norm, d_on.data(), to, grad + m.at.gate_norm + h * P, P);
+                        else std::copy(d_on.begin(), d_on.end(), to);
                     }
-                    if (m.at.gate_norm >= 0)
-                        rms_back(o, m.w + m.at.gate_norm + h * P, d_on.data(), to, grad + m.at.gate_norm + h * P, P);
-                    else std::copy(d_on.begin(), d_on.end(), to);
-                    for (int p = 0; p < P; ++p) {
-                        grad[m.at.D + h] += to[p] * v[size_t(r * P + p)];
-                        d_v[size_t(r * P + p)] = m.w[m.at.D + h] * to[p];
-                        d_w[size_t(r * P + p)] = 0;
-                    }
+                    grad[m.at.D + h] += dot(to, v, P);
+                    for (int p = 0; p < P; ++p) d_v[size_t(r * Pp + p)] = D * to[p], d_w[size_t(r * Pp + p)] = 0;
                 }
 
                 // 2. The state: d_h arrives as that of the state after this token.
-                const Real *before = &ws.h[size_t(t % chunk * size + h * N * P)], *after = before + size;
-                Real        d_alpha = 0, d_beta = 0, d_gamma = 0;
-                for (int n = 0; n < N; ++n) {
-                    Real* g = &d_h[size_t((h * N + n) * P)];
-                    for (int r = 0; r < R; ++r) {
-                        const Real* d_or = &d_o[size_t(r * P)];
-                        Real        sum = 0;
-                        for (int p = 0; p < P; ++p) sum += d_or[p] * after[n * P + p], g[p] += d_or[p] * q[r * N + n];
-                        d_q[size_t(r * N + n)] = sum;
-                    }
-                    for (int r = 0; r < R; ++r) {
-                        const Real* vr = &v[size_t(r * P)];
-                        Real*       d_vr = &d_v[size_t(r * P)];
-                        const Real  now = gamma * k[r * N + n];
-                        Real        sum = 0;
-                        for (int p = 0; p < P; ++p) sum += g[p] * vr[p], d_vr[p] += now * g[p];
-                        Real& carried = d_k_next[size_t(h * RN + r * N + n)];
-                        d_k[size_t(r * N + n)] = carried + gamma * sum;
-                        d_gamma += k[r * N + n] * sum;
-                        carried = 0;
-                        if (t == 0) continue;
-                        const Real* wr = &v_old[size_t(r * P)];
-                        Real*       d_wr = &d_w[size_t(r * P)];
-                        const Real  old = beta * k_old[r * N + n];
-                        Real        sum_old = 0;
-                        for (int p = 0; p < P; ++p) sum_old += g[p] * wr[p], d_wr[p] += old * g[p];
-                        carried = beta * sum_old;
-                        d_beta += k_old[r * N + n] * sum_old;
-                    }
-                    for (int p = 0; p < P; ++p) d_alpha += g[p] * before[n * P + p], g[p] *= alpha;
+                s4d::StateBack<Real> back;
+                back.N = N, back.R = R, back.Pp = Pp;
+                back.alpha = alpha, back.beta = beta, back.gamma = gamma;
+                back.k = k, back.q = q, back.k_old = k_old;
+                back.v = &kept.v[m.row(i, h)], back.v_old = t > 0 ? back.v - H * R * Pp : nullptr;
+                back.d_o = d_o.data(), back.before = &ws.h[size_t(t % chunk * size + h * N * Pp)],
+                back.after = back.before + size;
+                back.g = &d_h[size_t(h * N * Pp)], back.d_v = d_v.data(), back.d_w = d_w.data();
+                back.lanes = lanes.data(), back.sums = sums.data();
+                ws.kernels.state_backward(back);
+                const Real *of_q = sums.data(), *of_k = of_q + RN, *of_old = of_k + RN;
+                Real*       carried_k = &d_k_next[size_t(h * RN)];
+                for (int n = 0; n < RN; ++n) {
+                    d_q[size_t(n)] = of_q[n];
+                    d_k[size_t(n)] = carried_k[n] + gamma * of_k[n];
+                    carried_k[n] = t > 0 ? beta * of_old[n] : Real(0);
                 }
-                for (int p = 0; p < P; ++p) {
-                    Real& carried = d_x_next[size_t(h * P + p)];
-                    d_x[p] = carried;
-                    carried = 0;
-                    for (int r = 0; r < R; ++r) {
-                        const Real mx = m.mimo(m.at.mimo_x, h, r, p), dv = d_v[size_t(r * P + p)],
-                                   dw = d_w[size_t(r * P + p)];
-                        d_x[p] += dv * mx, carried += dw * mx;
-                        if (c.is_mimo)
+                Real       d_alpha = of_old[RN];
+                const Real d_gamma = dot(k, of_k, RN), d_beta = t > 0 ? dot(k_old, of_old, RN) : Real(0);
+                Real*      carried_x = &d_x_next[size_t(h * P)];
+                if (!c.is_mimo)
+                    for (int p = 0; p < P; ++p) d_x[p] = carried_x[p] + d_v[size_t(p)], carried_x[p] = d_w[size_t(p)];
+                else
+                    for (int p = 0; p < P; ++p) {
+                        d_x[p] = carried_x[p], carried_x[p] = 0;
+                        for (int r = 0; r < R; ++r) {
+                            const Real mx = m.w[m.at.mimo_x + (h * R + r) * P + p], dv = d_v[size_t(r * Pp + p)],
+                                       dw = d_w[size_t(r * Pp + p)];
+                            d_x[p] += dv * mx, carried_x[p] += dw * mx;
                             grad[m.at.mimo_x + (h * R + r) * P + p] += dv * x[p] + (t > 0 ? dw * x_old[p] : Real(0));
+                        }
                     }
-                }
 
                 // 3. alpha = exp(-A dt), beta = alpha dt (1 - lambda), gamma = dt lambda.
                 d_alpha += dt * (1 - lambda) * d_beta;
@@ -479,10 +508,10 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
                 d_trap[h] = d_lambda * lambda * (1 - lambda);
 
                 // 4. Rotation: k and q turn with phi, which all later tokens share.
+                const Real *si = &kept.sin[size_t(i * HSp + h * S)], *co = &kept.cos[size_t(i * HSp + h * S)];
                 for (int s = 0; s < S; ++s) {
-                    const Real phi = kept.phi[size_t((i * H + h) * S + s)], co = std::cos(phi), si = std::sin(phi);
-                    Real&      carried = d_phi[size_t(h * S + s)];
-                    int        one, two;
+                    Real& carried = d_phi[size_t(h * S + s)];
+                    int   one, two;
                     pair_of(c, s, &one, &two);
                     for (int r = 0; r < R; ++r)
                         for (int which = 0; which < 2; ++which) {
@@ -490,12 +519,13 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
                             const Real* to = (which == 0 ? k : q) + r * N;
                             const Real  g1 = d_to[one], g2 = d_to[two];
                             carried += g2 * to[one] - g1 * to[two];
-                            d_to[one] = g1 * co + g2 * si, d_to[two] = g2 * co - g1 * si;
+                            d_to[one] = g1 * co[s] + g2 * si[s], d_to[two] = g2 * co[s] - g1 * si[s];
                         }
                     const Real tanh = kept.turn[size_t(i * S + s)], turns = tanh * dt;
-                    const Real d_turns =
-                        carried * Real(pi) +
-                        Real(2 * penalty.treg / (double(rows) * H * S * c.n_layers)) * (turns - std::round(turns));
+                    Real       d_turns = carried * Real(pi);
+                    if (penalty.treg != 0)
+                        d_turns +=
+                            Real(2 * penalty.treg / (double(rows) * H * S * c.n_layers)) * (turns - std::round(turns));
                     d_turn[size_t(s)] += d_turns * dt;
                     d_dt += d_turns * tanh;
                 }
@@ -507,13 +537,12 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
 
                 // 5. Biases and norms of B and C.
                 const int g = h / (H / G);
-                for (int r = 0; r < R; ++r)
-                    for (int n = 0; n < N; ++n) {
-                        grad[m.at.B_bias + (h * R + r) * N + n] += d_k[size_t(r * N + n)];
-                        grad[m.at.C_bias + (h * R + r) * N + n] += d_q[size_t(r * N + n)];
-                        d_Bn[size_t((r * G + g) * N + n)] += d_k[size_t(r * N + n)];
-                        d_Bn[size_t(((R + r) * G + g) * N + n)] += d_q[size_t(r * N + n)];
-                    }
+                for (int r = 0; r < R; ++r) {
+                    const Real *dk = &d_k[size_t(r * N)], *dq = &d_q[size_t(r * N)];
+                    Real *      B = grad + m.at.B_bias + (h * R + r) * N, *C = grad + m.at.C_bias + (h * R + r) * N;
+                    Real *      dB = &d_Bn[size_t((r * G + g) * N)], *dC = &d_Bn[size_t(((R + r) * G + g) * N)];
+                    for (int n = 0; n < N; ++n) B[n] += dk[n], C[n] += dq[n], dB[n] += dk[n], dC[n] += dq[n];
+                }
             }
             for (int s = 0; s < S; ++s) {
                 const Real tanh = kept.turn[size_t(i * S + s)];

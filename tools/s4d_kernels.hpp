@@ -1,4 +1,4 @@
-// s4d_kernels.hpp - the inner loops of the S4D trainer, included once for every instruction set.
+// s4d_kernels.hpp - the inner loops of the trainers, S4D and Mamba-3, included once for every instruction set.
 // SPDX-License-Identifier: MIT
 //
 // No include guard: s4d_net.hpp includes this file inside a namespace that has declared
@@ -600,6 +600,165 @@ inline void ssm_backward(const SsmBlock<Real>& b, const SsmRows<Real>& rows, con
     store(d_D, load(d_D) + gD);
 }
 
+// ---- Mamba-3: one head at one token. Rows of headdim are padded to Pp, a multiple of 16, with zeros.
+
+// out[i] = the sum of row i of lanes [count][16], added as total() does; count a multiple of 4.
+S4D_INLINE void add_lanes(const Real* lanes, Real* out, int64_t count) {
+    typedef Real V4 __attribute__((vector_size(4 * sizeof(Real))));
+    for (int64_t i = 0; i < count; i += 4, lanes += 64) {
+        V4 q[4];
+        for (int j = 0; j < 4; ++j) {
+            V4 part[4];
+            std::memcpy(part, lanes + 16 * j, sizeof part);
+            q[j] = (part[0] + part[2]) + (part[1] + part[3]);
+        }
+        const V4 a = __builtin_shufflevector(q[0], q[1], 0, 1, 4, 5) + __builtin_shufflevector(q[0], q[1], 2, 3, 6, 7);
+        const V4 b = __builtin_shufflevector(q[2], q[3], 0, 1, 4, 5) + __builtin_shufflevector(q[2], q[3], 2, 3, 6, 7);
+        const V4 c = __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+        std::memcpy(out + i, &c, sizeof c);
+    }
+}
+
+// after [N][Pp] = alpha before + sum over r of gamma k[r][n] v[r] + beta k_old[r][n] v_old[r]; o [R][Pp] = sum over n
+// of q[r][n] after[n], if asked for. k_old may be null: 0.
+inline void state_update(int N, int R, int Pp, Real alpha, Real beta, Real gamma, const Real* k, const Real* k_old,
+                         const Real* v, const Real* v_old, const Real* before, Real* after, const Real* q, Real* o) {
+    const V decay = S4D_SPLAT(alpha), zero = {};
+    for (int p = 0; p < Pp; p += W) {
+        if (R == 1) {
+            const V x = load(v + p), x_old = k_old != nullptr ? load(v_old + p) : zero;
+            V       sum = zero;
+            for (int n = 0; n < N; ++n) {
+                V h = load(before + n * Pp + p) * decay;
+                if (k_old != nullptr) h = S4D_FMA(S4D_SPLAT(beta * k_old[n]), x_old, h);
+                h = S4D_FMA(S4D_SPLAT(gamma * k[n]), x, h);
+                store(after + n * Pp + p, h);
+                if (o != nullptr) sum = S4D_FMA(S4D_SPLAT(q[n]), h, sum);
+            }
+            if (o != nullptr) store(o + p, sum);
+            continue;
+        }
+        for (int r = 0; o != nullptr && r < R; ++r) store(o + r * Pp + p, zero);
+        for (int n = 0; n < N; ++n) {
+            V h = load(before + n * Pp + p) * decay;
+            for (int r = 0; r < R; ++r) {
+                if (k_old != nullptr) h = S4D_FMA(S4D_SPLAT(beta * k_old[r * N + n]), load(v_old + r * Pp + p), h);
+                h = S4D_FMA(S4D_SPLAT(gamma * k[r * N + n]), load(v + r * Pp + p), h);
+            }
+            store(after + n * Pp + p, h);
+            for (int r = 0; o != nullptr && r < R; ++r)
+                store(o + r * Pp + p, S4D_FMA(S4D_SPLAT(q[r * N + n]), h, load(o + r * Pp + p)));
+        }
+    }
+}
+
+// The gradient of state_update and its read-out, see StateBack.
+inline void state_backward_any(const StateBack<Real>& s) {
+    const int N = s.N, R = s.R, Pp = s.Pp, count = Pp / W, RN = R * N;
+    const V   decay = S4D_SPLAT(s.alpha);
+    LaneSum   d_alpha;
+    for (int n = 0; n < N; ++n) {
+        Real* const       g = s.g + n * Pp;
+        const Real* const after = s.after + n * Pp;
+        const Real* const before = s.before + n * Pp;
+        for (int r = 0; r < R; ++r) {
+            const V qn = S4D_SPLAT(s.q[r * N + n]);
+            LaneSum sum;
+            for (int b = 0; b < count; ++b) {
+                const V d_o = load(s.d_o + r * Pp + b * W);
+                sum.part[b % (16 / W)] = S4D_FMA(d_o, load(after + b * W), sum.part[b % (16 / W)]);
+                store(g + b * W, S4D_FMA(d_o, qn, load(g + b * W)));
+            }
+            std::memcpy(s.lanes + 16 * (r * N + n), sum.part, sizeof sum.part);
+        }
+        for (int r = 0; r < R; ++r) {
+            const V now = S4D_SPLAT(s.gamma * s.k[r * N + n]);
+            LaneSum sum;
+            for (int b = 0; b < count; ++b) {
+                const V x = load(g + b * W);
+                sum.part[b % (16 / W)] = S4D_FMA(x, load(s.v + r * Pp + b * W), sum.part[b % (16 / W)]);
+                store(s.d_v + r * Pp + b * W, S4D_FMA(now, x, load(s.d_v + r * Pp + b * W)));
+            }
+            std::memcpy(s.lanes + 16 * (RN + r * N + n), sum.part, sizeof sum.part);
+            if (s.k_old == nullptr) continue;
+            const V old = S4D_SPLAT(s.beta * s.k_old[r * N + n]);
+            LaneSum sum_old;
+            for (int b = 0; b < count; ++b) {
+                const V x = load(g + b * W);
+                sum_old.part[b % (16 / W)] = S4D_FMA(x, load(s.v_old + r * Pp + b * W), sum_old.part[b % (16 / W)]);
+                store(s.d_w + r * Pp + b * W, S4D_FMA(old, x, load(s.d_w + r * Pp + b * W)));
+            }
+            std::memcpy(s.lanes + 16 * (2 * RN + r * N + n), sum_old.part, sizeof sum_old.part);
+        }
+        for (int b = 0; b < count; ++b) {
+            const V x = load(g + b * W);
+            d_alpha.part[b % (16 / W)] = S4D_FMA(x, load(before + b * W), d_alpha.part[b % (16 / W)]);
+            store(g + b * W, x * decay);
+        }
+    }
+    std::memcpy(s.lanes + 16 * 3 * RN, d_alpha.part, sizeof d_alpha.part);
+    add_lanes(s.lanes, s.sums, (3 * RN + 1 + 3) / 4 * 4);
+}
+// The same for R = 1, in the same order, with the rows of one token in registers.
+template <int vectors> inline void state_backward_one(const StateBack<Real>& s) {
+    constexpr int parts = 16 / W;
+    const int     N = s.N, Pp = s.Pp;
+    const V       decay = S4D_SPLAT(s.alpha);
+    V             d_o[vectors], v[vectors], v_old[vectors], d_v[vectors], d_w[vectors];
+    LaneSum       d_alpha;
+    for (int b = 0; b < vectors; ++b) {
+        d_o[b] = load(s.d_o + b * W), v[b] = load(s.v + b * W), d_v[b] = load(s.d_v + b * W);
+        d_w[b] = load(s.d_w + b * W), v_old[b] = s.k_old != nullptr ? load(s.v_old + b * W) : V{};
+    }
+    for (int n = 0; n < N; ++n) {
+        const V qn = S4D_SPLAT(s.q[n]), now = S4D_SPLAT(s.gamma * s.k[n]),
+                old = S4D_SPLAT(s.k_old != nullptr ? s.beta * s.k_old[n] : Real(0));
+        LaneSum for_q, for_k, for_old;
+        for (int b = 0; b < vectors; ++b) {
+            Real* const g = s.g + n * Pp + b * W;
+            const int   part = b % parts;
+            for_q.part[part] = S4D_FMA(d_o[b], load(s.after + n * Pp + b * W), for_q.part[part]);
+            const V x = S4D_FMA(d_o[b], qn, load(g));
+            for_k.part[part] = S4D_FMA(x, v[b], for_k.part[part]);
+            for_old.part[part] = S4D_FMA(x, v_old[b], for_old.part[part]);
+            d_v[b] = S4D_FMA(now, x, d_v[b]);
+            d_w[b] = S4D_FMA(old, x, d_w[b]);
+            d_alpha.part[part] = S4D_FMA(x, load(s.before + n * Pp + b * W), d_alpha.part[part]);
+            store(g, x * decay);
+        }
+        std::memcpy(s.lanes + 16 * n, for_q.part, sizeof for_q.part);
+        std::memcpy(s.lanes + 16 * (N + n), for_k.part, sizeof for_k.part);
+        std::memcpy(s.lanes + 16 * (2 * N + n), for_old.part, sizeof for_old.part);
+    }
+    for (int b = 0; b < vectors; ++b) store(s.d_v + b * W, d_v[b]), store(s.d_w + b * W, d_w[b]);
+    std::memcpy(s.lanes + 16 * 3 * N, d_alpha.part, sizeof d_alpha.part);
+    add_lanes(s.lanes, s.sums, (3 * N + 1 + 3) / 4 * 4);
+}
+inline void state_backward(const StateBack<Real>& s) {
+    if (s.R > 1) state_backward_any(s);
+    else if (s.Pp == W) state_backward_one<1>(s);
+    else if (s.Pp == 2 * W) state_backward_one<2>(s);
+    else if (s.Pp == 4 * W) state_backward_one<4>(s);
+    else state_backward_any(s);
+}
+
+// y = sigmoid(x); n a multiple of W.
+inline void sigmoid_row(const Real* x, Real* y, int64_t n) {
+    const V one = S4D_SPLAT(Real(1));
+    for (int64_t i = 0; i < n; i += W) store(y + i, one / (one + exp_of(-load(x + i))));
+}
+
+// sin and cos of x half turns, x in [-1, 1]; n a multiple of W.
+inline void sin_cos_row(const Real* x, Real* sin, Real* cos, int64_t n) {
+    const V half = S4D_SPLAT(Real(0.5)), two = S4D_SPLAT(Real(2)), one = S4D_SPLAT(Real(1));
+    for (int64_t i = 0; i < n; i += W) {
+        V s, c;
+        half_angle(load(x + i) * half, &s, &c);
+        store(sin + i, s * c * two);
+        store(cos + i, S4D_FNMA(s * two, s, one));
+    }
+}
+
 inline Kernels<Real> kernels() {
     Kernels<Real> k;
     k.width         = W;
@@ -611,6 +770,9 @@ inline Kernels<Real> kernels() {
     k.norm_backward = norm_backward;
     k.ssm_forward   = ssm_forward;
     k.ssm_backward  = ssm_backward;
+
+    k.state_update = state_update, k.state_backward = state_backward;
+    k.sigmoid_row = sigmoid_row, k.sin_cos_row = sin_cos_row;
     return k;
 }
 #undef S4D_INLINE

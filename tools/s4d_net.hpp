@@ -160,6 +160,19 @@ template <class Real> struct SsmBlock {
     const Real*   mask     = nullptr; // [W] 1 for a channel, 0 for padding
 };
 
+// One head of Mamba-3 at one token, on the way back. Rows of headdim are padded to Pp.
+template <class Real> struct StateBack {
+    int         N = 0, R = 0, Pp = 0;
+    Real        alpha = 0, beta = 0, gamma = 0;
+    const Real *k = nullptr, *q = nullptr, *k_old = nullptr;   // [R][N]; k_old null at the first token
+    const Real *v = nullptr, *v_old = nullptr, *d_o = nullptr; // [R][Pp]
+    const Real *before = nullptr, *after = nullptr;            // the state, [N][Pp]
+    Real*       g = nullptr;                                   // [N][Pp] gradient of `after`; becomes that of `before`
+    Real *      d_v = nullptr, *d_w = nullptr;                 // [R][Pp]: gradients of v and v_old are added
+    Real *      lanes = nullptr, *sums = nullptr;              // work [3 R N + 4][16]; [3 R N + 4], results:
+    // of q [R][N] d_o . after; of k and k_old, before they are multiplied by gamma and beta; of alpha
+};
+
 template <class Real> struct Kernels {
     int width                                                                                               = 0;
     void (*gemm)(int64_t M, int64_t N, int64_t K, const Real* A, int64_t a_row, int64_t a_col, const Real* B,
@@ -175,6 +188,13 @@ template <class Real> struct Kernels {
                         Real* work)                                                                         = nullptr;
     void (*ssm_backward)(const SsmBlock<Real>& b, const SsmRows<Real>& rows, const Real* u, const Real* g, Real* d_u,
                          const Real* bounds, Real* grad, Real* d_D, Real* work)                             = nullptr;
+
+    void (*state_update)(int N, int R, int Pp, Real alpha, Real beta, Real gamma, const Real* k, const Real* k_old,
+                         const Real* v, const Real* v_old, const Real* before, Real* after, const Real* q,
+                         Real* o) = nullptr;
+    void (*state_backward)(const StateBack<Real>& s) = nullptr;
+    void (*sigmoid_row)(const Real* x, Real* y, int64_t n) = nullptr;
+    void (*sin_cos_row)(const Real* x, Real* sin, Real* cos, int64_t n) = nullptr;
 };
 
 namespace f64 { // for checking only
