@@ -5,9 +5,13 @@ set -e
 ssm=$1
 cd "$(dirname "$0")/.."
 (cd weights && sha256sum --quiet -c SHA256SUMS)
-"$ssm" inspect weights/next.safetensors >/dev/null
+for model in next parity; do
+    "$ssm" inspect weights/$model.safetensors >/dev/null
+    for isa in scalar best; do
+        "$ssm" score weights/$model.safetensors --isa $isa < tests/golden/$model.records | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of tests/golden/$model.records changed ($isa)"; exit 1; }
+    done
+done
 for isa in scalar best; do
-    "$ssm" score weights/next.safetensors --isa $isa < tests/golden/next.records | cmp - tests/golden/next.scores || { echo "FAIL: the scores of tests/golden/next.records changed ($isa)"; exit 1; }
     "$ssm" rank weights/next.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev | cmp - tests/golden/history.expected || { echo "FAIL: the ranking of tests/golden/history.ev changed ($isa)"; exit 1; }
 done
 echo "weights: ok"

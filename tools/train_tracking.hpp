@@ -16,6 +16,7 @@
 #include "mamba3_net.hpp"
 #include "tool.hpp"
 #include "train_run.hpp"
+#include "train_snap.hpp"
 
 namespace tracking {
 
@@ -48,6 +49,8 @@ struct Settings {
     double         areg = 0;      // times mean log A
     double         treg = 0;      // times mean (t - round t)^2 in the final stage, t in half turns
     bool           pvar = false;
+    bool           snap = false;     // in the end turns become exact half turns, see train_snap.hpp
+    int64_t        snap_steps = 200; // and what reads them is trained for so many steps more
     int64_t        start_length = 8, max_length = 160, stage_steps = 20;
     double         growth = 1.25, threshold = 0.1; // the length grows when loss < its floor + threshold
     int64_t        final_steps = 800;
@@ -161,6 +164,8 @@ inline const std::vector<Key>& keys() {
         {"areg", true, number(&S::areg, 0, 100)},
         {"treg", true, number(&S::treg, 0, 1e6)},
         {"pvar", true, flag(&S::pvar)},
+        {"snap", true, flag(&S::snap)},
+        {"snap_steps", true, count(&S::snap_steps, 0, 1e9)},
         {"start_length", true, count(&S::start_length, 3, 4096)},
         {"growth", true, number(&S::growth, 1.01, 10)},
         {"max_length", true, count(&S::max_length, 3, 4096)},
@@ -213,6 +218,8 @@ inline bool complete(Settings& s, std::string* error) {
     else if (c.rope_angles < 1 || (c.is_mimo && c.d_state % 2 != 0)) *error = "d_state does not fit the rotation";
     else if (s.dt_min > s.dt_max) *error = "dt_min is above dt_max";
     else if (s.start_length > s.max_length) *error = "start_length is above max_length";
+    else if (s.snap && (c.n_layers != 1 || !c.softplus_A || c.vocab > c.d_model || !s.rotation))
+        *error = "snap is for one layer with a softplus A and rotation";
     return error->empty();
 }
 
@@ -466,6 +473,27 @@ class Trainer {
     }
     Score test() { return measure(s_.test_length, s_.test_count, 0x7e57ed); } // the same sequences for every seed
 
+    // Makes the turns exact, then trains what writes and reads the state, at the full length and with a learning rate
+    // that falls from lr to 0, while all that decides about dt, A, lambda and turns stays as it is.
+    bool snap(Snapped* snapped, std::string* error) {
+        if (!tracking::snap(net, snapped, error)) return false;
+        const mamba3::Config& c = net.config;
+        const auto&           at = net.layers[0];
+        const int64_t         d = c.d_model, rows = at.in_proj + c.rows() * d;
+        fixed.assign(net.params.size(), 0.0f);
+        const auto fix = [&](int64_t from, int64_t count) { std::fill_n(fixed.begin() + from, count, 1.0f); };
+        fix(net.embedding, c.vocab * d), fix(at.norm, d), fix(at.dt_bias, c.heads());
+        fix(rows - (3 * c.heads() + c.rope_angles) * d, (3 * c.heads() + c.rope_angles) * d);
+        for (int64_t k = 0; k < s_.snap_steps; ++k) {
+            s4d::Random random(train::mix(uint64_t(s_.seed), uint64_t(step), 0xba7c4));
+            draw(s_.task, random, s_.batch, s_.max_length, s_.pvar, s_.end_only, drawn_);
+            losses.push_back(float(differentiate(0, 0)));
+            update(s_.lr * (1 - double(k) / double(s_.snap_steps)));
+            ++step, ++curriculum.updates;
+        }
+        return true;
+    }
+
     // A fresh network; with another seed after every time the guard went back to the very beginning.
     void begin() {
         s4d::Random random(train::mix(uint64_t(s_.seed), uint64_t(undone), 0x1417));
@@ -712,6 +740,63 @@ inline bool save_model(const std::string& path, const Settings& s, const Trainer
     return write_safetensors(path, metadata, out, error);
 }
 
+// ---- Exact steps
+
+// What the runtime makes of one token in the first layer: inputs and results of softplus.
+struct Steps {
+    std::vector<float> in_proj, dt;
+    static void        see(void* user, const char* stage, int32_t layer, int32_t, const float* values, int32_t count) {
+               Steps* const steps = static_cast<Steps*>(user);
+               if (layer != 0) return;
+        if (std::strcmp(stage, "in_proj") == 0) steps->in_proj.assign(values, values + count);
+        if (std::strcmp(stage, "dt") == 0) steps->dt.assign(values, values + count);
+    }
+};
+inline bool steps_at(const std::string& path, int32_t token, Steps* steps) {
+    tool::OpenModel m;
+    ssm::State      state;
+    ssm::Scratch    scratch;
+    if (tool::open_model("train", path.c_str(), ssm::Isa::best, 1, 1, &m) != 0 ||
+        ssm::make_state(&state, m.model, &m.arena) != ssm::Status::ok ||
+        ssm::make_scratch(&scratch, m.model, 1, &m.arena) != ssm::Status::ok)
+        return false;
+    const ssm::Trace   trace{Steps::see, steps};
+    std::vector<float> x(size_t(m.config.d_model)), y(size_t(m.config.d_output));
+    scratch.trace = &trace;
+    return ssm::embed(m.model, token, x.data()) == ssm::Status::ok &&
+           ssm::step(m.model, &state, &scratch, x.data(), y.data()) == ssm::Status::ok;
+}
+
+// Rounding leaves the dt of a turning head beside 1. dt_bias makes it exactly 1 in the runtime's own arithmetic: what
+// in_proj gives is within a factor of two of the number wanted, so their difference and the sum with it are exact.
+// `save` writes the model to `path`.
+inline bool calibrate(Trainer& trainer, const Snapped& snapped, const std::string& path,
+                      const std::function<bool()>& save, std::string* error) {
+    const mamba3::Config& c = trainer.net.config;
+    const size_t          H = size_t(c.heads()), first = size_t(c.rows()) - 3 * H - size_t(c.rope_angles);
+    Steps                 steps;
+    const auto            look = [&](size_t token) {
+        if (!save()) return false;
+        return steps_at(path, int32_t(token), &steps) || (*error = shown(path) + ": cannot be run", false);
+    };
+    for (size_t h = 0; h < H; ++h) {
+        float wanted = float(snap_step); // the float whose softplus is 1 is this one or near
+        bool  adjusted = false;
+        for (size_t v = 0; v < size_t(c.vocab); ++v) {
+            if (!snapped.moves[v * H + h]) continue;
+            if (!look(v)) return false;
+            for (int tries = 0; steps.dt[h] != 1.0f && !adjusted && tries < 16; ++tries) {
+                if (tries > 0) wanted = std::nextafter(wanted, steps.dt[h] < 1.0f ? 1.0f : 0.0f);
+                trainer.net.params[size_t(trainer.net.layers[0].dt_bias) + h] = wanted - steps.in_proj[first + h];
+                if (!look(v)) return false;
+            }
+            adjusted = true;
+            if (steps.dt[h] != 1.0f) return *error = "snap: a step that cannot be made exact", false;
+        }
+    }
+    return save();
+}
+
 // ---- The run
 
 struct Result {
@@ -784,11 +869,24 @@ inline Result run(const Settings& s, const train::Options& options) {
         }
     }
     if (!save()) return fail(io_error, error);
+    Snapped    snapped;
+    const bool finished = event == Event::finished || trainer.step >= s.steps;
+    if (s.snap && finished) {
+        const Score before = trainer.test();
+        if (!options.quiet)
+            std::fprintf(stderr, "as trained: all %.6g, end %.6g\n", 100 * before.all, 100 * before.end);
+        if (!trainer.snap(&snapped, &error)) return fail(some_failed, error);
+    }
     result.score = trainer.test();
     result.steps = trainer.step, result.seconds = train::seconds() - began;
-    result.params = trainer.net.params, result.losses = trainer.losses;
-    if (!s.out.empty() && !save_model(s.out, s, trainer, result.score, &error))
-        return fail(io_error, shown(s.out) + ": " + error);
+    result.losses = trainer.losses;
+    const auto write = [&] {
+        return s.out.empty() || save_model(s.out, s, trainer, result.score, &error) ||
+               (error = shown(s.out) + ": " + error, false);
+    };
+    if (!(s.snap && finished && !s.out.empty() ? calibrate(trainer, snapped, s.out, write, &error) : write()))
+        return fail(io_error, error);
+    result.params = trainer.net.params;
     return result;
 }
 
