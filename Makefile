@@ -39,7 +39,7 @@ $(BUILD)/tools/%.o: tools/%.cpp
 $(BUILD)/tests/%.o: tests/%.cpp | doctest
 	@mkdir -p $(@D)
 	$(CXX) $(FLAGS) $(OPT) '-DSSM_TEST_DIR="$(CURDIR)/tests"' -c $< -o $@
-$(BUILD)/tools/train.o: OPT += -O3
+$(BUILD)/tools/train.o $(BUILD)/tools/bench_train.o: OPT += -O3
 -include $(wildcard $(BUILD)/*/*.d)
 
 # The tests need doctest: a Debian package, installed if this user may, named otherwise.

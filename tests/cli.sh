@@ -112,6 +112,12 @@ TMPDIR=$PWD "$ssm" bench --seconds 0.2 --isa scalar --config mamba3,d_model=16,n
 same "bench --config" "$? $(grep -c -e '^back-end scalar' -e '  step  ' -e 'recurrence, a step' got.out) $(wc -c <got.err) $(ls | grep -c ssm-bench)" "0 3 0 0"
 "$ssm" bench --config mamba3,d_model=17,headdim=16 >got.out 2>got.err
 same "bench --config: impossible" "$? $(cat got.err)" "2 ssm bench: --config: headdim must divide expand * d_model, ngroups the number of heads"
+"$ssm" bench --seconds 0.05 --train mamba3,d_model=16,n_layer=1,d_state=8,headdim=16 >got.out 2>got.err
+same "bench --train" "$? $(grep -c -e 'forward and backward, batch 1' got.out) $(wc -c <got.err)" "0 1 0"
+"$ssm" bench --train mamba1 >got.out 2>got.err
+same "bench --train: another architecture" "$? $(cat got.err)" "2 ssm bench: --train: only mamba3 is trained here"
+"$ssm" bench --train mamba3 --json >got.out 2>got.err
+same "bench --train: with --json" "$? $(cat got.err)" "2 ssm bench: --train goes with --seconds only; see ssm bench --help"
 "$ssm" bench --config mamba3,colour=3 >got.out 2>got.err
 same "bench --config: unknown key" "$? $(cat got.err)" '2 ssm bench: --config: "colour=3": not a known key with a value of its kind'
 

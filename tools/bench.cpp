@@ -30,11 +30,15 @@
 #define BENCH_AVX2 1
 #endif
 
+namespace tool {
+int bench_train(const char* config, double seconds); // bench_train.cpp
+}
+
 namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm bench MODEL | --config KEY=VALUE,... [--json] [--isa NAME] [--seconds S]\n"
+    "usage: ssm bench MODEL | --config KEY=VALUE,... | --train KEY=VALUE,... [--json] [--isa NAME] [--seconds S]\n"
     "\n"
     "Measures the machine (read bandwidth, multiply-adds), the kernels at this model's sizes, and whole steps, on "
     "every\n"
@@ -46,6 +50,7 @@ const char help[] =
     "               n_layer, d_state, headdim, ngroups, mimo_rank, rope_fraction, expand, d_conv, dt_rank, "
     "mlp_hidden,\n"
     "               d_input, d_output, vocab_size, dtype, seed: mamba3,d_model=128,n_layer=4,d_state=16,headdim=16\n"
+    "  --train T    a training step (forward and backward, 32 tokens) of a made-up mamba3 model instead\n"
     "  --json       one JSON object instead of text\n"
     "  --isa NAME   this back-end only\n"
     "  --seconds S  for the whole run (default 8)\n";
@@ -456,9 +461,15 @@ int verb_bench(int argc, char** argv) {
     Options  options("bench", help);
     options.flag("--json", &json).isa(&isa).number("--seconds", &seconds, 0.05, 3600.0);
     const char* config = nullptr;
-    options.text("--config", &config);
+    const char* to_train = nullptr;
+    options.text("--config", &config).text("--train", &to_train);
     int status = options.read(argc, argv, 0, 1);
     if (status != go_on) return status;
+    if (to_train != nullptr) {
+        if (config != nullptr || json || isa != ssm::Isa::best || !options.operands.empty())
+            return fail(bad_usage, "bench", "--train goes with --seconds only; see ssm bench --help");
+        return bench_train(to_train, seconds);
+    }
     if ((config == nullptr) != (options.operands.size() == 1))
         return fail(bad_usage, "bench",
                     std::string("expected one model file or --config, got ") +

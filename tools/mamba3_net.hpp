@@ -176,9 +176,18 @@ template <class Real> Real softplus(Real x) { return x > 20 ? x : std::log1p(std
 template <class Real>
 void linear(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, Real* y, bool add) {
     const int op = padded(out), ip = padded(in);
-    ws.tall.assign(size_t(in) * size_t(op), Real(0));
-    for (int o = 0; o < out; ++o)
-        for (int i = 0; i < in; ++i) ws.tall[size_t(i) * size_t(op) + size_t(o)] = W[int64_t(o) * in + i];
+    ws.tall.resize(size_t(in) * size_t(op));
+    for (int first = 0; first < out; first += pad_to) { // so many rows at once: whole cache lines are written
+        const Real* from = W + int64_t(first) * in;
+        const int   count = std::min(pad_to, out - first);
+        for (int i = 0; i < in; ++i, ++from) {
+            Real* to = &ws.tall[size_t(i) * size_t(op) + size_t(first)];
+            if (count == pad_to)
+                for (int o = 0; o < pad_to; ++o) to[o] = from[o * in];
+            else
+                for (int o = 0; o < pad_to; ++o) to[o] = o < count ? from[o * in] : Real(0);
+        }
+    }
     ws.kernels.gemm(rows, op, in, x, ip, 1, ws.tall.data(), op, y, op, nullptr, add);
 }
 // d_x = d_y W;  d_W += d_y^T x
