@@ -2733,12 +2733,17 @@ template <> struct wide<i64x4> {
 };
 
 #define SSM_AVX2 SSM_TARGET("avx2,f16c")
+#define SSM_AVX2_INLINE static inline __attribute__((always_inline)) SSM_AVX2
+#if defined(__clang__)
+#define SSM_UNROLL_8 _Pragma("unroll 8")
+#else // so that arrays of sums stay in registers
+#define SSM_UNROLL_8 _Pragma("GCC unroll 8")
+#endif
 struct avx2 : scalar {
     static constexpr const char* name = "avx2";
 
     // Eight weights, up-cast.
-    template <DType T>
-    static inline __attribute__((always_inline)) SSM_AVX2 __m256 weights(const unsigned char* p) noexcept {
+    template <DType T> SSM_AVX2_INLINE __m256 weights(const unsigned char* p) noexcept {
         if constexpr (T == DType::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
         else if constexpr (T == DType::f16)
             return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -2746,88 +2751,68 @@ struct avx2 : scalar {
             return _mm256_castsi256_ps(
                 _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
     }
-    // The fixed tree over the eight partial sums of four rows at once: lane r of the result is row r's sum.
-    static inline __attribute__((always_inline)) SSM_AVX2 __m128 join(__m256 a, __m256 b, __m256 c, __m256 d) noexcept {
-        __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // s0+s4 s1+s5 s2+s6 s3+s7
-        __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-        __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
-        __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
-        _MM_TRANSPOSE4_PS(p, q, r, s);
-        return _mm_add_ps(_mm_add_ps(p, r), _mm_add_ps(q, s));
+    SSM_AVX2_INLINE __m256 fold(__m256 a, __m256 b) noexcept { // s0+s4 s1+s5 s2+s6 s3+s7 of a, then of b
+        return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
     }
-    // R rows (1, 4 or 8) of one product. The last group of columns is read through a zero-padded copy.
+    SSM_AVX2_INLINE __m256 pair(__m256 a, __m256 b) noexcept { // in each half: 0+2 of a and of b, then 1+3
+        return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    }
+    SSM_AVX2_INLINE __m256 join(const __m256 s[8]) noexcept { // sum_lanes of all eight
+        const __m256 p = pair(fold(s[0], s[4]), fold(s[1], s[5])), q = pair(fold(s[2], s[6]), fold(s[3], s[7]));
+        return _mm256_add_ps(_mm256_shuffle_ps(p, q, 0x44), _mm256_shuffle_ps(p, q, 0xee));
+    }
     template <DType T, int R>
-    static inline __attribute__((always_inline)) SSM_AVX2 void
-    rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x, int32_t cols) noexcept {
-        constexpr int        size = T == DType::f32 ? 4 : 2;
-        __m256               s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
-        const size_t         step4 = R >= 4 ? row_bytes : 0, step8 = R == 8 ? row_bytes : 0;
-        const unsigned char *w1 = w + step4, *w2 = w1 + step4, *w3 = w2 + step4;
-        const unsigned char *w4 = w3 + step8, *w5 = w4 + step8, *w6 = w5 + step8, *w7 = w6 + step8;
-        int32_t              k = 0;
-        for (; k + 8 <= cols; k += 8) {
-            const __m256    v = _mm256_loadu_ps(x + k);
-            const ptrdiff_t at = ptrdiff_t(k) * size;
-            s0 = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(w + at), v));
-            if constexpr (R >= 4) {
-                s1 = _mm256_add_ps(s1, _mm256_mul_ps(weights<T>(w1 + at), v));
-                s2 = _mm256_add_ps(s2, _mm256_mul_ps(weights<T>(w2 + at), v));
-                s3 = _mm256_add_ps(s3, _mm256_mul_ps(weights<T>(w3 + at), v));
+    SSM_AVX2_INLINE void multiply(__m256 s[8], const unsigned char* w, size_t row_bytes, const float* x) noexcept {
+        const __m256 v = _mm256_loadu_ps(x);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r)
+            s[r] = _mm256_add_ps(s[r], _mm256_mul_ps(weights<T>(w + size_t(r) * row_bytes), v));
+    }
+    // R rows (1 or 8) of one product; `fetch`: have the cache bring in what stands 6 KB further. The last group of
+    // columns is read through a zero-padded copy.
+    template <DType T, int R>
+    SSM_AVX2_INLINE void rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
+                              int32_t cols, bool fetch) noexcept {
+        constexpr size_t size = T == DType::f32 ? 4 : 2;
+        const char*      next = reinterpret_cast<const char*>(w) + 6144;
+        __m256           s[8] = {};
+        int32_t          k = 0;
+        for (; k + 8 <= cols; k += 8, next += R * 8 * size) {
+            if (R == 8 && fetch) {
+                SSM_UNROLL_8
+                for (size_t line = 0; line < size; ++line) _mm_prefetch(next + line * 64, _MM_HINT_T0);
             }
-            if constexpr (R == 8) {
-                s4 = _mm256_add_ps(s4, _mm256_mul_ps(weights<T>(w4 + at), v));
-                s5 = _mm256_add_ps(s5, _mm256_mul_ps(weights<T>(w5 + at), v));
-                s6 = _mm256_add_ps(s6, _mm256_mul_ps(weights<T>(w6 + at), v));
-                s7 = _mm256_add_ps(s7, _mm256_mul_ps(weights<T>(w7 + at), v));
-            }
+            multiply<T, R>(s, w + size_t(k) * size, row_bytes, x + k);
         }
         if (k < cols) {
-            alignas(32) float         v8[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-            alignas(32) unsigned char tail[8][32] = {};
-            const size_t              bytes = size_t(cols - k) * size;
-            copy(v8, x + k, size_t(cols - k) * 4);
-            for (int r = 0; r < R; ++r) copy(tail[r], w + size_t(r) * row_bytes + size_t(k) * size, bytes);
-            const __m256 v = _mm256_load_ps(v8);
-            s0 = _mm256_add_ps(s0, _mm256_mul_ps(weights<T>(tail[0]), v));
-            if constexpr (R >= 4) {
-                s1 = _mm256_add_ps(s1, _mm256_mul_ps(weights<T>(tail[1]), v));
-                s2 = _mm256_add_ps(s2, _mm256_mul_ps(weights<T>(tail[2]), v));
-                s3 = _mm256_add_ps(s3, _mm256_mul_ps(weights<T>(tail[3]), v));
-            }
-            if constexpr (R == 8) {
-                s4 = _mm256_add_ps(s4, _mm256_mul_ps(weights<T>(tail[4]), v));
-                s5 = _mm256_add_ps(s5, _mm256_mul_ps(weights<T>(tail[5]), v));
-                s6 = _mm256_add_ps(s6, _mm256_mul_ps(weights<T>(tail[6]), v));
-                s7 = _mm256_add_ps(s7, _mm256_mul_ps(weights<T>(tail[7]), v));
-            }
+            float         x8[8] = {};
+            unsigned char w8[R][32] = {};
+            copy(x8, x + k, size_t(cols - k) * 4);
+            for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
+            multiply<T, R>(s, w8[0], 32, x8);
         }
-        if constexpr (R == 1) {
-            *y = _mm_cvtss_f32(join(s0, s0, s0, s0)) + (bias != nullptr ? *bias : 0.0f);
-            return;
-        }
-        const __m128 zero = _mm_setzero_ps();
-        if constexpr (R >= 4)
-            _mm_storeu_ps(y, _mm_add_ps(join(s0, s1, s2, s3), bias != nullptr ? _mm_loadu_ps(bias) : zero));
-        if constexpr (R == 8)
-            _mm_storeu_ps(y + 4, _mm_add_ps(join(s4, s5, s6, s7), bias != nullptr ? _mm_loadu_ps(bias + 4) : zero));
+        const __m256 sums = join(s);
+        if constexpr (R == 1) *y = _mm256_cvtss_f32(sums) + (bias != nullptr ? *bias : 0.0f);
+        else _mm256_storeu_ps(y, _mm256_add_ps(sums, bias != nullptr ? _mm256_loadu_ps(bias) : _mm256_setzero_ps()));
     }
-    // Rows o.. in groups of R over all n inputs, so that a group stays in the first-level cache. Returns the next row.
+    // Groups of R rows over all n inputs, so that a group stays in the first-level cache. The last group may begin
+    // inside the one before.
     template <DType T, int R>
-    static SSM_AVX2 int32_t groups(int32_t o, float* y, int32_t y_stride, const Matrix& W, const float* bias,
-                                   const float* x, int32_t x_stride, int32_t n) noexcept {
+    static SSM_AVX2 void groups(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
+                                int32_t x_stride, int32_t n) noexcept {
         const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
-        for (; o + R <= W.rows; o += R)
+        for (int32_t first = 0; first < W.rows; first += R) {
+            const int32_t o = first + R <= W.rows ? first : W.rows - R;
             for (int32_t i = 0; i < n; ++i)
                 rows<T, R>(y + ptrdiff_t(i) * y_stride + o, W.data + size_t(o) * row_bytes, row_bytes,
-                           bias != nullptr ? bias + o : nullptr, x + ptrdiff_t(i) * x_stride, W.cols);
-        return o;
+                           bias != nullptr ? bias + o : nullptr, x + ptrdiff_t(i) * x_stride, W.cols, i == 0);
+        }
     }
     template <DType T>
     static SSM_AVX2 void matmul_of(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
                                    int32_t x_stride, int32_t n) noexcept {
-        int32_t o = groups<T, 8>(0, y, y_stride, W, bias, x, x_stride, n);
-        o = groups<T, 4>(o, y, y_stride, W, bias, x, x_stride, n);
-        groups<T, 1>(o, y, y_stride, W, bias, x, x_stride, n);
+        if (W.rows >= 8) groups<T, 8>(y, y_stride, W, bias, x, x_stride, n);
+        else groups<T, 1>(y, y_stride, W, bias, x, x_stride, n);
     }
     static void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x, int32_t x_stride,
                        int32_t n) {
@@ -3229,6 +3214,8 @@ struct avx2 : scalar {
 #undef SSM_AVX2_INLINE
 #undef SSM_AVX2_INLINE_
 #undef SSM_AVX2
+#undef SSM_AVX2_INLINE
+#undef SSM_UNROLL_8
 #endif
 } // namespace detail
 
