@@ -2733,7 +2733,8 @@ template <> struct wide<i64x4> {
 };
 
 #define SSM_AVX2 SSM_TARGET("avx2,f16c")
-#define SSM_AVX2_INLINE static inline __attribute__((always_inline)) SSM_AVX2
+#define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
+#define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
 #if defined(__clang__)
 #define SSM_UNROLL_8 _Pragma("unroll 8")
 #else // so that arrays of sums stay in registers
@@ -2902,8 +2903,6 @@ struct avx2 : scalar {
 
     // ---- Of integers
 
-#define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
-#define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
     SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
