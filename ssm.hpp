@@ -2787,7 +2787,7 @@ struct avx2 : scalar {
         }
         if (k < cols) {
             float         x8[8] = {};
-            unsigned char w8[R][32] = {};
+            unsigned char w8[8][32] = {};
             copy(x8, x + k, size_t(cols - k) * 4);
             for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
             multiply<T, R>(s, w8[0], 32, x8);
