@@ -60,7 +60,7 @@ int bench_train(const char* config, double seconds) {
     for (double began = train::seconds(); steps.size() < 4 || train::seconds() - began < seconds;) {
         timed(steps, [&] { step(tasks[0], 0, 1); });
         forwards.push_back(forward);
-        if (steps.size() % 8 != 0) continue;
+        if (steps.size() % 64 != 0) continue;
         timed(singles, [&] { one.run(n / group, all); });
         timed(pairs, [&] { two.run(n / group, all); });
     }

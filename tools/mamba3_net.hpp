@@ -172,22 +172,34 @@ template <class Real> struct Workspace {
 template <class Real> Real sigmoid(Real x) { return 1 / (1 + std::exp(-x)); }
 template <class Real> Real softplus(Real x) { return x > 20 ? x : std::log1p(std::exp(x)); }
 
-// y [rows][out padded] (+)= x [rows][in padded] W^T
-template <class Real>
-void linear(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, Real* y, bool add) {
-    const int op = padded(out), ip = padded(in);
-    ws.tall.resize(size_t(in) * size_t(op));
-    for (int first = 0; first < out; first += pad_to) { // so many rows at once: whole cache lines are written
-        const Real* from = W + int64_t(first) * in;
-        const int   count = std::min(pad_to, out - first);
-        for (int i = 0; i < in; ++i, ++from) {
-            Real* to = &ws.tall[size_t(i) * size_t(op) + size_t(first)];
+// to[c][r] = from[r][c]; rows of `to` are padded with zeros to a multiple of pad_to.
+template <class Real> void transpose(const Real* from, int rows, int cols, int from_row, Real* to, int to_row) {
+    for (int first = 0; first < rows; first += pad_to, from += pad_to * from_row) { // whole cache lines are written
+        const int count = std::min(pad_to, rows - first);
+        for (int c = 0; c < cols; ++c) {
+            Real* const line = to + int64_t(c) * to_row + first;
             if (count == pad_to)
-                for (int o = 0; o < pad_to; ++o) to[o] = from[o * in];
+                for (int r = 0; r < pad_to; ++r) line[r] = from[r * from_row + c];
             else
-                for (int o = 0; o < pad_to; ++o) to[o] = o < count ? from[o * in] : Real(0);
+                for (int r = 0; r < pad_to; ++r) line[r] = r < count ? from[r * from_row + c] : Real(0);
         }
     }
+}
+
+// y [rows][out padded] (+)= x [rows][in padded] W^T. Few rows are transposed in place of W, for the same bits.
+template <class Real>
+void linear(Workspace<Real>& ws, const Real* W, int out, int in, int rows, const Real* x, Real* y, bool add) {
+    const int op = padded(out), ip = padded(in), rp = padded(rows);
+    if (2 * rows <= out) {
+        ws.wide.resize(size_t(in) * size_t(rp)), ws.tall.resize(size_t(out) * size_t(rp));
+        transpose(x, rows, in, ip, ws.wide.data(), rp);
+        if (add) transpose(y, rows, out, op, ws.tall.data(), rp);
+        ws.kernels.gemm(out, rp, in, W, in, 1, ws.wide.data(), rp, ws.tall.data(), rp, nullptr, add);
+        transpose(ws.tall.data(), out, rows, rp, y, op);
+        return;
+    }
+    ws.tall.resize(size_t(in) * size_t(op));
+    transpose(W, out, in, in, ws.tall.data(), op);
     ws.kernels.gemm(rows, op, in, x, ip, 1, ws.tall.data(), op, y, op, nullptr, add);
 }
 // d_x = d_y W;  d_W += d_y^T x
