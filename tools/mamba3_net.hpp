@@ -523,7 +523,8 @@ void mixer_backward(const Net<Real>& net, int layer, const Batch<Real>& b, Works
                 d_alpha += dt * (1 - lambda) * d_beta;
                 Real       d_dt = lambda * d_gamma + alpha * (1 - lambda) * d_beta - A * alpha * d_alpha;
                 const Real d_lambda = dt * d_gamma - alpha * dt * d_beta;
-                const Real d_A = -dt * alpha * d_alpha + Real(penalty.areg / (double(rows) * H * c.n_layers)) / A;
+                Real       d_A = -dt * alpha * d_alpha;
+                if (penalty.areg != 0) d_A += Real(penalty.areg / (double(rows) * H * c.n_layers)) / A;
                 const Real a = dd_A[h], f = c.softplus_A ? softplus(a) : a < 0 ? 1 / (1 - a) : 1 + a;
                 if (f >= Real(c.A_floor)) d_dd_A[h] = d_A * (c.softplus_A ? sigmoid(a) : a < 0 ? f * f : Real(1));
                 d_trap[h] = d_lambda * lambda * (1 - lambda);
