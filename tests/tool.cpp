@@ -13,6 +13,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -55,6 +56,7 @@ std::vector<std::string> lines_of(const std::string& bytes, size_t piece) {
         }
     }
     close(fd[0]);
+    waitpid(child, nullptr, 0);
     return all;
 }
 } // namespace
