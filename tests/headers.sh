@@ -16,28 +16,37 @@ missing() {
     echo "skipped: $1 is not installed"
     [ "${CI:-}" != true ] || failed=1
 }
-for cxx in g++-12 clang++-14 clang++-16; do
-    command -v $cxx >/dev/null || { missing $cxx; continue; }
+# One host compiler; it stops at the first failure.
+host() {
+    cxx=$1 x=$out/$1.o
     for std in c++17 c++20; do
         for opt in -O0 -O2 -O3 -Os; do
-            $cxx -std=$std $opt $warn -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$out/x.o"
+            $cxx -std=$std $opt $warn -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$x" || return
         done
         for switch in -DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC -DSSM_NO_S4D "-DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2" \
             "-DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3" "-DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_STATIC"; do
-            $cxx -std=$std -O2 $warn -fno-exceptions -fno-rtti $switch -I. -c "$out/full.cpp" -o "$out/x.o"
+            $cxx -std=$std -O2 $warn -fno-exceptions -fno-rtti $switch -I. -c "$out/full.cpp" -o "$x" || return
         done
         for file in declarations late; do
-            $cxx -std=$std $warn -fno-exceptions -fno-rtti -I. -c "$out/$file.cpp" -o "$out/x.o"
+            $cxx -std=$std $warn -fno-exceptions -fno-rtti -I. -c "$out/$file.cpp" -o "$x" || return
         done
     done
     # No heap, no library calls but the three that compilers make of plain loops.
-    $cxx -std=c++17 -O2 -DSSM_NO_FILES -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$out/x.o"
-    if nm --undefined-only "$out/x.o" | grep -vE ' (memcpy|memset|strlen|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_)$'; then
+    $cxx -std=c++17 -O2 -DSSM_NO_FILES -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$x" || return
+    if nm --undefined-only "$x" | grep -vE ' (memcpy|memset|strlen|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_)$'; then
         echo "$cxx: the header calls the functions above"
-        failed=1
+        return 1
     fi
     echo "$cxx: ok"
+}
+# All at once.
+running=
+for cxx in g++-12 clang++-14 clang++-16; do
+    command -v $cxx >/dev/null || { missing $cxx; continue; }
+    host $cxx &
+    running="$running $!"
 done
+for job in $running; do wait "$job" || failed=1; done
 arm=arm-none-eabi-g++
 if command -v $arm >/dev/null; then
     for opt in -Os -O2; do
