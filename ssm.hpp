@@ -2065,10 +2065,15 @@ SSM_INLINE int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexce
     }
     return add;
 }
-// sum: of h' q, with `s` fraction bits more than Q16.
-SSM_INLINE void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int64_t sum, int32_t s) noexcept {
-    const ptrdiff_t i = r * a.P + p;
-    a.o[i] = sat(rs(sum, s) + rs<16>(product(a.D[p * a.D_step], a.x[i])));
+// o of the rows from p on, of which `left` are in the head. sum: of h' q, with `s` fraction bits more than Q16.
+template <class W>
+SSM_INLINE void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int32_t left, const W& sum,
+                          int32_t s) noexcept {
+    using L = wide<W>;
+    const W       D = a.D_step == 0 ? L::set(a.D[0]) : L::load(a.D + p, left), x = L::load(a.x + r * a.P + p, left);
+    const int64_t half = int64_t(1) << (s - 1);
+    const W       read = L::shr(sum + half, s);
+    L::store(a.o + r * a.P + p, within(W(read + rs<16>(L::mul(D, x))), int_max), left);
 }
 // Row p of numbers: the definition.
 SSM_INLINE bool scan_row_q(const HeadScanQ& a, ptrdiff_t p) noexcept {
@@ -2081,7 +2086,7 @@ SSM_INLINE bool scan_row_q(const HeadScanQ& a, ptrdiff_t p) noexcept {
         if (a.h_out != nullptr) a.h_out[p * a.N + n] = x;
         for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(x, a.q[r * a.k_stride + n]);
     }
-    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read(a, r, p, sum[r], 25);
+    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 25);
     return hit;
 }
 
@@ -2125,7 +2130,7 @@ SSM_LOCAL bool scan_codes(const HeadScanQ& a, ptrdiff_t p) noexcept {
         for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(code, a.q[r * a.k_stride + n]);
     }
     if (a.h_out != nullptr) set_exponent(a.X_out, row, s - 6);
-    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read(a, r, p, sum[r], 46 - s);
+    for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 46 - s);
     return hit;
 }
 
@@ -2260,7 +2265,7 @@ template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept 
 SSM_INLINE int64_t* wide_at(int32_t* p) noexcept { // the next place for a 64-bit number
     return reinterpret_cast<int64_t*>((reinterpret_cast<uintptr_t>(p) + 7) / 8 * 8);
 }
-// The state's part of a layer, of rows of N from `row` on.
+// A scan of one rank without a step before, over the layer's rows of N from `row` on; the caller fills in the rest.
 SSM_INLINE void of_state(HeadScanQ* s, const Row<int32_t>& a, size_t row) noexcept {
     const Config& c = *a.c;
     const Parts   at = parts_of(c);
@@ -2270,6 +2275,8 @@ SSM_INLINE void of_state(HeadScanQ* s, const Row<int32_t>& a, size_t row) noexce
     s->X_in = codes ? a.state + at.exponents : nullptr;
     s->X_out = codes && a.next != nullptr ? a.next + at.exponents : nullptr;
     s->row = codes ? ptrdiff_t(row) : 0;
+    s->w = s->k0 = s->alpha_each = nullptr, s->alpha = 0, s->D_step = 0, s->k_stride = 0;
+    s->clip = c.clip_q25, s->N = c.d_state, s->P = c.headdim, s->ranks = 1;
 }
 
 template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
@@ -2288,10 +2295,10 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
         int32_t v = sat(rs<16>(product(dt[i], x[i])));
         for (int32_t n = 0; n < N; n += L::count)
             L::store(alpha + n, decay_q<24>(L::load(l.A + ptrdiff_t(i) * N + n, N - n), L::set(dt[i])), N - n);
-        HeadScanQ s{};
+        HeadScanQ s;
         of_state(&s, a, size_t(i));
         s.v = &v, s.k = k, s.q = q, s.x = x + i, s.D = l.D + i, s.o = a.y + i, s.alpha_each = alpha, s.wide_row = row;
-        s.clip = c.clip_q25, s.N = N, s.P = 1, s.ranks = 1;
+        s.P = 1;
         hit |= a.kernels->scan_q(s);
     }
     gate_loop_q<W>(a.y, a.y, z, di);
@@ -2320,10 +2327,10 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
         const ptrdiff_t hp = ptrdiff_t(h) * P, g = ptrdiff_t(h / (H / c.ngroups)) * N;
         for (int32_t p = 0; p < P; p += L::count)
             L::store(v + p, times_q<16>(L::load(x + hp + p, P - p), L::set(dt[h])), P - p);
-        HeadScanQ s{};
+        HeadScanQ s;
         of_state(&s, a, size_t(hp));
         s.v = v, s.k = k + g, s.q = q + g, s.x = x + hp, s.D = l.D + hp, s.D_step = 1, s.o = y + hp, s.wide_row = row;
-        s.alpha = alpha[h], s.clip = c.clip_q25, s.N = N, s.P = P, s.ranks = 1;
+        s.alpha = alpha[h];
         hit |= a.kernels->scan_q(s);
     }
     if (!c.rmsnorm || !c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
@@ -2363,24 +2370,36 @@ SSM_INLINE int32_t rate_q(const Config& c, int32_t dd_A) noexcept {
 template <class W> SSM_INLINE W biased_q(const int32_t* normed, const int32_t* bias, int32_t n, int32_t left) noexcept {
     return within(W(wide<W>::load(normed + n, left) + wide<W>::load(bias + n, left)), int64_t(1) << 27);
 }
-template <int S, class W> SSM_INLINE W dropped_q(const W& v) noexcept {
-    if constexpr (S == 0) return v;
-    else return rs<S>(v);
-}
-// Bias and rotation of S pairs of B or C, and what stands behind them: k in Q20, and with `drop` 4 in Q16.
-template <class W, int Drop>
-SSM_INLINE void turn_row_q(int32_t* out, const int32_t* normed, const int32_t* bias, const int32_t* theta, int32_t S,
-                           int32_t N) noexcept {
+// Bias and rotation of B and C of head h, of all ranks: k in Q20, q in Q16. theta: the head's new angles.
+template <class W>
+SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t h, const int32_t* theta) noexcept {
     using L = wide<W>;
+    const Config&              c = *a.c;
+    const MambaLayer<int32_t>& l = *a.layer;
+    const int32_t              S = c.rope_angles, N = c.d_state, R = c.mimo_rank;
+    const ptrdiff_t            G = c.ngroups, g = h / (c.nheads / c.ngroups);
     for (int32_t s = 0; s < S; s += L::count) {
-        const W p = L::load(theta + s, S - s), sin = sin_turn(p), cos = cos_turn(p);
-        const W u = biased_q<W>(normed, bias, s, S - s),
-                v = biased_q<W>(normed, bias, S + s, S - s); // |u cos - v sin| <= 2^57.51
-        L::store(out + s, dropped_q<Drop>(rs<30>(W(L::mul(u, cos) - L::mul(v, sin)))), S - s);
-        L::store(out + S + s, dropped_q<Drop>(rs<30>(W(L::mul(u, sin) + L::mul(v, cos)))), S - s);
+        const int32_t left = S - s;
+        const W       p = L::load(theta + s, left), sin = sin_turn(p), cos = cos_turn(p);
+        for (ptrdiff_t r = 0; r < R; ++r) { // |u cos - v sin| <= 2^57.51
+            const ptrdiff_t from = (r * G + g) * N, bias = (ptrdiff_t(h) * R + r) * N, to = (r * c.nheads + h) * N;
+            const W         b0 = biased_q<W>(w.B + from, l.B_bias + bias, s, left),
+                    b1 = biased_q<W>(w.B + from, l.B_bias + bias, S + s, left);
+            const W c0 = biased_q<W>(w.C + from, l.C_bias + bias, s, left),
+                    c1 = biased_q<W>(w.C + from, l.C_bias + bias, S + s, left);
+            L::store(w.k + to + s, rs_low<30>(W(L::mul(b0, cos) - L::mul(b1, sin))), left);
+            L::store(w.k + to + S + s, rs_low<30>(W(L::mul(b0, sin) + L::mul(b1, cos))), left);
+            L::store(w.q + to + s, rs_low<4>(rs<30>(W(L::mul(c0, cos) - L::mul(c1, sin)))), left);
+            L::store(w.q + to + S + s, rs_low<4>(rs<30>(W(L::mul(c0, sin) + L::mul(c1, cos)))), left);
+        }
     }
-    for (int32_t n = 2 * S; n < N; n += L::count)
-        L::store(out + n, dropped_q<Drop>(biased_q<W>(normed, bias, n, N - n)), N - n);
+    for (ptrdiff_t r = 0; r < R; ++r) {
+        const ptrdiff_t from = (r * G + g) * N, bias = (ptrdiff_t(h) * R + r) * N, to = (r * c.nheads + h) * N;
+        for (int32_t n = 2 * S; n < N; n += L::count) {
+            L::store(w.k + to + n, biased_q<W>(w.B + from, l.B_bias + bias, n, N - n), N - n);
+            L::store(w.q + to + n, rs_low<4>(biased_q<W>(w.C + from, l.C_bias + bias, n, N - n)), N - n);
+        }
+    }
 }
 
 template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
@@ -2422,12 +2441,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
             const W by = rs<25>(L::mul(L::load(w.turn + s, S - s), L::set(w.dt[h])));
             L::store(to + s, W(L::load(a.state + at.angle + ptrdiff_t(h) * S + s, S - s) + by), S - s);
         }
-        for (int32_t r = 0; r < R; ++r) {
-            const ptrdiff_t from = (ptrdiff_t(r) * G + h / (H / G)) * N, bias = (ptrdiff_t(h) * R + r) * N,
-                            k = r * HN + ptrdiff_t(h) * N;
-            turn_row_q<W, 0>(w.k + k, w.B + from, l.B_bias + bias, to, S, N);
-            turn_row_q<W, 4>(w.q + k, w.C + from, l.C_bias + bias, to, S, N);
-        }
+        turn_head_q<W>(a, w, h, to);
     }
 
     // 4. Head by head: inputs in Q26, update and read-out, gate.
@@ -2446,29 +2460,28 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
                 L::store(w.x + i, now, left);
                 L::store(w.v + i, times_q<16>(now, gamma), left), L::store(w.w + i, times_q<16>(before, beta), left);
             }
-        HeadScanQ s{};
+        HeadScanQ s;
         of_state(&s, a, size_t(hp));
         s.w = w.w, s.v = w.v, s.x = w.x, s.k0 = a.state + at.k + ptrdiff_t(h) * N, s.k = w.k + ptrdiff_t(h) * N;
-        s.q = w.q + ptrdiff_t(h) * N, s.k_stride = HN, s.D = l.D + h, s.o = w.o, s.wide_row = w.row;
-        s.alpha = w.alpha[h], s.clip = c.clip_q25, s.N = N, s.P = P, s.ranks = R;
+        s.q = w.q + ptrdiff_t(h) * N, s.k_stride = HN, s.D = l.D + h, s.o = c.is_mimo ? w.o : a.y + hp,
+        s.wide_row = w.row;
+        s.alpha = w.alpha[h], s.ranks = R;
         hit |= a.kernels->scan_q(s);
-        if (c.is_outproj_norm)
-            for (int32_t r = 0; r < R; ++r)
-                rms_norm_loop_q<W>(w.o + ptrdiff_t(r) * P, w.o + ptrdiff_t(r) * P, l.gate_norm + hp, P, 24);
-        for (int32_t p = 0; p < P; p += L::count) {
+        for (ptrdiff_t r = 0; c.is_outproj_norm && r < R; ++r)
+            rms_norm_loop_q<W>(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
+        for (int32_t p = 0; c.is_mimo && p < P; p += L::count) {
             const int32_t left = P - p;
             const W       gate = L::load(z + hp + p, left);
             W             sum = L::set(0);
             for (int32_t r = 0; r < R; ++r) {
                 const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                W               zr = gate;
-                if (c.is_mimo) zr = times_q<16>(gate, L::load(l.mimo_z + mimo + i, left));
-                const W g = gated_q(L::load(w.o + i, left), zr);
-                sum = sum + (c.is_mimo ? rs<16>(L::mul(g, L::load(l.mimo_o + mimo + i, left))) : g);
+                const W g = gated_q(L::load(w.o + i, left), times_q<16>(gate, L::load(l.mimo_z + mimo + i, left)));
+                sum = sum + rs<16>(L::mul(g, L::load(l.mimo_o + mimo + i, left)));
             }
             L::store(a.y + hp + p, sat_q(sum), left);
         }
     }
+    if (!c.is_mimo) gate_loop_q<W>(a.y, a.y, z, int32_t(di));
     if (a.next != nullptr) copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, x, size_t(di) * 4);
     return hit;
 }
@@ -2766,8 +2779,7 @@ struct avx2 : scalar {
     SSM_AVX2_INLINE void multiply(__m256 s[8], const unsigned char* w, size_t row_bytes, const float* x) noexcept {
         const __m256 v = _mm256_loadu_ps(x);
         SSM_UNROLL_8
-        for (int r = 0; r < R; ++r)
-            s[r] = _mm256_add_ps(s[r], _mm256_mul_ps(weights<T>(w + size_t(r) * row_bytes), v));
+        for (int r = 0; r < R; ++r) s[r] = _mm256_add_ps(s[r], _mm256_mul_ps(weights<T>(w + size_t(r) * row_bytes), v));
     }
     // R rows (1 or 8) of one product; `fetch`: have the cache bring in what stands 6 KB further. The last group of
     // columns is read through a zero-padded copy.
@@ -2903,14 +2915,10 @@ struct avx2 : scalar {
 
     // ---- Of integers
 
-    SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-    SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-    SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
-    SSM_AVX2_INLINE int64_t sum_wide(__m256i v) noexcept {
-        const __m128i s = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        return _mm_cvtsi128_si64(s) + _mm_extract_epi64(s, 1);
-    }
-    SSM_AVX2_INLINE uint32_t largest(const int32_t* x, int32_t n) noexcept { // |x|
+    SSM_AVX2_INLINE __m256i  load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    SSM_AVX2_INLINE void     store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+    SSM_AVX2_INLINE __m256i  odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
+    SSM_AVX2_INLINE uint32_t largest(const int32_t* x, int32_t n) noexcept {              // |x|
         __m256i  top = _mm256_setzero_si256();
         int32_t  i = 0;
         uint32_t out = 0, lane[8];
@@ -2952,38 +2960,43 @@ struct avx2 : scalar {
         scale[0] = t.num, scale[1] = t.den;
     }
 
-    // Four rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by s - 1,
-    // and what became of 2^62 taken off again, which leaves 0 for shifts past 62. False if one is 2^30 or more.
-    SSM_AVX2_INLINE bool requantize4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W,
-                                     int32_t o) noexcept {
-        const __m256i s =
-            _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
-        const __m256i m =
-            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
-        const __m256i shift = _mm256_sub_epi64(_mm256_set1_epi64x(scale[1] + 150 - 24 - 1), _mm256_srli_epi64(s, 23));
-        const __m256i product = _mm256_mul_epu32(m, _mm256_set1_epi64x(scale[0])),
-                      bias62 = _mm256_set1_epi64x(1LL << 62);
-        const __m256i T = _mm256_srli_epi64(_mm256_add_epi64(product, _mm256_set1_epi64x(1 << 23)), 24);
-        const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
-        const __m256i up = _mm256_set1_epi64x((1LL << 34) + 1); // even, so that halving may be logical
-        __m256i       v =
-            _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
-        v = _mm256_srli_epi64(v, 1); // 2^33 more than y
-        if (W.bias != nullptr)
-            v = _mm256_add_epi64(
-                v, _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
-        const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
-                                                            v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6))));
-        return _mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) != 0;
-    }
+    // What turns one token's sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted
+    // logically by s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62.
+    struct ToQ16 {
+        const Matrix&    W;
+        const int32_t*   scale;
+        const __m256i    num, den;
+        SSM_AVX2_INLINE_ ToQ16(const Matrix& w, const int32_t* s) noexcept
+            : W(w), scale(s), num(_mm256_set1_epi64x(s[0])), den(_mm256_set1_epi64x(s[1] + 150 - 24 - 1)) {}
+        // Four rows from o on. Those that reach 2^30 go the long way, which saturates.
+        SSM_AVX2_INLINE_ void give(int32_t* y, __m128i acc, int32_t o) const noexcept {
+            const __m256i s =
+                _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
+            const __m256i m =
+                _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
+            const __m256i shift = _mm256_sub_epi64(den, _mm256_srli_epi64(s, 23)),
+                          bias62 = _mm256_set1_epi64x(1LL << 62);
+            const __m256i T =
+                _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epu32(m, num), _mm256_set1_epi64x(1 << 23)), 24);
+            const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
+            const __m256i up =
+                _mm256_set1_epi64x((1LL << 34) + 1); // even but for the half, so that halving may be logical
+            __m256i v =
+                _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
+            v = _mm256_srli_epi64(v, 1); // 2^33 more than y
+            if (W.bias != nullptr)
+                v = _mm256_add_epi64(v, _mm256_cvtepi32_epi64(_mm_loadu_si128(
+                                            reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
+            const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
+                                                                v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6))));
+            if (_mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate4(y, acc, scale, W, o);
+        }
+    };
     static SSM_AVX2 void saturate4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
         int32_t each[4];
         _mm_storeu_si128(reinterpret_cast<__m128i*>(each), acc);
         for (int32_t r = 0; r < 4; ++r) y[r] = requantize(each[r], scale, W, o + r, 8);
-    }
-    SSM_AVX2_INLINE void give4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
-        if (!requantize4(y, acc, scale, W, o)) saturate4(y, acc, scale, W, o);
     }
     SSM_AVX2_INLINE __m128i sums4(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
         const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
@@ -3029,9 +3042,11 @@ struct avx2 : scalar {
         const unsigned char *    w, *sub;
         ptrdiff_t                groups;
         SSM_AVX2_INLINE_ __m128i subs(int r, ptrdiff_t g, size_t here) const noexcept {
-            int64_t eight = 0;
-            if (here == 8) SSM_MEMCPY(&eight, sub + r * groups + g, 8);
-            else copy(&eight, sub + r * groups + g, here);
+            const unsigned char* at = sub + r * groups + g;
+            int64_t              eight = 0;
+            if (here == 8) SSM_MEMCPY(&eight, at, 8);
+            if ((here & 4) != 0) SSM_MEMCPY(&eight, at, 4);
+            for (size_t k = here & 4; here < 8 && k < here; ++k) eight |= int64_t(at[k]) << 8 * k;
             return _mm_cvtepi8_epi16(_mm_cvtsi64_si128(eight));
         }
         SSM_AVX2_INLINE_ __m256i codes(int r, ptrdiff_t g, bool two) const noexcept {
@@ -3070,39 +3085,38 @@ struct avx2 : scalar {
             return sums4(s0, s1, s2, s3);
         }
     };
-    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    // Rows o to end for one token: fours, and what is left one by one.
+    static SSM_AVX2 void token_rows(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
+                                    const int32_t* scale) noexcept {
         const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-        const int32_t   in_fours = W.rows4 / 4 * 4;
-        for (int32_t i = 0; in_fours > 0 && i < n; ++i) {
-            const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
-            int16_t              q8sum[(max_width + 31) / 32 + 8];
+        const int32_t   end4 = end < W.rows4 ? end : W.rows4;
+        const auto*     q8 = reinterpret_cast<const signed char*>(q);
+        const ToQ16     out(W, scale);
+        if (o + 4 <= end4) {
+            int16_t q8sum[(max_width + 31) / 32 + 16];
             for (ptrdiff_t g = 0; g < groups; ++g) {
                 const __m256i one = _mm256_set1_epi16(1),
                               pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(q + g * 32));
                 const __m256i s = _mm256_madd_epi16(pairs, one);
                 q8sum[g] = int16_t(-8 * _mm_cvtsi128_si32(sums4(s, s, s, s)));
             }
-            fill_zero(q8sum + groups, 16);
-            for (int32_t o = 0; o < in_fours; o += 4) {
-                const Rows4 four{W.data4 + o * groups * 16, W.sub + o * groups, groups};
-                give4(y + ptrdiff_t(i) * y_stride + o, four.dot(q, q8sum), scales + 2 * ptrdiff_t(i), W, o);
-            }
+            store(q8sum + groups, _mm256_setzero_si256()); // so many more are read
+            for (; o + 4 <= end4; o += 4)
+                out.give(y + o, Rows4{W.data4 + o * groups * 16, W.sub + o * groups, groups}.dot(q, q8sum), o);
         }
-        // int8 rows in fours, which stay in the first-level cache for all inputs; what is left one by one.
-        for (int32_t o = in_fours, step = 1; o < W.rows; o += step) {
-            const bool four = o >= W.rows4 && o + 4 <= W.rows;
-            step = four ? 4 : 1;
-            for (int32_t i = 0; i < n; ++i) {
-                const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
-                const auto*          q8 = reinterpret_cast<const signed char*>(q);
-                int32_t* const       to = y + ptrdiff_t(i) * y_stride + o;
-                const int32_t* const scale = scales + 2 * ptrdiff_t(i);
-                if (four) give4(to, dot8_rows(W.data + (o - W.rows4) * cols, cols, q), scale, W, o);
-                else *to = requantize(o < W.rows4 ? dot4(W, o, q8) : dot8(W, o, q8), scale, W, o, 8);
-            }
-        }
+        for (; o < end4; ++o) y[o] = requantize(dot4(W, o, q8), scale, W, o, 8);
+        for (; o + 4 <= end; o += 4) out.give(y + o, dot8_rows(W.data + (o - W.rows4) * cols, cols, q), o);
+        for (; o < end; ++o) y[o] = requantize(dot8(W, o, q8), scale, W, o, 8);
+    }
+    // Some rows at a time for all tokens, so that their weights stay in the first-level cache.
+    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        const int32_t rows = n == 1 ? W.rows : 32;
+        for (int32_t o = 0; o < W.rows; o += rows)
+            for (int32_t i = 0; i < n; ++i)
+                token_rows(y + ptrdiff_t(i) * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows,
+                           codes + ptrdiff_t(i) * code_stride, scales + 2 * ptrdiff_t(i));
     }
 
     // What one row of h has of its ranks; a list as Ranks. Odd numbers of k and q are loaded from one further on, which
@@ -3127,24 +3141,34 @@ struct avx2 : scalar {
             sum = _mm256_add_epi64(
                 sum, _mm256_add_epi64(_mm256_mul_epi32(x, load(q + n)), _mm256_mul_epi32(odd(x), load(q + n + 1))));
         }
-        SSM_AVX2_INLINE_ void finish(const HeadScanQ& a, ptrdiff_t p, const int64_t* rest) const noexcept {
-            before.finish(a, p, rest);
-            head_read(a, R - 1, p, sum_wide(sum) + rest[R - 1], 25);
+        SSM_AVX2_INLINE_ void keep(__m256i (*sums)[4], ptrdiff_t row, const int64_t* rest) const noexcept {
+            before.keep(sums, row, rest);
+            sums[R - 1][row] = _mm256_add_epi64(sum, _mm256_set_epi64x(0, 0, 0, rest[R - 1]));
         }
     };
     template <bool Prev> struct RanksQ<0, Prev> {
         SSM_AVX2_INLINE_ void    start(const HeadScanQ&, ptrdiff_t) noexcept {}
         SSM_AVX2_INLINE_ __m256i add(__m256i x, ptrdiff_t) const noexcept { return x; }
         SSM_AVX2_INLINE_ void    read(__m256i, ptrdiff_t) noexcept {}
-        SSM_AVX2_INLINE_ void    finish(const HeadScanQ&, ptrdiff_t, const int64_t*) const noexcept {}
+        SSM_AVX2_INLINE_ void    keep(__m256i (*)[4], ptrdiff_t, const int64_t*) const noexcept {}
     };
+    // o of four rows from p on, of their four lanes of sums each.
+    SSM_AVX2_INLINE void read4(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, const __m256i* s) noexcept {
+        const __m256i ab = _mm256_add_epi64(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));
+        const __m256i cd = _mm256_add_epi64(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));
+        const __m256i all =
+            _mm256_add_epi64(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
+        i64x4 sum;
+        SSM_MEMCPY(&sum, &all, sizeof sum);
+        head_read<i64x4>(a, r, p, int32_t(a.P - p), sum, 25);
+    }
     // The rows of h where |h'| is known to stay below 64: only bits 21 to 52 of each sum matter, so that shifts may be
     // logical and the clip acts on 32 bits. Eight n at a time, even and odd ones in 64 bits each.
     template <int R, bool Prev> static SSM_AVX2 bool scan_rows(const HeadScanQ& a) noexcept {
         const __m256i   alpha = _mm256_set1_epi32(a.alpha), round = _mm256_set1_epi64x((1 << 29) + (1 << 8));
         const __m256i   top = _mm256_set1_epi32(a.clip), low = _mm256_set1_epi32(-a.clip);
         const ptrdiff_t N = a.N, whole = N / 8 * 8;
-        __m256i         limited = _mm256_setzero_si256();
+        __m256i         limited = _mm256_setzero_si256(), sums[R][4];
         bool            hit = false;
         for (ptrdiff_t p = 0; p < a.P; ++p) {
             const int32_t*  h = a.h_in + p * N;
@@ -3170,7 +3194,8 @@ struct avx2 : scalar {
                 if (to != nullptr) to[n] = x;
                 for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
             }
-            ranks.finish(a, p, rest);
+            ranks.keep(sums, p % 4, rest);
+            for (ptrdiff_t r = 0; (p % 4 == 3 || p + 1 == a.P) && r < R; ++r) read4(a, r, p / 4 * 4, sums[r]);
         }
         return hit || _mm256_testz_si256(limited, limited) == 0;
     }
