@@ -3,8 +3,10 @@
 // ---- 0. Manual ------------------------------------------------------------------------------------------------------
 //
 // What it is. A runtime for trained state-space sequence models. It loads a safetensors file in place, keeps the
-// model's state in memory that you own, and advances it one event at a time. This version runs S4D (diagonal state
-// spaces with the GELU + GLU block of the public code), Mamba-3 (SISO and MIMO), Mamba-2 and Mamba-1, in float.
+// model's state in memory that you own, and advances it one event at a time. It runs S4D (diagonal state spaces with
+// the GELU + GLU block of the public code), Mamba-3 (SISO and MIMO), Mamba-2 and Mamba-1, with two engines: float
+// models in float, quantized ones (int8 or int4 projections, made by `ssm quantize`) in integers alone, from the
+// conversion of the input to the score.
 //
 // Quick start. In exactly one .cpp file:
 //
@@ -36,15 +38,21 @@
 // Threads. A Model does not change after load(): any number of threads may share it. A State has one writer at a time,
 // a Scratch one user at a time.
 //
-// Determinism. Sums run in one fixed order on every back-end, multiplications and additions are never fused, and exp,
-// sin, erf are made of IEEE operations here, so a model gives the same bits on every CPU with IEEE floats and
-// denormals, for every batch size and split. If the host turns on flush-to-zero, results may differ by what it flushes,
-// numbers below 1.2e-38.
+// Determinism. An integer model gives the same bits on every CPU there is: every rounding is defined, sums of integers
+// have no order, no float and no library is involved, and no intermediate can overflow within the limits that load()
+// checks. In the float engine sums run in one fixed order on every back-end, multiplications and additions are never
+// fused, and exp, sin, erf are made of IEEE operations here, so a model gives the same bits on every CPU with IEEE
+// floats and denormals. Both hold for every batch size and split. If the host turns on flush-to-zero, results of the
+// float engine may differ by what it flushes, numbers below 1.2e-38.
 //
 // States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0.
 // Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays of S4D
 // have |a| <= 1, those of Mamba are in [0, 1]. Inputs that are NaN, infinite or beyond 1e9 are refused before anything
 // changes, and so are time steps outside (0, 2^20].
+//
+// Integer models: clip_q25 in the file limits the state likewise, and a number beyond its format never arises.
+// Inputs are taken apart by their bits to 16 fraction bits (Q16): below 2^-17 they vanish, from 32768 on they saturate,
+// NaN and Inf are refused. A dt is Q16 too: at least 2^-16. The ..._q16 calls take and give these integers directly.
 //
 // Files. safetensors with F32, F16 or BF16 tensors under the public names, listed in section 7. Shapes give all they
 // can, metadata the rest. S4D, in either spelling: prenorm (true, false), pool (mean, last, none), disc (zoh,
@@ -55,7 +63,10 @@
 // all: arch, clip, pool. What a Mamba model reads and gives: tokens (embedding.weight; see embed()), features
 // (input_proj.weight and .bias) or vectors of d_model numbers; head.weight or lm_head.weight, else the embedding again,
 // else the final norm's output. Tensors whose names begin with test. grad. trace. golden. final. state. are passed
-// over, any other surplus tensor is refused. Limits are named constants in section 1.
+// over, any other surplus tensor is refused. Limits are named constants in section 1. Integer models have metadata
+// format = ssm-int and say their whole config there; a projection NAME is NAME.q8 (int8 rows) or NAME.q4 and NAME.sub
+// (int4 in groups of 32 with int8 sub-scales; the first rows) with NAME.scale (float32 a row) and NAME.bias (int32
+// Q16); everything else is int32 in the formats of section 8.
 //
 // Macros, all of them:
 //
@@ -64,11 +75,12 @@
 //     SSM_NO_SIMD          scalar kernels only
 //     SSM_NO_FILES         without map_file
 //     SSM_NO_S4D, SSM_NO_MAMBA1, SSM_NO_MAMBA2, SSM_NO_MAMBA3   leave an architecture out
+//     SSM_NO_FLOAT, SSM_NO_INTEGER   leave an engine out; without the float engine no float routine is called
 //
 // Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
 // compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
-// Not here yet: integer models, other SIMD back-ends, GPUs, Windows beyond map_file (untested).
+// Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
 // Map: `grep -n '^// ----' ssm.hpp` prints the table of contents. Each section uses only the ones above it.
 
@@ -663,6 +675,9 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #if defined(SSM_NO_S4D) && defined(SSM_NO_MAMBA1) && defined(SSM_NO_MAMBA2) && defined(SSM_NO_MAMBA3)
 #error "ssm.hpp: every architecture is left out"
 #endif
+#if defined(SSM_NO_FLOAT) && defined(SSM_NO_INTEGER)
+#error "ssm.hpp: both engines are left out"
+#endif
 
 #define SSM_LOCAL [[maybe_unused]] static
 #if defined(__GNUC__)
@@ -727,6 +742,16 @@ constexpr bool in_build(Arch arch) noexcept {
     return !out;
 }
 constexpr bool mamba_in_build = in_build(Arch::mamba1) || in_build(Arch::mamba2) || in_build(Arch::mamba3);
+#ifdef SSM_NO_FLOAT
+constexpr bool float_in_build = false;
+#else
+constexpr bool float_in_build = true;
+#endif
+#ifdef SSM_NO_INTEGER
+constexpr bool integer_in_build = false;
+#else
+constexpr bool integer_in_build = true;
+#endif
 } // namespace detail
 
 // ---- 3. Small things ------------------------------------------------------------------------------------------------
@@ -3251,12 +3276,23 @@ struct avx2 : scalar {
 
 namespace detail {
 
-template <class K>
-inline constexpr Kernels table{
-    K::name,        &K::matmul,     &K::s4d_scan, &K::s4d_discretize, &K::gelu,     &K::glu,     &K::layer_norm,
-    &K::rms_norm,   &K::gate,       &K::conv,     &K::mamba1,         &K::mamba2,   &K::mamba3,  &K::quantize,
-    &K::matmul_q,   &K::s4d_scan_q, &K::scan_q,   &K::add_q,          &K::gelu_q,   &K::glu_q,   &K::layer_norm_q,
-    &K::rms_norm_q, &K::gate_q,     &K::conv_q,   &K::mamba1_q,       &K::mamba2_q, &K::mamba3_q};
+template <class K> constexpr Kernels kernels_from() noexcept {
+    Kernels t{};
+    t.name = K::name;
+    if constexpr (float_in_build) {
+        t.matmul = &K::matmul, t.s4d_scan = &K::s4d_scan, t.s4d_discretize = &K::s4d_discretize, t.gelu = &K::gelu;
+        t.glu = &K::glu, t.layer_norm = &K::layer_norm, t.rms_norm = &K::rms_norm, t.gate = &K::gate;
+        t.conv = &K::conv, t.mamba1 = &K::mamba1, t.mamba2 = &K::mamba2, t.mamba3 = &K::mamba3;
+    }
+    if constexpr (integer_in_build) {
+        t.quantize = &K::quantize, t.matmul_q = &K::matmul_q, t.s4d_scan_q = &K::s4d_scan_q, t.scan_q = &K::scan_q;
+        t.add_q = &K::add_q, t.gelu_q = &K::gelu_q, t.glu_q = &K::glu_q, t.layer_norm_q = &K::layer_norm_q;
+        t.rms_norm_q = &K::rms_norm_q, t.gate_q = &K::gate_q, t.conv_q = &K::conv_q;
+        t.mamba1_q = &K::mamba1_q, t.mamba2_q = &K::mamba2_q, t.mamba3_q = &K::mamba3_q;
+    }
+    return t;
+}
+template <class K> inline constexpr Kernels table = kernels_from<K>();
 
 #if defined(SSM_HAS_AVX2)
 // AVX2 and F16C in the CPU, and the operating system saves the wide registers.
@@ -3810,14 +3846,13 @@ SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexc
         const uint32_t word = word_at(call.x, i);
         if (call.q16        ? word == 0x80000000u
             : is_integer(c) ? !finite_bits(word)
-                            : !(magnitude(float_of(int32_t(word))) <= max_input))
+                            : (word & 0x7fffffffu) > uint32_t(bits_of(max_input))) // magnitudes compare as their bits
             return Status::bad_input;
     }
     for (int32_t i = 0; call.dt != nullptr && i < call.n; ++i) {
         const uint32_t word = word_at(call.dt, size_t(i));
         if (!is_integer(c)) {
-            const float dt = float_of(int32_t(word));
-            if (!(dt > 0.0f && dt <= max_dt)) return Status::bad_input;
+            if (int32_t(word) <= 0 || int32_t(word) > bits_of(max_dt)) return Status::bad_input;
             continue;
         }
         if (!call.q16 && !finite_bits(word)) return Status::bad_input;
@@ -3838,8 +3873,10 @@ SSM_LOCAL Status run_all(const Model& m, Call call, const Scratch* w) noexcept {
         left -= call.n;
         const bool steps = call.rows == Rows::steps;
         call.y = steps && left > 0 ? nullptr : steps ? y : call.y;
-        if (is_integer(m.config)) run_q(m, call, *w);
-        else run(m, call, *w);
+        if constexpr (integer_in_build)
+            if (is_integer(m.config)) run_q(m, call, *w);
+        if constexpr (float_in_build)
+            if (!is_integer(m.config)) run(m, call, *w);
         call.x += ptrdiff_t(call.n) * m.config.d_input * 4;
         if (call.y != nullptr && !steps) call.y += ptrdiff_t(call.n) * m.config.d_output * 4;
         if (call.dt != nullptr) call.dt += ptrdiff_t(call.n) * 4;
@@ -3989,10 +4026,11 @@ SSM_API Status embed_q16(const Model& m, int32_t token, int32_t* x) noexcept {
 SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
     const Status s = detail::check_token(m, token, x);
     const size_t d = size_t(m.config.d_model), first = size_t(token) * d;
-    for (size_t k = 0; s == Status::ok && k < d; ++k)
-        x[k] = is_integer(m.config)
-                   ? detail::float_of(int32_t(detail::q16_bits(detail::embedding_q(m, token, int32_t(k)))))
-                   : detail::element(m.encoder.data, m.encoder.dtype, first + k);
+    for (size_t k = 0; s == Status::ok && k < d; ++k) {
+        if constexpr (detail::float_in_build)
+            if (!is_integer(m.config)) x[k] = detail::element(m.encoder.data, m.encoder.dtype, first + k);
+        if (is_integer(m.config)) x[k] = from_q16(detail::embedding_q(m, token, int32_t(k)));
+    }
     return s;
 }
 
@@ -4036,14 +4074,14 @@ template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer
 } // namespace detail
 
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
-    if (!detail::good_state(m, s)) return 0;
+    if (!detail::float_in_build || !detail::good_state(m, s)) return 0;
     const float* from = detail::words_of<float>(s);
     return detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
         if (out != nullptr) out[i] = part == Part::angle_state ? detail::phase_to_radians(from + at) : from[at];
     });
 }
 SSM_API bool set_state(const Model& m, State* s, int32_t layer, Part part, const float* v, int32_t count) noexcept {
-    if (s == nullptr || v == nullptr || count <= 0 || !detail::good_state(m, *s) ||
+    if (!detail::float_in_build || s == nullptr || v == nullptr || count <= 0 || !detail::good_state(m, *s) ||
         count != get_state(m, *s, layer, part, nullptr))
         return false;
     for (int32_t i = 0; i < count; ++i)
@@ -4169,9 +4207,8 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
                 return no("holds a value beyond its format");
             continue;
         }
-        const float clip = in_h && m.config.state_clip > 0.0f ? m.config.state_clip : FLT_MAX;
-        if (!angle && !(magnitude(float_of(int32_t(word))) <= clip))
-            return no("holds a value that is NaN or beyond the clip");
+        const int32_t own = bits_of(m.config.state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
+        if (!angle && (word & 0x7fffffffu) > uint32_t(clip)) return no("holds a value that is NaN or beyond the clip");
     }
     copy(s->data, &h, sizeof h);
     unsigned char* to = reinterpret_cast<unsigned char*>(words_of<float>(*s));
@@ -5061,6 +5098,7 @@ SSM_API void   unmap_file(Blob* blob) noexcept {
 
 SSM_API bool valid(const Config& c) noexcept {
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
+    const auto from_0 = [](float v) { return detail::bits_of(v) >= 0 && detail::bits_of(v) < 0x7f800000; }; // finite
     const bool tokens = c.input == Input::tokens;
     if (detail::state_floats(c) > max_state_floats) return false;
     if (is_integer(c) && !((c.act_bits == 8 || c.act_bits == 16) && c.clip_q25 >= 1 && c.A_floor_q26 >= 0 &&
@@ -5071,8 +5109,7 @@ SSM_API bool valid(const Config& c) noexcept {
         return false;
     if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
-          in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && c.state_clip >= 0.0f &&
-          c.state_clip <= FLT_MAX))
+          in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && from_0(c.state_clip)))
         return false;
     if (c.arch == Arch::s4d)
         return in(c.d_state, 2, max_d_state) && c.d_state % 2 == 0 && c.input == Input::features && c.has_head;
@@ -5087,8 +5124,7 @@ SSM_API bool valid(const Config& c) noexcept {
     if (c.arch == Arch::mamba2)
         return in(c.d_conv, 1, max_d_conv) && in(c.d_ssm, 1, c.d_inner) && c.nheads * c.headdim == c.d_ssm;
     return c.nheads * c.headdim == c.d_inner && in(c.mimo_rank, 1, c.is_mimo ? max_mimo_rank : 1) &&
-           in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0) && c.A_floor >= 0.0f &&
-           c.A_floor <= FLT_MAX;
+           in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0) && from_0(c.A_floor);
 }
 
 namespace detail {
@@ -5511,13 +5547,14 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
     Status      s = Status::unsupported;
     json::Token format;
     const bool  integer = metadata(ix, "format", &format) && json::equals(format, "ssm-int");
-    if (integer) s = read_integer(&c, ix, fault);
-    if constexpr (in_build(Arch::s4d))
+    if constexpr (integer_in_build)
+        if (integer) s = read_integer(&c, ix, fault);
+    if constexpr (float_in_build && in_build(Arch::s4d))
         if (s4d && !integer) s = read_s4d(&c, ix, fault);
-    if constexpr (mamba_in_build)
+    if constexpr (float_in_build && mamba_in_build)
         if (!s4d && !integer) s = read_mamba(&c, ix, fault);
     if (s == Status::unsupported || (s == Status::ok && !in_build(c.arch)))
-        return blame(fault, Status::unsupported, "arch", 4, "this architecture was left out of this build");
+        return blame(fault, Status::unsupported, "arch", 4, "this architecture or engine was left out of this build");
     if (s == Status::ok) *out = c;
     return s;
 }
@@ -6121,6 +6158,11 @@ SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
                  "the model has no place for this tensor; number of such tensors given", 0, count);
 }
 
+SSM_LOCAL bool same_config(Config a, Config b) noexcept {
+    if constexpr (!float_in_build) a.A_floor = b.A_floor = a.state_clip = b.state_clip = 0.0f; // not in use
+    return a == b;
+}
+
 // A hash of every byte of the file, eight at a time: the model's identity in saved states.
 SSM_LOCAL uint64_t fingerprint_of(const Blob& b) noexcept {
     const unsigned char* p = static_cast<const unsigned char*>(b.data);
@@ -6164,10 +6206,10 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     Model m;
     if ((s = read_config(&m.config, ix, fault)) != Status::ok) return s;
     const Config& c = m.config;
-    if (opt.softplus_A && c.arch != Arch::mamba3)
-        return blame(fault, Status::unsupported, "", 0, "only a Mamba-3 model can have a softplus A");
+    if (opt.softplus_A && (c.arch != Arch::mamba3 || is_integer(c)))
+        return blame(fault, Status::unsupported, "", 0, "only a float Mamba-3 model can be told to have a softplus A");
     m.config.softplus_A |= opt.softplus_A;
-    if (opt.expect != nullptr && !(*opt.expect == c))
+    if (opt.expect != nullptr && !same_config(*opt.expect, c))
         return blame(fault, Status::config_mismatch, "", 0, "the file's shape is not the one this program expects");
     if (a.bytes - a.used < 16 || a.bytes - a.used - 16 < model_bytes(c))
         return blame(fault, Status::arena_too_small, "", 0, "the arena is too small",
@@ -6175,11 +6217,12 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
 
     // 3. Every tensor.
     Binder bind(ix, opt.check_values);
-    if constexpr (in_build(Arch::s4d))
+    if constexpr (float_in_build && in_build(Arch::s4d))
         if (c.arch == Arch::s4d && !is_integer(c)) load_s4d(&m, bind, &a);
-    if constexpr (mamba_in_build)
+    if constexpr (float_in_build && mamba_in_build)
         if (c.arch != Arch::s4d && !is_integer(c)) load_mamba(&m, bind, &a);
-    if (is_integer(c)) IntegerLoader{c, bind, &a}.model(&m);
+    if constexpr (integer_in_build)
+        if (is_integer(c)) IntegerLoader{c, bind, &a}.model(&m);
     if (bind.status != Status::ok) {
         if (fault != nullptr) *fault = bind.first;
         if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)
