@@ -55,7 +55,7 @@ check: $(BUILD)/test $(BUILD)/ssm
 	bash tests/convert.sh $(BUILD)/ssm
 	bash tests/quantize.sh $(BUILD)/ssm
 	bash tests/compare.sh $(BUILD)/ssm
-	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors
+	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors tests/golden/int/*_s4d_*.safetensors tests/golden/int/*_m[123]_*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
 
 asan:
