@@ -6,8 +6,7 @@
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
-
-#include <doctest/doctest.h>
+#include "guarded.hpp"
 
 #include <cmath>
 #include <cstring>
@@ -16,12 +15,10 @@
 #include <string>
 #include <vector>
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 namespace {
 using namespace ssm;
 using namespace ssm::detail;
+using test::Guarded;
 
 std::vector<Isa> back_ends() {
     std::vector<Isa> all;
@@ -29,30 +26,6 @@ std::vector<Isa> back_ends() {
         if (isa_runs_here(Isa(i)) && Isa(i) != Isa::scalar) all.push_back(Isa(i));
     return all;
 }
-
-// Memory whose last byte is the last before an inaccessible page; filled with NaN so that stray reads show.
-class Guarded {
-  public:
-    explicit Guarded(size_t bytes, size_t skew = 0) {
-        const size_t page = size_t(sysconf(_SC_PAGESIZE));
-        total_ = (bytes + skew + page - 1) / page * page + page;
-        base_ = static_cast<unsigned char*>(
-            mmap(nullptr, total_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        REQUIRE(base_ != MAP_FAILED);
-        std::memset(base_, 0xff, total_ - page);
-        REQUIRE(mprotect(base_ + total_ - page, page, PROT_NONE) == 0);
-        data_ = base_ + total_ - page - bytes - skew; // skew > 0: odd alignment, `skew` bytes before the guard
-    }
-    ~Guarded() { munmap(base_, total_); }
-    Guarded(const Guarded&) = delete;
-    Guarded&       operator=(const Guarded&) = delete;
-    unsigned char* bytes() { return data_; }
-    float*         floats() { return reinterpret_cast<float*>(data_); }
-
-  private:
-    unsigned char *base_, *data_;
-    size_t         total_;
-};
 
 struct Random {
     std::mt19937 engine{12345};
