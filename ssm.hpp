@@ -5496,7 +5496,8 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
         c.prenorm = flag("prenorm");
         integer("b_frac", 10, 31, &c.b_frac);
         c.has_gaps = find_tensor(ix, "s4_layers.0.kernel.g") != nullptr;
-        if (c.has_gaps) integer("g_frac", 0, 62, &c.g_frac);
+        if (c.has_gaps && s == Status::ok) // b is shifted by 30 + g_frac - b_frac: 1 to 51
+            integer("g_frac", c.b_frac > 29 ? c.b_frac - 29 : 0, c.b_frac + 21, &c.g_frac);
     } else {
         c.norm = Norm(one_of("norm", norms, 2, "metadata missing or not understood, expected rms or layer"));
         integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
@@ -5528,10 +5529,12 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
     } else if (c.arch == Arch::mamba3) {
         c.d_ssm = 0, c.is_mimo = flag("is_mimo"), c.is_outproj_norm = flag("is_outproj_norm");
         integer("mimo_rank", 1, c.is_mimo ? max_mimo_rank : 1, &c.mimo_rank);
-        integer("rope_angles", 1, max_d_state / 4, &c.rope_angles), integer("a_floor_q26", 0, int_max, &c.A_floor_q26);
+        integer("rope_angles", 1, c.d_state / 2, &c.rope_angles), integer("a_floor_q26", 0, int_max, &c.A_floor_q26);
         c.softplus_A = one_of("a_activation", activations, 2,
                               "metadata missing or not understood, expected heavy_tail or softplus") == 1;
     }
+    if (s == Status::ok && (s4d || c.is_mimo) && c.d_state % 2 != 0)
+        return bad_key(fault, "d_state", "metadata is odd, expected an even number of states for S4D and MIMO");
     if (s != Status::ok) return s;
     if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
     *out = c;
