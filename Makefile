@@ -26,7 +26,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all asan valgrind valgrind-all fuzz headers bench weights clean doctest
+.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -58,6 +58,10 @@ check: $(BUILD)/test $(BUILD)/ssm
 	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors tests/golden/int/*_s4d_*.safetensors tests/golden/int/*_m[123]_*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
 
+# Ten million bits through each integer parity model: two minutes.
+long: $(BUILD)/test
+	$(BUILD)/test --no-skip --test-case="*ten million bits*"
+
 asan:
 	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS" check
 
@@ -78,7 +82,7 @@ fuzz:
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check headers asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

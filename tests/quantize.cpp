@@ -430,6 +430,25 @@ TEST_CASE("--keep holds projections at int8, by whole name or last parts") {
     CHECK(has(error_of(random_file(s), settings, tool::bad_usage), "--keep \"ut_proj\": no projection"));
 }
 
+TEST_CASE("--snap refuses what is of another kind or was not trained for it") {
+    quantize::Settings settings;
+    settings.snap = true;
+    for (const char* kind : {"s4d,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=2",
+                             "mamba3,d_model=16,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=2",
+                             "mamba3,d_model=16,n_layer=2,d_state=4,headdim=8,vocab_size=3"})
+        CHECK(has(error_of(random_file(spec(kind)), settings, tool::bad_usage), "--snap is for Mamba-3 models of one"));
+    for (uint32_t seed = 1; seed <= 6; ++seed) {
+        random_model::Spec s = spec("mamba3,d_model=16,n_layer=1,d_state=4,headdim=8,vocab_size=3");
+        s.seed = seed;
+        CHECK(has(error_of(random_file(s), settings, tool::bad_file), "--snap: "));
+    }
+    quantize::Automaton automaton;
+    std::string         error;
+    const Bytes         file = int_model(spec("s4d,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=2"));
+    CHECK(!quantize::explore(std::string(file.begin(), file.end()), 9, &automaton, &error));
+    CHECK(error == "reads no tokens");
+}
+
 TEST_CASE("the noise stated for a tensor is what its codes leave") {
     const random_model::Spec s = spec("mamba1,d_model=20,n_layer=1,d_state=4");
     const Bytes              file = random_file(s);

@@ -75,6 +75,7 @@ like "keep without i4" 2 'ssm quantize: --keep goes with --weights i4' "$three" 
 like "keep without a width" 2 'ssm quantize: --keep: got "out_proj", expected NAME=i8' "$three" out --weights i4 --keep out_proj
 like "keep of nothing" 2 'ssm quantize: --keep "encoder": no projection that int4 applies to, expected one such as "s4_layers.0.output_linear.0"' \
     "$s4d" out --weights i4 --keep encoder=i8
+like "snap for S4D" 2 'ssm quantize: --snap is for Mamba-3 models of one layer that read tokens' "$s4d" out --snap
 cp "$s4d" own.st
 like "onto itself" 2 'ssm quantize: IN and OUT are the same file, own.st' own.st own.st
 ln -s own.st link.st
@@ -124,6 +125,15 @@ same "no path in the file" "$(header b.st | grep -c -e /tmp -e "$here" -e m3_)" 
 good "the shipped model" "$here/../weights/next.safetensors" b.st
 same "the shipped model: provenance" "$(meta b.st provenance | cut -c-17) $(meta b.st task) $(meta b.st input)" \
     "ssm train; seed 1 next probe,rate,gap,added,share,last"
+
+# Snapped: few states, in every format.
+parity=$here/../weights/parity.safetensors
+for format in "i8 i8 i32 5" "i4 i8 i32 5" "i8 i16 i32 5" "i4 i16 i32 5" "i8 i8 i16rowexp 6"; do
+    read -r w a s states <<<"$format"
+    quantize "$parity" b.st --snap --weights "$w" --activations "$a" --state "$s" >got.out
+    same "snapped: $format" "$(tail -n 1 got.out) $(meta b.st states) $(meta b.st quantized)" \
+        "states, whatever the tokens: $states $states ssm quantize --weights $w --activations $a --state $s --snap"
+done
 
 # ---- Writing
 

@@ -5,13 +5,16 @@ set -e
 ssm=$1
 cd "$(dirname "$0")/.."
 (cd weights && sha256sum --quiet -c SHA256SUMS)
-for model in next parity; do
+for model in next next-i8 next-i4 parity parity-i8 parity-i4; do
     "$ssm" inspect weights/$model.safetensors >/dev/null
     for isa in scalar best; do
-        "$ssm" score weights/$model.safetensors --isa $isa < tests/golden/$model.records | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of tests/golden/$model.records changed ($isa)"; exit 1; }
+        "$ssm" score weights/$model.safetensors --isa $isa < tests/golden/${model%%-*}.records | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of $model on tests/golden/${model%%-*}.records changed ($isa)"; exit 1; }
     done
 done
-for isa in scalar best; do
-    "$ssm" rank weights/next.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev | cmp - tests/golden/history.expected || { echo "FAIL: the ranking of tests/golden/history.ev changed ($isa)"; exit 1; }
+for model in next next-i8 next-i4; do
+    expected=tests/golden/history${model#next}.expected
+    for isa in scalar best; do
+        "$ssm" rank weights/$model.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev | cmp - $expected || { echo "FAIL: the ranking of tests/golden/history.ev by $model changed ($isa)"; exit 1; }
+    done
 done
 echo "weights: ok"

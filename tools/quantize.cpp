@@ -683,7 +683,7 @@ int make(ssm::Blob file, const Settings& settings, Model* out, std::string* erro
             other |= name.substr(0, std::strlen(with)) == with;
         if (!other) out->bytes_before += size_t(e.end - e.begin);
     }
-    return done;
+    return settings.snap ? snap(out, error) : done;
 }
 
 std::vector<TensorOut> tensors_out(const Model& m) {
@@ -708,6 +708,7 @@ using namespace tool;
 
 const char help[] =
     "usage: ssm quantize IN OUT [--weights i8|i4] [--activations i8|i16] [--state i32|i16rowexp] [--keep NAME=i8]...\n"
+    "       [--gaps on|off] [--snap]\n"
     "\n"
     "Makes the integer model of a float one. OUT holds integers, and scales that are read by their bits, so it gives\n"
     "the same scores on every machine. Prints a line a tensor (rows x columns, bytes with scales, the ratio of signal\n"
@@ -721,7 +722,10 @@ const char help[] =
     "  --state S        i32 (default), or i16rowexp: 16-bit rows with exponents, half the memory; Mamba only\n"
     "  --keep NAME=i8   with --weights i4: this projection stays i8. NAME in full (layers.0.mixer.out_proj) or its\n"
     "                   last parts (out_proj); may be repeated\n"
-    "  --gaps on|off    S4D by zero-order hold: whether OUT serves time steps other than 1 (default on)\n";
+    "  --gaps on|off    S4D by zero-order hold: whether OUT serves time steps other than 1 (default on)\n"
+    "  --snap           Mamba-3 of one layer that reads tokens, trained with snap = on: moves dt_bias and B_bias so\n"
+    "                   that half turns are exact in the integer engine, then lists every state the model can reach\n"
+    "                   with any tokens: few of them, so it is right for ever where it is right in each\n";
 
 std::string decibels(double db) {
     char text[32] = "exact";
@@ -747,6 +751,8 @@ void print(const Model& m, Output* out) {
     std::snprintf(text, sizeof text, "bytes of tensors: %zu before, %zu after, ratio %.2f\n", m.bytes_before,
                   m.bytes_after, static_cast<double>(m.bytes_before) / static_cast<double>(m.bytes_after));
     out->write(text);
+    const auto states = m.metadata.find("states");
+    if (states != m.metadata.end()) out->write("states, whatever the tokens: " + states->second + "\n");
 }
 } // namespace
 } // namespace quantize
@@ -755,12 +761,13 @@ int verb_quantize(int argc, char** argv) {
     using namespace quantize;
     const char *             weights = "i8", *activations = "i8", *state = "i32", *gaps = nullptr;
     std::vector<const char*> keep;
+    Settings                 settings;
     Options                  options("quantize", help);
     options.word("--weights", &weights, {"i8", "i4"}).word("--activations", &activations, {"i8", "i16"});
     options.word("--state", &state, {"i32", "i16rowexp"}).word("--gaps", &gaps, {"on", "off"}).list("--keep", &keep);
+    options.flag("--snap", &settings.snap);
     int status = options.read(argc, argv, 2, 2);
     if (status != go_on) return status;
-    Settings settings;
     settings.int4 = std::strcmp(weights, "i4") == 0, settings.act16 = std::strcmp(activations, "i16") == 0;
     settings.row_exponents = std::strcmp(state, "i16rowexp") == 0;
     settings.gaps = gaps == nullptr || std::strcmp(gaps, "on") == 0;

@@ -14,6 +14,7 @@ struct Settings {
     bool                     row_exponents = false; // the state as 16-bit rows with exponents, i16rowexp
     bool                     gaps = true;           // S4D by zero-order hold: the tensors for time steps other than 1
     bool                     values = false;        // also hand back the float values behind each line
+    bool                     snap = false;          // see snap()
     std::vector<std::string> keep;                  // projections that stay int8: whole names or their last parts
 };
 
@@ -46,6 +47,20 @@ int make(ssm::Blob file, const Settings& settings, Model* out, std::string* erro
 
 std::vector<TensorOut> tensors_out(const Model& m); // point into `m`
 std::string            file_bytes(const Model& m);  // the whole file, in memory
+
+// A model that reads tokens, as a finite automaton. State 0 is the initial one; the outputs are Q16.
+struct Automaton {
+    size_t               n_states = 0, n_tokens = 0, n_outputs = 0;
+    std::vector<size_t>  next;    // [state][token]
+    std::vector<int32_t> outputs; // [state][token][n_outputs], of the step from that state with that token
+};
+// Lists every state that tokens lead to. False, and why in `error`, if there are more than `most`.
+bool explore(const std::string& file, size_t most, Automaton* out, std::string* error);
+
+// For a Mamba-3 model of one layer that reads tokens, trained with snap = on: moves dt_bias, by less than a quarter,
+// and B_bias, by at most 2^-19, so that every turn of nearly half a turn is one in the integer engine and what it adds
+// to the state leaves it again; then proves that the model has few states. Results as those of make().
+int snap(Model* m, std::string* error);
 
 // One row of a projection. Codes go to `codes`, an int4 row's sub-scales (one for every 32 codes; n is a multiple of
 // 32) to `subs`. Returns the row's scale, which a file can only hold below 1.

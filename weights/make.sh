@@ -8,12 +8,22 @@
 set -e
 ssm=$1 data=$2
 cd "$(dirname "$0")/.."
+# Makes weights/NAME-i8 and weights/NAME-i4 of weights/NAME: integers NAME [OPTION]...
+integers() {
+    name=$1
+    shift
+    for w in i8 i4; do
+        "$ssm" quantize "weights/$name.safetensors" "weights/$name-$w.safetensors" --weights $w "$@" >/dev/null
+    done
+}
 "$ssm" train tools/train/parity.cfg --out weights/parity.safetensors
+integers parity --snap
 if [ ! -d "$data/gittouch/train" ]; then
     (cd weights && grep parity SHA256SUMS | sha256sum -c)
     echo "next skipped: no folder $data/gittouch/train; use: make weights DATA=FOLDER" >&2
     exit 1
 fi
 "$ssm" train tools/train/next.cfg --set "data=$data/gittouch/train" --set plot=weights/next.svg --out weights/next.safetensors
+integers next
 cd weights
 sha256sum -c SHA256SUMS
