@@ -10,6 +10,7 @@
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
 
+#include "quantize.hpp"
 #include "random_model.hpp"
 #include "tool.hpp"
 
@@ -49,7 +50,9 @@ const char help[] =
     "d_model,\n"
     "               n_layer, d_state, headdim, ngroups, mimo_rank, rope_fraction, expand, d_conv, dt_rank, "
     "mlp_hidden,\n"
-    "               d_input, d_output, vocab_size, dtype, seed: mamba3,d_model=128,n_layer=4,d_state=16,headdim=16\n"
+    "               d_input, d_output, vocab_size, dtype, clip, seed: "
+    "mamba3,d_model=128,n_layer=4,d_state=16,headdim=16\n"
+    "               weights=i8|i4, activations=i8|i16 and state=i32|i16rowexp make an integer model of it\n"
     "  --train T    a training step (forward and backward, 32 tokens) of a made-up mamba3 model instead\n"
     "  --json       one JSON object instead of text\n"
     "  --isa NAME   this back-end only\n"
@@ -223,6 +226,9 @@ struct Work {
     double macs = 0, bytes = 0, weights = 0;
 };
 double matrix_bytes(const ssm::Matrix& w) {
+    const double row = w.cols, groups = (w.cols + 31) / 32;
+    if (w.dtype == ssm::DType::i8 || w.dtype == ssm::DType::i4)
+        return w.rows * 4.0 + (w.rows - w.rows4) * row + w.rows4 * groups * 17;
     return static_cast<double>(w.rows) * static_cast<double>(w.cols) * (w.dtype == ssm::DType::f32 ? 4.0 : 2.0);
 }
 double macs_of(const ssm::Matrix& w) { return static_cast<double>(w.rows) * static_cast<double>(w.cols); }
@@ -231,18 +237,22 @@ Work   work_of(const ssm::Model& m, int32_t n_inputs) {
       const double       H = c.d_model, n = n_inputs, layers = c.n_layers;
       Work               w;
       if (c.arch == ssm::Arch::s4d) {
-          const double modes = static_cast<double>(ssm::detail::modes(c)),
-                       size = m.encoder.dtype == ssm::DType::f32 ? 4 : 2;
+          const double modes = static_cast<double>(ssm::detail::modes(c)), matrix = 2 * H * H;
+          const double mix = m.s4d_q != nullptr                   ? matrix_bytes(m.s4d_q[0].mix)
+                             : m.encoder.dtype == ssm::DType::f32 ? matrix * 4
+                                                                  : matrix * 2;
           w.macs = n * (H * c.d_input + layers * (2 * H * H + 8 * modes) + H * c.d_output);
-          w.weights = matrix_bytes(m.encoder) + matrix_bytes(m.decoder) + layers * (2 * H * H * size + modes * 6 * 4);
+          w.weights = matrix_bytes(m.encoder) + matrix_bytes(m.decoder) + layers * (mix + modes * 6 * 4);
           w.bytes = w.weights + n * layers * modes * 4 * 4; // the state, read and written
           return w;
     }
       const double states = static_cast<double>(ssm::state_bytes(c));
       for (int32_t l = 0; l < c.n_layers; ++l) {
-          const ssm::MambaLayer<float>& a = m.mamba[l];
-          for (const ssm::Matrix* x : {&a.in_proj, &a.out_proj, &a.x_proj, &a.dt_proj, &a.fc1, &a.fc2})
-            w.macs += macs_of(*x), w.weights += matrix_bytes(*x);
+          const auto each = [&w](const auto& a) {
+            for (const ssm::Matrix* x : {&a.in_proj, &a.out_proj, &a.x_proj, &a.dt_proj, &a.fc1, &a.fc2})
+                w.macs += macs_of(*x), w.weights += matrix_bytes(*x);
+        };
+        m.mamba_q != nullptr ? each(m.mamba_q[l]) : each(m.mamba[l]);
     }
       w.macs += macs_of(m.decoder), w.weights += matrix_bytes(m.decoder);
       if (c.input == ssm::Input::features) w.macs += macs_of(m.encoder), w.weights += matrix_bytes(m.encoder);
@@ -256,16 +266,22 @@ class Bench {
   public:
     Bench(const OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds)
         : m_(m), kernels_(*ssm::detail::kernels_of(isa)), machine_(machine), seconds_(seconds) {}
-    void                    kernels();
-    void                    mamba_kernels();
-    bool                    steps(ssm::Arena* arena); // false: the model refused
+    void kernels();
+    void mamba_kernels();
+    void integer_kernels();
+    bool steps(ssm::Arena* arena); // false: the model refused
+    bool c_takes_dt() const {
+        return !ssm::is_integer(m_.config) || m_.config.arch != ssm::Arch::s4d || m_.config.has_gaps;
+    }
     const std::vector<Row>& rows() const { return rows_; }
 
   private:
     void add(const std::string& name, double n, double macs, double bytes, double working_set,
              const std::function<void()>& f) {
-        const Time   t = measure(seconds_, f);
-        const double least = macs > 0 ? machine_.least(macs, bytes, working_set) : 0.0;
+        const Time t = measure(seconds_, f);
+        // The machine's multiply-adds are float ones: integer work is held against its bytes alone.
+        const double least =
+            macs > 0 ? machine_.least(ssm::is_integer(m_.config) ? 0.0 : macs, bytes, working_set) : 0.0;
         rows_.push_back({name, t.fastest * 1e9, t.median * 1e9, n / t.fastest, macs, bytes, least / t.fastest});
     }
     // Numbers between -1 and 1, the same in every run.
@@ -288,13 +304,13 @@ class Bench {
 
 // One mixer of a Mamba model, and what stands around it.
 void Bench::mamba_kernels() {
-    const ssm::Config&     c = m_.config;
+    const ssm::Config&            c = m_.config;
     const ssm::MambaLayer<float>& layer = m_.model.mamba[0];
-    const int32_t          n = 64, d = c.d_model, d_stride = int32_t(ssm::detail::padded(d));
-    const int32_t          p_stride = int32_t(ssm::detail::row_p(c)), o_stride = int32_t(ssm::detail::row_o(c));
-    const auto             parts = ssm::detail::parts_of(c);
-    std::vector<float>     x = noise(size_t(n) * size_t(d_stride)), p = noise(size_t(n) * size_t(p_stride));
-    std::vector<float>     o = noise(size_t(n) * size_t(o_stride)), h(parts.end), work(ssm::detail::one_row(c));
+    const int32_t                 n = 64, d = c.d_model, d_stride = int32_t(ssm::detail::padded(d));
+    const int32_t                 p_stride = int32_t(ssm::detail::row_p(c)), o_stride = int32_t(ssm::detail::row_o(c));
+    const auto                    parts = ssm::detail::parts_of(c);
+    std::vector<float>            x = noise(size_t(n) * size_t(d_stride)), p = noise(size_t(n) * size_t(p_stride));
+    std::vector<float>            o = noise(size_t(n) * size_t(o_stride)), h(parts.end), work(ssm::detail::one_row(c));
     const auto matmul = [&](const char* name, const ssm::Matrix& w, int32_t rows, float* y, int32_t y_stride,
                             const float* from, int32_t from_stride) {
         const double macs = macs_of(w) * rows;
@@ -324,8 +340,60 @@ void Bench::mamba_kernels() {
         [&] { kernels_.rms_norm(o.data(), x.data(), m_.model.norm_f_weight, d); });
 }
 
+// Projections with everything around them, and the recurrence of one layer of an integer model.
+void Bench::integer_kernels() {
+    const ssm::Config&         c = m_.config;
+    const int32_t              n = 64, stride = int32_t(ssm::detail::code_bytes(c));
+    std::vector<int32_t>       x(size_t(n) * ssm::max_width), y, scales(size_t(n) * 2), h(ssm::detail::parts_of(c).end);
+    std::vector<unsigned char> codes(size_t(n) * size_t(stride));
+    const std::vector<float>   values = noise(x.size());
+    for (size_t i = 0; i < x.size(); ++i) x[i] = ssm::to_q16(values[i]);
+    const auto project = [&](const char* name, const ssm::Matrix& w, int32_t rows) {
+        y.resize(size_t(rows) * size_t(w.rows));
+        add(std::string(w.rows4 > 0 ? "int4 " : "int8 ") + name + " " + std::to_string(w.rows) + "x" +
+                std::to_string(w.cols) + ", " + std::to_string(rows) + (rows == 1 ? " row" : " rows"),
+            rows, macs_of(w) * rows, matrix_bytes(w), matrix_bytes(w), [&, rows] {
+                for (int32_t i = 0; i < rows; ++i)
+                    kernels_.quantize(&codes[size_t(i) * size_t(stride)], &scales[size_t(i) * 2],
+                                      &x[size_t(i) * size_t(w.cols)], w.cols, (w.cols + 31) / 32 * 32, c.act_bits);
+                kernels_.matmul_q(y.data(), w.rows, w, codes.data(), stride, scales.data(), rows, c.act_bits);
+            });
+    };
+    if (c.arch == ssm::Arch::s4d) {
+        const ssm::S4dLayer<int32_t>& layer = m_.model.s4d_q[0];
+        const int32_t                 width = int32_t(ssm::detail::padded(c.d_model));
+        const double                  modes = static_cast<double>(ssm::detail::modes(c));
+        for (int32_t rows : {1, n}) project("mix", layer.mix, rows);
+        std::vector<int32_t> s(size_t(n) * size_t(width));
+        for (int32_t T : {1, n}) {
+            const ssm::S4dScanQ scan{layer.a,  layer.b,   layer.C,       layer.C_scale, layer.D,
+                                     h.data(), x.data(),  h.data(),      s.data(),      width,
+                                     T,        c.d_model, c.d_state / 2, c.b_frac - 9,  c.clip_q25};
+            add("scan " + std::to_string(T) + (T == 1 ? " step" : " steps"), T, 8 * modes * T,
+                modes * 20 + modes * 16 * T, modes * 28, [&] { kernels_.s4d_scan_q(scan); });
+        }
+        return;
+    }
+    const ssm::MambaLayer<int32_t>& layer = m_.model.mamba_q[0];
+    for (int32_t rows : {1, n}) project("in_proj", layer.in_proj, rows), project("out_proj", layer.out_proj, rows);
+    std::vector<int32_t> out(ssm::detail::row_o(c)), work(ssm::detail::one_row(c));
+    ssm::Row<int32_t>    row;
+    row.c = &c, row.kernels = m_.model.kernels, row.layer = &layer, row.p = x.data(), row.y = out.data();
+    row.state = h.data(), row.work = work.data(), row.dt = 65536;
+    const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1_q
+                        : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2_q
+                                                      : kernels_.mamba3_q;
+    const double size = static_cast<double>(h.size()) * 4;
+    for (const bool moves : {true, false}) {
+        row.next = moves ? h.data() : nullptr;
+        add(moves ? "recurrence, a step" : "recurrence, a candidate", 1, size / 4 * 2 * std::max(c.mimo_rank, 1),
+            moves ? 2 * size : size, size, [&] { cell(row); });
+    }
+}
+
 void Bench::kernels() {
     const ssm::Config& c = m_.config;
+    if (ssm::is_integer(c)) return integer_kernels();
     if (c.arch != ssm::Arch::s4d) return mamba_kernels();
     const int32_t H = c.d_model, stride = int32_t(ssm::detail::padded(H)), blocks = stride / 8, modes = c.d_state / 2;
     const int32_t n = 64;
@@ -393,8 +461,9 @@ bool Bench::steps(ssm::Arena* arena) {
     const double       hot = one.bytes;
     add("step", 1, one.macs, one.bytes, hot,
         [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data()) == ssm::Status::ok; });
-    add("step, dt 1.5", 1, one.macs, one.bytes, hot,
-        [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data(), 1.5f) == ssm::Status::ok; });
+    if (c_takes_dt())
+        add("step, dt 1.5", 1, one.macs, one.bytes, hot,
+            [&] { ran_ &= ssm::step(model, &state, &scratch, x.data(), y.data(), 1.5f) == ssm::Status::ok; });
     add("32 candidates", 32, few.macs, few.bytes, hot,
         [&] { ran_ &= ssm::step_batch(model, state, &scratch, x.data(), 32, y.data()) == ssm::Status::ok; });
     add("64 candidates", n, many.macs, many.bytes, hot,
@@ -425,6 +494,14 @@ const char compiler[] = __VERSION__;
 const char  compiler[] = "unknown";
 #endif
 
+std::vector<std::string> split(const std::string& text) { // at commas
+    std::vector<std::string> parts(1);
+    for (char c : text)
+        if (c == ',') parts.emplace_back();
+        else parts.back() += c;
+    return parts;
+}
+
 // A random model in a file of its own, gone when this is.
 struct MadeUp {
     std::string path;
@@ -437,14 +514,36 @@ struct MadeUp {
     int write(const char* text) {
         random_model::Spec spec;
         std::string        why;
-        if (!random_model::parse(text, &spec, &why)) return fail(bad_usage, "bench", "--config: " + escape(why, 200, "\""));
+        quantize::Settings settings;
+        bool               integer = false;
+        std::string        rest;
+        for (std::string part : split(text)) {
+            const auto one_of = [&](const char* key, const char* off, const char* on, bool* to) {
+                if (part != std::string(key) + off && part != std::string(key) + on) return false;
+                *to = part == std::string(key) + on;
+                return integer = true;
+            };
+            if (!one_of("weights=", "i8", "i4", &settings.int4) &&
+                !one_of("activations=", "i8", "i16", &settings.act16) &&
+                !one_of("state=", "i32", "i16rowexp", &settings.row_exponents))
+                rest += (rest.empty() ? "" : ",") + part;
+        }
+        if (!random_model::parse(rest, &spec, &why))
+            return fail(bad_usage, "bench", "--config: " + escape(why, 200, "\""));
+        std::string file = random_model::file(spec);
+        if (integer) {
+            quantize::Model m;
+            if (const int bad = quantize::make({file.data(), file.size()}, settings, &m, &why))
+                return fail(bad, "bench", "--config: " + why);
+            file = quantize::file_bytes(m);
+        }
         const char* folder = std::getenv("TMPDIR");
         std::string name = std::string(folder != nullptr && *folder != 0 ? folder : "/tmp") + "/ssm-bench-XXXXXX";
         const int   fd = ::mkstemp(name.data());
         if (fd < 0) return fail(io_error, "bench", escape(name, 160) + ": cannot be created: " + system_error(errno));
         ::close(fd);
         path = name;
-        return save_file("bench", path.c_str(), random_model::file(spec));
+        return save_file("bench", path.c_str(), file);
     }
 };
 

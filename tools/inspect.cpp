@@ -44,7 +44,9 @@ std::vector<const ssm::Entry*> tensors(const ssm::Index& ix) {
 // Whether a tensor belongs to the model proper. Golden files hold others beside it.
 bool of_the_model(const ssm::Entry& e) {
     const std::string_view name(e.name, size_t(e.name_len));
-    return name.substr(0, 5) != "test." && name.substr(0, 5) != "grad.";
+    for (const std::string_view prefix : {"test.", "grad.", "trace.", "golden.", "final.", "state."}) // as load() does
+        if (name.substr(0, prefix.size()) == prefix) return false;
+    return true;
 }
 } // namespace
 
@@ -103,7 +105,12 @@ int verb_info(int argc, char** argv) {
         if (value > 0) number(key, uint64_t(value));
     };
     line("architecture", std::string(archs[int(c.arch)]) + (c.is_mimo ? " (MIMO)" : ""));
-    line("engine", "float");
+    const bool integer = ssm::is_integer(c);
+    line("engine", integer ? "integer" : "float");
+    if (integer) {
+        number("bits of activations", uint64_t(c.act_bits));
+        line("state", c.state == ssm::StateType::i32 ? "i32" : "i16rowexp");
+    }
     number("layers", uint64_t(c.n_layers));
     if (!s4d)
         line("input", c.input == ssm::Input::tokens     ? "tokens"
@@ -121,32 +128,47 @@ int verb_info(int argc, char** argv) {
     size("mlp_hidden", c.mlp_hidden);
     if (c.arch == ssm::Arch::mamba3) {
         std::string floor;
-        append_float(&floor, c.A_floor);
+        append_float(&floor, integer ? static_cast<float>(c.A_floor_q26) / 67108864.0f : c.A_floor);
         line("A", c.softplus_A ? "softplus" : "heavy tail");
         line("A_floor", floor);
         line("norm before the gate", c.is_outproj_norm ? "yes" : "no");
     }
-    if (s4d) line("discretization", c.disc == ssm::Disc::zoh ? "zoh" : "bilinear");
+    if (s4d && !integer) line("discretization", c.disc == ssm::Disc::zoh ? "zoh" : "bilinear");
+    if (s4d && integer) line("time steps other than 1", c.has_gaps ? "yes" : "no");
     if (s4d) line("norm", c.prenorm ? "in front of each layer" : "behind each layer");
     else line("norm", c.norm == ssm::Norm::rms ? "RMSNorm" : "LayerNorm");
     line("pooling", c.pool == ssm::Pool::mean ? "mean" : c.pool == ssm::Pool::last ? "last" : "none");
     std::string clip;
-    append_float(&clip, c.state_clip);
-    line("state clip", c.state_clip > 0.0f ? clip : "off");
+    append_float(&clip, integer ? static_cast<float>(c.clip_q25) / 33554432.0f : c.state_clip);
+    line("state clip", c.state_clip > 0.0f || (integer && c.clip_q25 < INT32_MAX) ? clip : "off");
 
-    uint64_t parameters = 0, others = 0, bytes[256] = {};
+    uint64_t parameters = 0, others = 0, total = 0, bytes[256] = {};
     for (const ssm::Entry* e : tensors(m.index)) {
         int64_t dims[ssm::max_rank];
         if (!of_the_model(*e)) {
             ++others;
             continue;
         }
-        parameters += uint64_t(ssm::shape_of(*e, dims));
+        const uint64_t    count = uint64_t(ssm::shape_of(*e, dims));
+        const std::string name(e->name, size_t(e->name_len));
+        const auto        ends = [&](const std::string& with) {
+            return integer && name.size() > with.size() &&
+                   name.compare(name.size() - with.size(), with.size(), with) == 0;
+        };
+        if (ends(".q4")) parameters += 2 * count; // two codes a byte
+        else if (!ends(".scale") && !ends(".sub")) parameters += count;
+        total += e->end - e->begin;
         bytes[e->dtype] += e->end - e->begin;
     }
     number("parameters", parameters);
     for (int t = 0; t < 256; ++t)
         if (bytes[t] > 0) number((std::string("bytes of ") + ssm::dtype_name(uint8_t(t))).c_str(), bytes[t]);
+    if (integer && parameters > 0) { // of its parameters in float
+        char ratio[32];
+        std::snprintf(ratio, sizeof ratio, "%.3f",
+                      static_cast<double>(total) / (4.0 * static_cast<double>(parameters)));
+        line("bytes beside F32", ratio);
+    }
     if (others > 0) number("tensors that are not the model's", others);
     number("file bytes", m.blob.bytes);
     number("arena bytes", ssm::arena_bytes(c));
