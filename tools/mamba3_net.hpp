@@ -34,6 +34,7 @@ struct Config {
     int    d_input = 0;  // without tokens: input_proj.weight [d_model][d_input] and its bias
     int    d_output = 2; // head.weight [d_output][d_model]
     bool   head_bias = false;
+    int    act_bits = 0;   // 8 or 16: what enters a projection is rounded as the integer engine does; 0: not
     int    mlp_hidden = 0; // 0: none; fc1 [2 hidden][d_model], the gate is its second half; fc2 [d_model][hidden]
 
     int heads() const { return d_inner / headdim; }
@@ -163,6 +164,7 @@ template <class Real> struct Kept {
 };
 template <class Real> struct Workspace {
     std::vector<Kept<Real>> layers;
+    std::vector<Real>       x;          // what input_proj reads [d_input]
     std::vector<Real>       r, out;     // the last residual, and norm_f of it [d padded]
     std::vector<Real>       wide, tall; // a weight matrix padded, or transposed and padded
     std::vector<Real>       d_r, d_u, d_p, d_y, d_f, d_w, h;
@@ -591,6 +593,10 @@ double forward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, 
     double        total = 0;
     ws.layers.resize(size_t(c.n_layers));
     ws.r.assign(size_t(rows) * size_t(dp), Real(0));
+    if (c.vocab == 0) {
+        ws.x.assign(b.x, b.x + int64_t(rows) * c.d_input);
+        s4d::round_rows(ws.x.data(), rows, c.d_input, c.d_input, c.act_bits);
+    }
     for (int64_t i = 0; i < rows; ++i)
         for (int k = 0; k < d; ++k) {
             Real& to = ws.r[size_t(i * dp + k)];
@@ -598,12 +604,13 @@ double forward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, 
             else {
                 to = w[net.input_bias + k];
                 for (int j = 0; j < c.d_input; ++j)
-                    to += w[net.embedding + int64_t(k) * c.d_input + j] * b.x[i * c.d_input + j];
+                    to += w[net.embedding + int64_t(k) * c.d_input + j] * ws.x[size_t(i * c.d_input + j)];
             }
         }
     const auto norm_rows = [&](const std::vector<Real>& from, int64_t weight, std::vector<Real>& to) {
         to.assign(size_t(rows) * size_t(dp), Real(0));
         for (int64_t i = 0; i < rows; ++i) rms(&from[size_t(i * dp)], w + weight, &to[size_t(i * dp)], d);
+        s4d::round_rows(to.data(), rows, d, dp, c.act_bits); // a projection reads it
     };
     for (int l = 0; l < c.n_layers; ++l) {
         Kept<Real>&   kept = ws.layers[size_t(l)];
@@ -611,6 +618,7 @@ double forward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, 
         kept.r = ws.r;
         norm_rows(kept.r, at.norm, kept.u);
         total += mixer_forward(net, l, b, ws, penalty);
+        s4d::round_rows(kept.y.data(), rows, c.d_inner, padded(c.d_inner), c.act_bits);
         linear(ws, w + at.out_proj, d, c.d_inner, rows, kept.y.data(), ws.r.data(), true);
         if (hidden == 0) continue;
         const int hp = padded(hidden), fp = padded(2 * hidden);
@@ -623,6 +631,7 @@ double forward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, 
                 const Real gate = kept.f[size_t(i * fp + hidden + k)];
                 kept.g[size_t(i * hp + k)] = kept.f[size_t(i * fp + k)] * gate * sigmoid(gate);
             }
+        s4d::round_rows(kept.g.data(), rows, hidden, hp, c.act_bits);
         linear(ws, w + at.fc2, d, hidden, rows, kept.g.data(), ws.r.data(), true);
     }
     norm_rows(ws.r, net.norm_f, ws.out);
@@ -695,7 +704,7 @@ void backward(const Net<Real>& net, const Batch<Real>& b, Workspace<Real>& ws, c
             else {
                 grad[net.input_bias + k] += g;
                 for (int j = 0; j < c.d_input; ++j)
-                    grad[net.embedding + int64_t(k) * c.d_input + j] += g * b.x[i * c.d_input + j];
+                    grad[net.embedding + int64_t(k) * c.d_input + j] += g * ws.x[size_t(i * c.d_input + j)];
             }
         }
 }

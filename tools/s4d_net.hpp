@@ -62,7 +62,23 @@ struct Config {
     Pool   pool     = Pool::mean;
     Disc   disc     = Disc::zoh;
     double clip     = 0; // limit of each real and imaginary part of the state; 0: none
+    int    act_bits = 0; // 8 or 16: what enters a projection is rounded as the integer engine does; 0: not
 };
+
+// Rounds rows of `width` numbers, `ld` apart, to what the integer engine's quantiser keeps of them: multiples of the row's
+// largest magnitude / 127, or / 32767 with 16 bits; halves go up. Gradients pass as if nothing had happened.
+template <class Real> void round_rows(Real* x, int64_t rows, int64_t width, int64_t ld, int bits) {
+    if (bits == 0) return;
+    const Real most = bits == 8 ? Real(127) : Real(32767), above = most + Real(1.5);
+    for (Real* row = x; row < x + rows * ld; row += ld) {
+        Real largest = 0;
+        for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(row[i]));
+        if (!(largest > Real(1e-30))) continue;
+        const Real codes = most / largest, step = largest / most;
+        for (int64_t i = 0; i < width; ++i) // truncation of a positive number: floor of code + 1/2
+            row[i] = Real(int32_t(row[i] * codes + above) - int32_t(most + 1)) * step;
+    }
+}
 
 // xoshiro256** by Blackman and Vigna, seeded by splitmix64. The same numbers everywhere.
 struct Random {
@@ -685,6 +701,7 @@ template <class Real> struct Workspace {
     };
     std::vector<Layer>   layers;
     Buffer<Real>         res, s, t1, t2, t3, top, pooled, out, work, kernel_work;
+    Buffer<Real>         rounded; // what the encoder reads, where act_bits rounds it
     Buffer<uint8_t>      cut;
     std::vector<Chunk>   chunks;
     std::vector<int64_t> keep, stream_of; // rows whose top layer matters (empty: all); the stream of each such row
@@ -699,6 +716,17 @@ template <class Real> SsmRows<Real> ssm_rows(const Ready<Real>& ready, const Bat
     r.max_chunk = ws.chunk, r.ld = ready.layout.Hp, r.truncate = ws.truncate;
     r.cut = ws.truncate > 0 ? ws.cut.data() : nullptr;
     return r;
+}
+// What the encoder reads: the batch's rows, or those rounded (`fresh`: again) into the workspace.
+template <class Real>
+const Real* encoder_input(const Ready<Real>& ready, const Batch<Real>& batch, Workspace<Real>& ws, bool fresh) {
+    if (ready.config.act_bits == 0) return batch.x;
+    const int64_t R = batch.rows(), I = ready.layout.I;
+    if (fresh) {
+        std::copy(batch.x, batch.x + R * I, ws.rounded.get(R * I));
+        round_rows(ws.rounded.data(), R, I, I, ready.config.act_bits);
+    }
+    return ws.rounded.data();
 }
 template <class Real>
 void scale_rows(Real* x, const Real* dropout, int which, int l, const Config& c, const int64_t* stream, int64_t rows,
@@ -751,8 +779,9 @@ void forward(const Ready<Real>& ready, const Batch<Real>& batch, Workspace<Real>
     Real*               work = ws.kernel_work.get(2 * s.n * W);
 
     // 2. Encoder.
-    Real* x = c.prenorm ? ws.res.get(R * Hp) : ws.layers[0].u.get(R * Hp);
-    K.gemm(R, Hp, s.I, batch.x, s.I, 1, ready.enc_t.data(), Hp, x, Hp, ready.enc_b.data(), false);
+    Real*       x = c.prenorm ? ws.res.get(R * Hp) : ws.layers[0].u.get(R * Hp);
+    const Real* input = detail::encoder_input(ready, batch, ws, true);
+    K.gemm(R, Hp, s.I, input, s.I, 1, ready.enc_t.data(), Hp, x, Hp, ready.enc_b.data(), false);
 
     // 3. Layers. From the top layer's mixing on, only the rows in `keep`.
     int64_t n_top = R;
@@ -800,6 +829,7 @@ void forward(const Ready<Real>& ready, const Batch<Real>& batch, Workspace<Real>
                 detail::scale_rows(g, batch.dropout, 0, l, c, stream + r, m, Hp);
                 if (train) detail::scale_rows(dg + r * Hp, batch.dropout, 0, l, c, stream + r, m, Hp);
             }
+            round_rows(g, m, s.H, Hp, c.act_bits);
             K.gemm(m, 2 * Hp, s.H, g, Hp, 1, q.mix_t.data(), 2 * Hp, vt, 2 * Hp, q.mix_b.data(), false);
             K.glu_rows(vt, m, Hp);
             for (int64_t i = 0; i < m; ++i) std::copy(vt + i * 2 * Hp, vt + i * 2 * Hp + Hp, sum + i * Hp);
@@ -828,6 +858,7 @@ void forward(const Ready<Real>& ready, const Batch<Real>& batch, Workspace<Real>
         x = mean;
     }
     Real* padded = ws.out.get(n_out * s.Op);
+    round_rows(x, n_out, s.H, Hp, c.act_bits);
     K.gemm(n_out, s.Op, s.H, x, Hp, 1, ready.dec_t.data(), s.Op, padded, s.Op, ready.dec_b.data(), false);
     for (int64_t r = 0; r < n_out; ++r) std::copy(padded + r * s.Op, padded + r * s.Op + s.O, out + r * s.O);
 }
@@ -932,7 +963,7 @@ void backward(const Ready<Real>& ready, const Batch<Real>& batch, Workspace<Real
     }
 
     // 3. Encoder.
-    K.gemm(s.I, Hp, R, batch.x, 1, s.I, d, Hp, G + s.enc, Hp, nullptr, true);
+    K.gemm(s.I, Hp, R, detail::encoder_input(ready, batch, ws, false), 1, s.I, d, Hp, G + s.enc, Hp, nullptr, true);
     for (int64_t r = 0; r < R; ++r)
         for (int64_t h = 0; h < Hp; ++h) G[s.enc_b + h] += d[r * Hp + h];
     if (d_x != nullptr)

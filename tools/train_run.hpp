@@ -13,6 +13,7 @@
 #include "plot.hpp"
 #include "safetensors_write.hpp"
 #include "train_next.hpp"
+#include "train_qat.hpp"
 #include "train_task.hpp"
 
 #include <atomic>
@@ -234,6 +235,21 @@ struct CheckpointFile {
     std::vector<unsigned char> memory;
 };
 
+// The parameters of a model file with the same tensors. done, or an exit status and one line in `error`.
+inline int read_params(const std::string& path, const std::vector<s4d::Tensor>& tensors, std::vector<float>& params,
+                       std::string* error) {
+    const CheckpointFile file(path);
+    *error = file.error;
+    for (const s4d::Tensor& t : tensors)
+        if (error->empty())
+            file.take(t.name, "F32", uint64_t(t.count) * sizeof(float), params.data() + t.offset, error);
+    const bool finite = std::all_of(params.begin(), params.end(), [](float v) { return std::isfinite(v); });
+    if (error->empty() && !finite) *error = "a number that is not finite";
+    if (error->empty()) return done;
+    *error = shown(path) + ": " + *error;
+    return file.io ? io_error : bad_file;
+}
+
 // Reads a checkpoint of the same configuration. False: one line in `error`; `io` tells an unreadable file from a wrong
 // one.
 inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net<float>& net, State& state,
@@ -313,6 +329,11 @@ inline std::string last_part(const std::string& path) {
     return p.find('/') == std::string::npos ? p : p.substr(p.rfind('/') + 1);
 }
 
+// A setting as it stands in a model's file, without folders.
+inline std::string shown_setting(const std::string& key, const std::string& value) {
+    return key == "data" || key == "from" ? last_part(value) : value;
+}
+
 inline bool save_model(const std::string& path, const Settings& s, const Task& task, const s4d::Net<float>& net,
                        const std::vector<float>& params, int64_t step, const std::vector<Metric>& metrics,
                        std::string* error) {
@@ -324,8 +345,7 @@ inline bool save_model(const std::string& path, const Settings& s, const Task& t
         provenance += "; validation " + m.name + " " + number;
     }
     provenance += "; config";
-    for (const auto& entry : s.text)
-        provenance += " " + entry.first + "=" + (entry.first == "data" ? last_part(entry.second) : entry.second);
+    for (const auto& entry : s.text) provenance += " " + entry.first + "=" + shown_setting(entry.first, entry.second);
     const s4d::Config&       c = net.config;
     static const char* const pools[] = {"mean", "last", "none"};
     std::snprintf(number, sizeof number, "%.9g", c.clip);
@@ -406,8 +426,11 @@ inline Result run(Settings s, Task& task, const Options& options) {
     if (!task.prepare(s, &error)) return fail(io_error, error);
     if (task.n_train() < 1) return fail(io_error, "data = " + shown(s.data) + ": no training examples");
     if (s.dt_min > s.dt_max) return fail(bad_usage, "dt_min is above dt_max");
+    s.net.act_bits = s.qat_bits > 0 ? s.act_bits : 0;
     s4d::Net<float> net(s.net);
     net.init(uint64_t(s.seed), s.init, s.dt_min, s.dt_max);
+    if (!s.from.empty() && options.resume.empty())
+        if (const int status = read_params(s.from, net.tensors, net.params, &error)) return fail(status, error);
     const size_t n_params = net.params.size();
     state.m.assign(n_params, 0), state.v.assign(n_params, 0);
     state.ema = net.params;
@@ -421,8 +444,13 @@ inline Result run(Settings s, Task& task, const Options& options) {
     const int64_t until = options.max_steps >= 0 ? std::min(total, state.step + options.max_steps) : total;
     const int64_t threads =
         s.threads > 0 ? s.threads : std::max<int64_t>(1, int64_t(std::thread::hardware_concurrency()));
-    ThreadPool                         pool(std::min(threads, n_slots));
-    s4d::Ready<float>                  ready(net);
+    ThreadPool        pool(std::min(threads, n_slots));
+    s4d::Ready<float> ready(net);
+    const auto        refresh = [&](s4d::Net<float> seen) {
+        round_weights(seen.tensors, s.qat_bits, 0, seen.params);
+        ready.update(seen);
+    };
+    refresh(net);
     std::vector<std::unique_ptr<Slot>> slots;
     for (int64_t k = 0; k < n_slots; ++k) slots.push_back(std::make_unique<Slot>(ready));
     // The big buffers belong to the threads, so that they stay in their caches; a slot borrows those of its thread.
@@ -441,7 +469,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
     const auto measure = [&] {
         s4d::Net<float> measured(net);
         if (s.ema > 0) measured.params = state.ema;
-        ready.update(measured);
+        refresh(measured);
         const int64_t       n = task.n_valid();
         std::vector<double> loss(size_t(n), 0.0), metric(size_t(n), 0.0), count(size_t(n), 0.0);
         pool.run(std::min(n, n_slots), [&](int64_t k, int64_t thread) {
@@ -457,7 +485,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
         double sum[3] = {0, 0, 0};
         for (size_t i = 0; i < size_t(n); ++i) sum[0] += loss[i], sum[1] += metric[i], sum[2] += count[i];
         result.metrics = n > 0 ? task.metrics(sum[0], sum[1], sum[2]) : std::vector<Metric>();
-        ready.update(net);
+        refresh(net);
     };
     const auto save = [&] {
         if (!s.checkpoint.empty() && !save_checkpoint(s.checkpoint, s, net, state, &error)) {
@@ -506,7 +534,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
                                          "; try a smaller lr or grad_clip");
         slots[0]->grad.to_params(net, ready.kernels.width, grad);
         adamw(s, net, state, grad, total);
-        ready.update(net);
+        refresh(net);
         state.loss.push_back(float(loss));
         ++state.step;
         recent = state.step == first + 1 ? loss : recent + (loss - recent) / std::min(50.0, double(state.step - first));
@@ -577,7 +605,8 @@ constexpr char help[] =
     "\n"
     "Keys: task data d_model d_state n_layers disc prenorm pool clip init dt_min dt_max dropout label_smoothing\n"
     "lr lr_ssm lr_floor warmup weight_decay beta1 beta2 grad_clip ema epochs steps batch seed threads chunk truncate\n"
-    "validate validate_every limit checkpoint checkpoint_every plot out\n"
+    "validate validate_every limit from qat act_bits checkpoint checkpoint_every plot out\n"
+    "qat = i8 or i4 trains for `ssm quantize`; from = FILE starts from a model of the same shape.\n"
     "Validation results on standard output, progress on standard error.\n";
 
 // The runner of settings files that are not for this one: it takes them by their `task`.
@@ -641,7 +670,8 @@ inline int verb(int argc, char** argv, const OtherRunner& other = OtherRunner())
     Settings    settings;
     std::string error;
     bool        unreadable = false;
-    if (!read_settings(config, settings, &error, &unreadable)) return complain(unreadable ? io_error : bad_usage, error);
+    if (!read_settings(config, settings, &error, &unreadable))
+        return complain(unreadable ? io_error : bad_usage, error);
     for (const std::string& set : sets)
         if (!take_setting(settings, set, &error)) return complain(bad_usage, "--set " + shown(set) + ": " + error);
     if (settings.data.empty()) return complain(bad_usage, shown(config) + ": key \"data\" is missing");

@@ -20,6 +20,8 @@
 
 namespace train {
 
+constexpr int qat_widths[] = {0, 8, 4}; // bits, of the words off, i8, i4
+
 struct Settings {
     std::string task = "classify"; // classify, regress, next
     std::string data;              // a folder, or synthetic:NAME
@@ -47,6 +49,9 @@ struct Settings {
     double      validate = 0.1;     // examples kept for validation: a part if below 1, else a number; the last ones
     int64_t     validate_every = 0; // steps; 0: once an epoch
     int64_t     limit = 0;          // training examples used; 0: all
+    std::string from;               // a model of the same shape to start from
+    int         qat_bits = 0;       // 8, 4: see train_qat.hpp; 0: none
+    int         act_bits = 8;       // of what enters a projection, with qat
     std::string checkpoint, plot, out;
     int64_t     checkpoint_every = 0;                // steps; 0: once an epoch
     std::map<std::string, std::string> task_options; // keys `next.*`, for that task
@@ -174,6 +179,13 @@ inline const std::vector<Key>& keys() {
         {"validate", true, number(&S::validate, 0, 1e9, "a part below 1, or a number of examples")},
         {"validate_every", true, count(&S::validate_every, 0, 1e9, "a whole number of steps, 0 for once an epoch")},
         {"limit", true, count(&S::limit, 0, 1e9, "a whole number of examples, 0 for all")},
+        {"from", true, text(&S::from)},
+        {"qat", true,
+         words(
+             {"off", "i8", "i4"}, [](S& s, int i) { s.qat_bits = qat_widths[i]; }, "off, i8 or i4")},
+        {"act_bits", true,
+         words(
+             {"8", "16"}, [](S& s, int i) { s.act_bits = i == 0 ? 8 : 16; }, "8 or 16")},
         {"checkpoint", false, text(&S::checkpoint)},
         {"checkpoint_every", false,
          count(&S::checkpoint_every, 0, 1e9, "a whole number of steps, 0 for once an epoch")},

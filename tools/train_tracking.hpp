@@ -60,6 +60,8 @@ struct Settings {
     int64_t        spike_steps = 50, patience = 0; // patience: steps of a stage before going back; 0: for ever
     int64_t        steps = 20000, seed = 1;        // steps: at most so many in all
     int64_t        test_length = 256, test_count = 256;
+    std::string    from;                       // a model of the same shape to start from
+    int            qat_bits = 0, act_bits = 8; // 8, 4, see train_qat.hpp; what enters a projection, with qat
     int64_t        threads = 0, checkpoint_every = 0;
     std::string    checkpoint, plot, out;
 
@@ -181,6 +183,9 @@ inline const std::vector<Key>& keys() {
         {"seed", true, count(&S::seed, 0, 9e15)},
         {"test_length", true, count(&S::test_length, 3, 1e6)},
         {"test_count", true, count(&S::test_count, 1, 1e6)},
+        {"from", true, text(&S::from)},
+        {"qat", true, words({"off", "i8", "i4"}, [](S& s, int i) { s.qat_bits = train::qat_widths[i]; })},
+        {"act_bits", true, words({"8", "16"}, [](S& s, int i) { s.act_bits = i == 0 ? 8 : 16; })},
         {"threads", false, count(&S::threads, 0, 1024)},
         {"checkpoint", false, text(&S::checkpoint)},
         {"checkpoint_every", false, count(&S::checkpoint_every, 0, 1e9)},
@@ -213,6 +218,7 @@ inline bool complete(Settings& s, std::string* error) {
     mamba3::Config& c = s.net;
     c.vocab = s.vocabulary(), c.d_output = s.classes(), c.d_input = 0;
     c.rope_angles = int(c.d_state * s.rope_fraction) / 2;
+    c.act_bits = s.qat_bits > 0 ? s.act_bits : 0;
     if (c.d_inner % c.headdim != 0) *error = "headdim does not divide d_inner";
     else if (c.d_inner / c.headdim % c.ngroups != 0) *error = "ngroups does not divide the number of heads";
     else if (c.rope_angles < 1 || (c.is_mimo && c.d_state % 2 != 0)) *error = "d_state does not fit the rotation";
@@ -220,6 +226,8 @@ inline bool complete(Settings& s, std::string* error) {
     else if (s.start_length > s.max_length) *error = "start_length is above max_length";
     else if (s.snap && (c.n_layers != 1 || !c.softplus_A || c.vocab > c.d_model || !s.rotation))
         *error = "snap is for one layer with a softplus A and rotation";
+    else if (s.snap && s.qat_bits > 0)
+        *error = "snap goes without qat: `ssm quantize --snap` makes the turns of the integer model exact";
     return error->empty();
 }
 
@@ -417,6 +425,7 @@ class Trainer {
     int64_t               undone = 0;   // times the guard went back
     std::vector<float>    losses;       // of each step, without penalties
     double                gradient = 0; // norm, before clipping
+    std::vector<float>    initial;      // where begin() starts instead of a fresh network; empty: there
 
     explicit Trainer(const Settings& settings)
         : net(settings.net), s_(settings), pool_(thread_count(settings)),
@@ -446,6 +455,7 @@ class Trainer {
     Score measure(int64_t length, int64_t count, uint64_t seed) {
         const int64_t        n = (count + group_size - 1) / group_size;
         std::vector<int64_t> sums(size_t(n) * 4);
+        refresh();
         pool_.run(n, [&](int64_t k, int64_t thread) {
             Space&      space = spaces_[size_t(thread)];
             s4d::Random random(train::mix(seed, uint64_t(k), 0x7e57));
@@ -453,7 +463,7 @@ class Trainer {
             draw(s_.task, random, std::min(group_size, count - k * group_size), length, false, false, d);
             const int classes = s_.classes();
             space.out.resize(d.tokens.size() * size_t(classes));
-            mamba3::forward(net, batch_of(d, 0, d.count), space.ws, space.out.data());
+            mamba3::forward(seen(), batch_of(d, 0, d.count), space.ws, space.out.data());
             for (size_t i = 0; i < d.targets.size(); ++i) {
                 if (d.targets[i] < 0) continue;
                 const float*  o = space.out.data() + i * size_t(classes);
@@ -498,6 +508,7 @@ class Trainer {
     void begin() {
         s4d::Random random(train::mix(uint64_t(s_.seed), uint64_t(undone), 0x1417));
         net.init(random, s_.dt_min, s_.dt_max);
+        if (!initial.empty()) net.params = initial;
         if (!s_.rotation)
             for_angles(net, [&](size_t from, size_t to) {
                 fixed.resize(net.params.size(), 0.0f);
@@ -525,6 +536,16 @@ class Trainer {
     std::vector<Space> spaces_;
     Drawn              drawn_;
 
+    std::vector<mamba3::Net<float>> rounded_; // with qat: one, the network as it will be quantized
+
+    const mamba3::Net<float>& seen() const { return rounded_.empty() ? net : rounded_[0]; }
+    void                      refresh() { // before seen(), when parameters may have changed
+        if (s_.qat_bits == 0) return;
+        if (rounded_.empty()) rounded_.push_back(net);
+        rounded_[0].params = net.params;
+        train::round_weights(net.tensors, s_.qat_bits, 3 * net.config.heads() + net.config.rope_angles,
+                                                  rounded_[0].params);
+    }
     static int64_t thread_count(const Settings& s) {
         return s.threads > 0 ? s.threads : std::max<int64_t>(1, int64_t(std::thread::hardware_concurrency()));
     }
@@ -536,6 +557,7 @@ class Trainer {
 
     // Loss and gradient of the sequences drawn; the gradient's sum lies in groups_[0].
     double differentiate(double areg, double treg) {
+        refresh();
         pool_.run(int64_t(groups_.size()), [&](int64_t k, int64_t thread) {
             Group&          group = groups_[size_t(k)];
             Space&          space = spaces_[size_t(thread)];
@@ -547,10 +569,10 @@ class Trainer {
             const int64_t positions = count * drawn_.length;
             space.out.resize(size_t(positions * s_.classes())), space.d_out.resize(space.out.size());
             std::fill(group.grad.begin(), group.grad.end(), 0.0f);
-            mamba3::forward(net, batch, space.ws, space.out.data(), penalty);
+            mamba3::forward(seen(), batch, space.ws, space.out.data(), penalty);
             group.loss = cross_entropy(space.out.data(), drawn_.targets.data() + first * drawn_.length, positions,
                                        s_.classes(), s_.smoothing, 1.0 / double(drawn_.n_targets), space.d_out.data());
-            mamba3::backward(net, batch, space.ws, space.d_out.data(), group.grad.data(), penalty);
+            mamba3::backward(seen(), batch, space.ws, space.d_out.data(), group.grad.data(), penalty);
         });
         double loss = groups_[0].loss;
         for (size_t k = 1; k < groups_.size(); ++k) {
@@ -706,7 +728,8 @@ inline bool save_model(const std::string& path, const Settings& s, const Trainer
                   static_cast<long long>(trainer.step), static_cast<long long>(s.test_length), 100 * score.all,
                   100 * score.end);
     std::string provenance = "ssm train; seed " + std::to_string(s.seed) + text + "; config";
-    for (const auto& entry : s.text) provenance += " " + entry.first + "=" + entry.second;
+    for (const auto& entry : s.text)
+        provenance += " " + entry.first + "=" + train::shown_setting(entry.first, entry.second);
     std::string labels;
     for (int i = 0; i < s.classes(); ++i) labels += (i > 0 ? "," : "") + std::to_string(i);
     std::snprintf(text, sizeof text, "%.9g", c.A_floor);
@@ -825,6 +848,12 @@ inline Result run(const Settings& s, const train::Options& options) {
     const double began = train::seconds();
     double       told = began;
     const bool   terminal = ::isatty(2) != 0;
+    if (!s.from.empty()) {
+        trainer.initial = trainer.net.params;
+        if (const int status = train::read_params(s.from, trainer.net.tensors, trainer.initial, &error))
+            return fail(status, error);
+        trainer.begin();
+    }
     if (!options.resume.empty()) {
         const int status = load_checkpoint(options.resume, s, trainer, &error);
         if (status != done) return fail(status, shown(options.resume) + ": " + error);
@@ -914,7 +943,8 @@ inline int verb(const std::string& config, const std::vector<std::string>& sets,
     Settings    s;
     std::string error;
     bool        unreadable = false;
-    if (!train::read_settings(config, s, &error, &unreadable)) return complain(unreadable ? io_error : bad_usage, error);
+    if (!train::read_settings(config, s, &error, &unreadable))
+        return complain(unreadable ? io_error : bad_usage, error);
     for (const std::string& set : sets)
         if (!take_setting(s, set, &error)) return complain(bad_usage, "--set " + shown(set) + ": " + error);
     if (!complete(s, &error)) return complain(bad_usage, shown(config) + ": " + error);
