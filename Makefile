@@ -77,7 +77,7 @@ valgrind valgrind-all:
 headers:
 	sh tests/headers.sh
 
-fuzz:
+fuzz: | doctest
 	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # One after the other, so that their outputs and timings do not mix.

@@ -110,7 +110,7 @@ ssm::Status restored(const Loaded& m, const Bytes& b) {
     return ssm::restore(m.model, &s, b.data(), b.size());
 }
 
-// Steps of one stream on all back-ends, counted: outputs by single steps of the first, states at the end, the same.
+// Whether all back-ends give one stream the same outputs and states, looked at every 40 steps. Counts the steps.
 struct Differential {
     uint64_t steps = 0;
     bool     same(const Bytes& file, uint32_t seed, size_t n) {
@@ -131,14 +131,14 @@ struct Differential {
                                              dt.data() + t) == ssm::Status::ok);
                     if (last[k] != last[0] || state_of(m) != state_of(*all[0])) return false;
             }
-                steps += here * all.size();
+                steps += here;
         }
             return true;
     }
 };
 } // namespace
 
-TEST_CASE("a million steps of extreme input stay within the clip, on every cell and form of state (slow)") {
+TEST_CASE("a million steps of extreme input stay within the clip, on every cell and form of state (very slow)") {
     for (const Kind& k : kinds()) {
         if (k.spec.d_state == 8) continue; // another shape of the same cell
         // On scalar, the quickest with so few numbers; the tests below hold the other back-ends against it.
