@@ -3,6 +3,7 @@
 #include "../tools/tensor_read.hpp"
 #include "../tools/train_tracking.hpp"
 #include "int_models.hpp"
+#include "int_reference.hpp"
 
 using namespace test;
 
@@ -176,6 +177,39 @@ TEST_CASE("qat: the rounded network computes what the integer engine does, but f
                 CHECK(with > (act_bits == 16 ? 80 : 40));
             }
     }
+}
+
+TEST_CASE("qat: rows are rounded to the codes of the engine's quantiser; what is not finite stays") {
+    s4d::Random random(23);
+    for (int bits : {8, 16}) {
+        int differ = 0;
+        for (int64_t i = 0; i < 500; ++i) {
+            std::vector<double> row(1 + random.below(60));
+            int_reference::Vec  q16;
+            const double        scale = std::exp(random.uniform(-6, 8));
+            for (double& v : row) {
+                q16.push_back(int64_t(std::nearbyint(scale * random.normal() * 65536)));
+                v = double(q16.back()) / 65536;
+            }
+            const auto n = int64_t(row.size());
+            const auto codes = int_reference::quantize(q16, bits);
+            s4d::round_rows(row.data(), 1, n, n, bits);
+            for (size_t k = 0; k < row.size(); ++k) {
+                const double want = std::ldexp(double(codes.q[k] * codes.num), -int(codes.den) - 16);
+                const double step = std::ldexp(double(codes.num), -int(codes.den) - 16);
+                if (std::fabs(row[k] - want) > 0.01 * step) ++differ; // a tie, after R was rounded down
+            }
+        }
+        CHECK(differ <= 3);
+    }
+    std::vector<float> row = {1, NAN, 0.3f, INFINITY, 0, 0};
+    s4d::round_rows(row.data(), 3, 2, 2, 8);
+    CHECK((row[0] == 1 && std::isnan(row[1]) && row[2] == 0.3f && std::isinf(row[3]) && row[4] == 0));
+    std::vector<s4d::Tensor> tensors(1);
+    tensors[0].name = "encoder.weight", tensors[0].shape = {2, 3}, tensors[0].count = 6;
+    std::vector<float> weights = {1, NAN, 0.3f, 127, 3.4f, -3.6f};
+    train::round_weights(tensors, 8, 0, weights);
+    CHECK((std::isnan(weights[1]) && weights[2] == 0.3f && weights[4] == 3 && weights[5] == -4));
 }
 
 TEST_CASE("qat: gradients pass straight through the rounding (slow)") {

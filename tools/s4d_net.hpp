@@ -71,9 +71,9 @@ template <class Real> void round_rows(Real* x, int64_t rows, int64_t width, int6
     if (bits == 0) return;
     const Real most = bits == 8 ? Real(127) : Real(32767), above = most + Real(1.5);
     for (Real* row = x; row < x + rows * ld; row += ld) {
-        Real largest = 0;
-        for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(row[i]));
-        if (!(largest > Real(1e-30))) continue;
+        Real largest = 0, nothing = 0; // the latter NaN if a number is not finite
+        for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(row[i])), nothing += 0 * row[i];
+        if (!(largest > Real(1e-30)) || nothing != 0) continue; // nobody shall miss that a run diverged
         const Real codes = most / largest, step = largest / most;
         for (int64_t i = 0; i < width; ++i) // truncation of a positive number: floor of code + 1/2
             row[i] = Real(int32_t(row[i] * codes + above) - int32_t(most + 1)) * step;

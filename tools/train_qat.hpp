@@ -36,6 +36,7 @@ void round_weights(const std::vector<s4d::Tensor>& tensors, int bits, int64_t ga
             const bool four = bits == 4 && inside && o < rows - tail;
             Real*      w = params.data() + t.offset + o * int64_t(cols);
             std::copy(w, w + cols, row.begin());
+            if (!std::all_of(w, w + cols, [](Real v) { return std::isfinite(v); })) continue;
             const double scale = double(four ? quantize::int4_row(row.data(), row.size(), codes.data(), subs.data())
                                              : quantize::int8_row(row.data(), cols, codes.data()));
             for (size_t k = 0; k < cols; ++k) w[k] = Real(codes[k] * (four ? scale * subs[k / 32] : scale));
