@@ -150,9 +150,17 @@ cp "$one" wrong.st && chmod u+w wrong.st
 printf '\x40' | dd of=wrong.st bs=1 seek=$((8 + $(od -An -tu4 -N4 "$one") + BASH_REMATCH[1] + 7)) conv=notrunc status=none
 "$ssm" selftest wrong.st >got.out 2>got.err
 same "selftest fails" "$? $(grep -c ' FAIL err=' got.out) $(wc -c <got.err)" "1 $ends 0"
-like "selftest: not golden" 3 'ssm selftest: small.st: metadata "format": got "", expected s4d-golden-1, or a tensor "golden.f32_err_output"' "$ssm" selftest small.st
+like "selftest: not golden" 3 'ssm selftest: small.st: metadata "format": got "", expected s4d-golden-1 or ssm-int, or a tensor "golden.f32_err_output"' "$ssm" selftest small.st
 "$ssm" bench --seconds 0.2 --json "$one" >got.out 2>got.err
 same "bench --json" "$? $(head -c 11 got.out) $(tail -c 3 got.out) $(wc -l <got.out) $(wc -c <got.err)" '0 {"version": ]} 1 0'
+"$ssm" bench --seconds 0.2 --json --config mamba3,d_model=16,n_layer=1,d_state=4,headdim=8,weights=i4 >got.out 2>got.err
+same "bench --config, of integers" "$? $(head -c 11 got.out) $(grep -c 'int4 in_proj' got.out) $(wc -c <got.err)" '0 {"version": 1 0'
+"$ssm" bench --seconds 0.2 --json "$here/golden/int/02_s4d_w4a8_h32.safetensors" >got.out 2>got.err
+same "bench, an integer model" "$? $(head -c 11 got.out) $(grep -c 'int4 mix' got.out) $(wc -c <got.err)" '0 {"version": 1 0'
+same "info, an integer model" "$("$ssm" info "$here/golden/int/02_s4d_w4a8_h32.safetensors" | grep -E '^(engine|state clip|bytes beside F32|time steps)')" 'engine: integer
+time steps other than 1: no
+state clip: 50
+bytes beside F32: 0.485'
 "$ssm" bench --seconds 0.2 --isa scalar "$one" >got.out 2>got.err
 same "bench" "$? $(grep -c -e '^back-end scalar' -e '  step  ' -e 'roofline' got.out)" "0 3"
 
