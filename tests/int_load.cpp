@@ -300,20 +300,16 @@ TEST_CASE("integer loader: sizes at the limits of the format run, one more is re
 TEST_CASE("refused inputs leave the state of an integer model as it was, on every back-end") {
     for (Builder b : models())
         for (ssm::Isa isa : all_back_ends()) {
-            const bool   s4d = b.metadata.at("arch") == "s4d", tokens = b.metadata["input"] == "tokens";
-            Loaded       m(b.file(), 4, isa);
-            const size_t width = size_t(m.config.d_input);
-            const auto   state = [&] {
-                return Bytes(static_cast<unsigned char*>(m.state.data),
-                               static_cast<unsigned char*>(m.state.data) + m.state.bytes);
-            };
+            const bool           s4d = b.metadata.at("arch") == "s4d", tokens = b.metadata["input"] == "tokens";
+            Loaded               m(b.file(), 4, isa);
+            const size_t         width = size_t(m.config.d_input);
             std::vector<float>   x(3 * width, 0.5f), y(3 * size_t(m.config.d_output), 7.0f);
             std::vector<int32_t> q(3 * width, 30000), yq(y.size(), 7);
             REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 3, nullptr) == Status::ok);
-            const Bytes before = state();
+            const Bytes before = state_of(m);
             const auto  unmoved = [&](Status got, Status want, const char* what) {
                 CHECK_MESSAGE(got == want, b.metadata.at("arch"), " ", what, ": ", ssm::message(got));
-                CHECK_MESSAGE(state() == before, what);
+                CHECK_MESSAGE(state_of(m) == before, what);
                 for (float v : y) REQUIRE(v == 7.0f);
                 for (int32_t v : yq) REQUIRE(v == 7);
             };

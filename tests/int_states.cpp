@@ -32,10 +32,6 @@ std::vector<Kind> kinds() {
         }
     return all;
 }
-Bytes state_of(const Loaded& m) {
-    const auto* p = static_cast<const unsigned char*>(m.state.data);
-    return Bytes(p, p + ssm::state_bytes(m.config));
-}
 std::vector<int32_t> part(const Loaded& m, int32_t layer, ssm::Part which) {
     std::vector<int32_t> v(size_t(ssm::get_state_int(m.model, m.state, layer, which, nullptr)));
     if (!v.empty()) ssm::get_state_int(m.model, m.state, layer, which, v.data());
@@ -88,22 +84,10 @@ void drive(std::mt19937& engine, const ssm::Config& c, size_t steps, std::vector
         }
     }
 }
-uint32_t crc32(const unsigned char* p, size_t n) {
-    uint32_t crc = 0xffffffffu;
-    for (size_t i = 0; i < n; ++i) {
-        crc ^= p[i];
-        for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ ((crc & 1u) != 0 ? 0xedb88320u : 0u);
-    }
-    return ~crc;
-}
 Bytes saved(const Loaded& m) {
     Bytes b(ssm::saved_bytes(m.config));
     REQUIRE(ssm::save(m.model, m.state, b.data(), b.size()) == b.size());
     return b;
-}
-void repair(Bytes& b) {
-    const uint32_t crc = crc32(b.data(), b.size() - 4);
-    std::memcpy(b.data() + b.size() - 4, &crc, 4); // these machines are little-endian
 }
 ssm::Status restored(const Loaded& m, const Bytes& b) {
     ssm::State s = m.state;
@@ -113,27 +97,28 @@ ssm::Status restored(const Loaded& m, const Bytes& b) {
 // Whether all back-ends give one stream the same outputs and states, looked at every 40 steps. Counts the steps.
 struct Differential {
     uint64_t steps = 0;
-    bool     same(const Bytes& file, uint32_t seed, size_t n) {
-            std::vector<std::unique_ptr<Loaded>> all;
-            for (ssm::Isa isa : all_back_ends()) all.push_back(std::make_unique<Loaded>(file, 16, isa));
+
+    bool same(const Bytes& file, uint32_t seed, size_t n) {
+        std::vector<std::unique_ptr<Loaded>> all;
+        for (ssm::Isa isa : all_back_ends()) all.push_back(std::make_unique<Loaded>(file, 16, isa));
         const ssm::Config&   c = all[0]->config;
-            std::mt19937         engine(seed);
-            std::vector<int32_t> x, dt;
-            drive(engine, c, n, &x, &dt);
-            std::vector<std::vector<int32_t>> last(all.size(), std::vector<int32_t>(size_t(c.d_output)));
-            const size_t                      block = 40; // a stretch at a time: its last output and the state after it
-            for (size_t t = 0; t < n; t += block) {
-                const size_t here = std::min(block, n - t);
-                for (size_t k = 0; k < all.size(); ++k) {
-                    Loaded&        m = *all[k];
-                    const int32_t* at = x.data() + t * size_t(c.d_input);
-                    REQUIRE(ssm::prefill_q16(m.model, &m.state, &m.scratch, at, int32_t(here), last[k].data(),
-                                             dt.data() + t) == ssm::Status::ok);
-                    if (last[k] != last[0] || state_of(m) != state_of(*all[0])) return false;
+        std::mt19937         engine(seed);
+        std::vector<int32_t> x, dt;
+        drive(engine, c, n, &x, &dt);
+        std::vector<std::vector<int32_t>> last(all.size(), std::vector<int32_t>(size_t(c.d_output)));
+        const size_t                      block = 40; // a stretch at a time: its last output and the state after it
+        for (size_t t = 0; t < n; t += block) {
+            const size_t here = std::min(block, n - t);
+            for (size_t k = 0; k < all.size(); ++k) {
+                Loaded&        m = *all[k];
+                const int32_t* at = x.data() + t * size_t(c.d_input);
+                REQUIRE(ssm::prefill_q16(m.model, &m.state, &m.scratch, at, int32_t(here), last[k].data(),
+                                         dt.data() + t) == ssm::Status::ok);
+                if (last[k] != last[0] || state_of(m) != state_of(*all[0])) return false;
             }
-                steps += here;
+            steps += here;
         }
-            return true;
+        return true;
     }
 };
 } // namespace
@@ -237,7 +222,7 @@ TEST_CASE("a saved integer state with any byte changed is refused, and nothing m
         for (size_t at = 0; at < 64; ++at) {
             Bytes b = good;
             b[at] = static_cast<unsigned char>(b[at] ^ 0x42);
-            repair(b);
+            repair_checksum(&b);
             const ssm::Status got = restored(m, b);
             REQUIRE_MESSAGE(got == (at >= 56 ? ssm::Status::ok : ssm::Status::bad_state), k.name, " header byte ", at);
             if (at >= 56) REQUIRE(restored(m, good) == ssm::Status::ok);
@@ -259,7 +244,7 @@ TEST_CASE("a saved integer state with a value beyond its format is refused thoug
         const auto with = [&](size_t word, uint32_t value) {
             Bytes b = fresh;
             std::memcpy(b.data() + at + 4 * word, &value, 4);
-            repair(b);
+            repair_checksum(&b);
             ssm::reset(m.model, &m.state);
             const ssm::Status s = restored(m, b);
             if (s != ssm::Status::ok) REQUIRE(s == ssm::Status::bad_state);

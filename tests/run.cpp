@@ -19,10 +19,6 @@ S4dSpec spec_of(const Variant& v) {
     s.pool = v.pool, s.disc = v.disc, s.clip = v.clip, s.prenorm = v.prenorm;
     return s;
 }
-Bytes state_of(const Loaded& m) {
-    const auto* p = static_cast<const unsigned char*>(m.state.data);
-    return Bytes(p, p + ssm::state_bytes(m.config));
-}
 const std::vector<float> gaps = [] {
     std::vector<float> dt(64, 1.0f);
     for (size_t i = 0; i < dt.size(); i += 3) dt[i] = 0.25f * float(1 + i % 11);
@@ -155,12 +151,7 @@ TEST_CASE("P-02 P-04 a damaged or foreign state is refused and nothing changes")
     const auto patched = [&](size_t at, uint32_t value) {
         Bytes b = saved;
         for (unsigned k = 0; k < 4; ++k) b[at + k] = static_cast<unsigned char>(value >> 8 * k);
-        uint32_t crc = 0xffffffffu;
-        for (size_t i = 0; i + 4 < b.size(); ++i) {
-            crc ^= b[i];
-            for (int k = 0; k < 8; ++k) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
-        }
-        for (unsigned k = 0; k < 4; ++k) b[b.size() - 4 + k] = static_cast<unsigned char>(~crc >> 8 * k);
+        repair_checksum(&b);
         ssm::Fault fault;
         CHECK(ssm::restore(m.model, &m.state, b.data(), b.size(), &fault) ==
               (value == 0xffffffffu ? ssm::Status::ok : ssm::Status::bad_state));

@@ -64,6 +64,12 @@ struct Loaded {
     ssm::Blob blob() const { return {bytes.data(), bytes.size()}; }
 };
 
+// The bytes of its state.
+inline Bytes state_of(const Loaded& m) {
+    const auto* p = static_cast<const unsigned char*>(m.state.data);
+    return Bytes(p, p + ssm::state_bytes(m.config));
+}
+
 // A state of its own memory.
 struct OwnState {
     Bytes      bytes;
@@ -75,6 +81,16 @@ struct OwnState {
     OwnState(const OwnState& o) : bytes(o.bytes) { state = {bytes.data(), bytes.size()}; }
     OwnState& operator=(const OwnState&) = delete;
 };
+
+// The last four bytes of a saved state made right again.
+inline void repair_checksum(Bytes* b) {
+    uint32_t crc = 0xffffffffu;
+    for (size_t i = 0; i + 4 < b->size(); ++i) {
+        crc ^= (*b)[i];
+        for (int k = 0; k < 8; ++k) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xedb88320u : 0);
+    }
+    for (unsigned k = 0; k < 4; ++k) (*b)[b->size() - 4 + k] = static_cast<unsigned char>(~crc >> 8 * k);
+}
 
 // A part of one layer's state in the public layout; empty if the model has no such part.
 inline std::vector<float> part_of(const ssm::Model& m, const ssm::State& s, int32_t layer, ssm::Part part) {

@@ -79,10 +79,6 @@ int32_t number(Reader& r, uint32_t kind) {
     if (kind % 4 == 2) v = static_cast<int32_t>((w & 1u) != 0 ? 1u << w / 8 % 31 : 0u - (1u << w / 8 % 31));
     return v == INT32_MIN ? 0 : v;
 }
-test::Bytes state_of(const test::Loaded& m) {
-    const auto* p = static_cast<const unsigned char*>(m.state.data);
-    return test::Bytes(p, p + ssm::state_bytes(m.config));
-}
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -133,7 +129,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             require(status == ssm::Status::ok, "a step was refused");
             if (k == 0) want = y;
             require(y == want, "outputs differ between back-ends");
-            require(state_of(m) == state_of(*all[0]), "states differ between back-ends");
+            require(test::state_of(m) == test::state_of(*all[0]), "states differ between back-ends");
         }
         if (what % 4 != 0 && event < 4) {
             std::vector<int64_t> answer;
