@@ -540,7 +540,7 @@ TEST_CASE("integer head scan: on both sides of the bound below which 32 bits are
         const int64_t h = c.clip > int64_t(50) << 25 ? rnd.below(int64_t(50) << 25) : c.clip;
         c.h.assign(c.P * c.N, sign * h);
         const auto filled = [&](size_t n, int64_t value) { return ref::Vec(n, value); };
-        c.v = c.w = filled(c.R * c.P, 1 << 15), c.k = c.k0 = filled(c.R * c.N, sign << 20);
+        c.v = c.w = filled(c.R * c.P, 1 << 15), c.k = c.k0 = filled(c.R * c.N, sign * (1 << 20));
         c.q = rnd.vector(c.R * c.N, most_k / 16, 1), c.x = rnd.vector(c.R * c.P, ref::largest, 0);
         const int64_t used = (h + 1) * (1 << 21) + int64_t(c.before ? 2 * c.R - 1 : c.R - 1) * (int64_t(1) << 35);
         // One element alone has the largest v, or all of them.
