@@ -4,43 +4,17 @@
 #
 # Usage: tests/cli.sh PATH/TO/ssm. Needs bash and coreutils; failing system calls are tested too where strace is there.
 
-set -u
-export LC_ALL=C
-ssm=$(realpath "${1:?usage: cli.sh PATH/TO/ssm}")
-here=$(cd "$(dirname "$0")" && pwd)
+source "$(dirname "$0")/expect.sh"
 golden=$here/golden/s4d
 one=$golden/01_zoh_h8_n4.safetensors                 # one input, four outputs, mean pooling
 three=$golden/03_postnorm_mean_h16_n8_l2.safetensors # three inputs
 clip=$golden/08_clip50_h16_n8.safetensors
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-ok() { passed=$((passed + 1)); }
-no() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$@" >&2
-}
-# same NAME GOT WANT
-same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:600}" "  want: ${3:0:600}"; fi; }
 # check NAME STATUS STDOUT STDERR COMMAND...: all three exactly; standard input is the caller's.
 check() {
     local name=$1 status=$2 out=$3 err=$4
     shift 4
     "$@" >got.out 2>got.err
     same "$name" "$? $(cat got.out)|$(cat got.err)" "$status $out|$err"
-}
-# like NAME STATUS STDERR-PATTERN COMMAND...: nothing on standard output, one line on standard error that matches.
-like() {
-    local name=$1 status=$2 pattern=$3
-    shift 3
-    "$@" >got.out 2>got.err </dev/null
-    local got=$? line
-    line=$(cat got.err)
-    # shellcheck disable=SC2053
-    if [ $got == "$status" ] && [ ! -s got.out ] && [ "$(wc -l <got.err)" == 1 ] && [[ $line == $pattern ]] && [ ${#line} -le 399 ]; then ok
-    else no "$name" "  got:  $got $line" "  want: $status $pattern"; fi
 }
 
 # ---- Usage

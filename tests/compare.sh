@@ -4,37 +4,12 @@
 #
 # Usage: tests/compare.sh PATH/TO/ssm. Needs bash and coreutils.
 
-set -u
-export LC_ALL=C
-ssm=$(realpath "${1:?usage: compare.sh PATH/TO/ssm}")
-here=$(cd "$(dirname "$0")" && pwd)
+source "$(dirname "$0")/expect.sh"
 three=$here/golden/s4d/03_postnorm_mean_h16_n8_l2.safetensors # three numbers in, ten out
 one=$here/golden/s4d/01_zoh_h8_n4.safetensors
 tokens=$here/golden/mamba/m2_lm2_d32_hfnames.safetensors
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-ok() { passed=$((passed + 1)); }
-no() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$@" >&2
-}
-# same NAME GOT WANT
-same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:900}" "  want: ${3:0:900}"; fi; }
 compare() { "$ssm" compare "$@"; }
-# like NAME STATUS STDERR-PATTERN ARGUMENT...: nothing on standard output, one line on standard error that matches.
-like() {
-    local name=$1 status=$2 pattern=$3
-    shift 3
-    compare "$@" >got.out 2>got.err </dev/null
-    local got=$? line
-    line=$(cat got.err)
-    # shellcheck disable=SC2053
-    if [ $got == "$status" ] && [ ! -s got.out ] && [ "$(wc -l <got.err)" == 1 ] && [[ $line == $pattern ]] && [ ${#line} -le 399 ]; then ok
-    else no "$name" "  got:  $got $line" "  want: $status $pattern"; fi
-}
+run() { compare "$@"; } # of like()
 squeezed() { tr -s ' ' <"$1"; }
 
 # A copy with one float of one tensor changed: the last byte of the first number of decoder.bias.

@@ -5,27 +5,13 @@
 # Usage: tests/convert.sh PATH/TO/ssm. Needs bash and coreutils; failing system calls are tested too where strace is there.
 
 # shellcheck disable=SC2046,SC2086 # lists of tensors are words
-set -u
-export LC_ALL=C
-ssm=$(realpath "${1:?usage: convert.sh PATH/TO/ssm}")
-here=$(cd "$(dirname "$0")" && pwd)
+source "$(dirname "$0")/expect.sh"
+writes=yes
 golden=$here/golden/mamba
 one=$golden/m1_lm2_d32_hfnames.safetensors # Mamba-1, "-hf" names, a tied head
 two=$golden/m2_lm2_d32_hfnames.safetensors # Mamba-2, likewise
 three=$golden/m3_siso_tiny_trace.safetensors # Mamba-3, one mixer alone
 s4d=$here/golden/s4d/01_zoh_h8_n4.safetensors
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-ok() { passed=$((passed + 1)); }
-no() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$@" >&2
-}
-# same NAME GOT WANT
-same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:900}" "  want: ${3:0:900}"; fi; }
 convert() { "$ssm" convert "$@"; }
 # good NAME COMMAND...: status 0, nothing printed.
 good() {
@@ -40,20 +26,6 @@ warns() {
     shift 2
     "$@" >got.out 2>got.err </dev/null
     same "$name" "$? $(cat got.out)|$(cat got.err)" "0 |$want"
-}
-# like NAME STATUS STDERR-PATTERN COMMAND...: nothing on standard output, one line on standard error that matches, and
-# no output file or temporary file left behind.
-like() {
-    local name=$1 status=$2 pattern=$3
-    shift 3
-    rm -f out
-    "$@" >got.out 2>got.err </dev/null
-    local got=$? line
-    line=$(cat got.err)
-    # shellcheck disable=SC2053
-    if [ $got == "$status" ] && [ ! -s got.out ] && [ "$(wc -l <got.err)" == 1 ] && [[ $line == $pattern ]] &&
-        [ ${#line} -le 399 ] && [ ! -e out ] && [ -z "$(ls -- *.tmp* 2>/dev/null)" ]; then ok
-    else no "$name" "  got:  $got $line" "  want: $status $pattern"; fi
 }
 # meta FILE: its metadata without what golden files say about themselves, in one line.
 meta() {

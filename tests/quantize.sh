@@ -4,49 +4,22 @@
 #
 # Usage: tests/quantize.sh PATH/TO/ssm. Needs bash and coreutils; failing system calls are tested too where strace is there.
 
-set -u
-export LC_ALL=C
-ssm=$(realpath "${1:?usage: quantize.sh PATH/TO/ssm}")
-here=$(cd "$(dirname "$0")" && pwd)
+source "$(dirname "$0")/expect.sh"
+writes=yes
 s4d=$here/golden/s4d/03_postnorm_mean_h16_n8_l2.safetensors
 bilinear=$here/golden/s4d/02_bilinear_h8_n8_inv.safetensors
 three=$here/golden/mamba/m3_backbone2_mimo_r2_d32.safetensors # Mamba-3 with the names of the public code
 mixer=$here/golden/mamba/m3_siso_tiny_trace.safetensors       # one mixer alone
 two=$here/golden/mamba/m2_lm2_d32_hfnames.safetensors
 integer=$here/golden/int/01_s4d_w8a8_tiny_trace.safetensors
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-passed=0 failed=0
-
-ok() { passed=$((passed + 1)); }
-no() {
-    failed=$((failed + 1))
-    printf 'FAILED: %s\n' "$@" >&2
-}
-# same NAME GOT WANT
-same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:900}" "  want: ${3:0:900}"; fi; }
 quantize() { "$ssm" quantize "$@"; }
+run() { quantize "$@"; } # of like()
 # good NAME ARGUMENT...: status 0, a table on standard output, nothing on standard error.
 good() {
     local name=$1
     shift
     quantize "$@" >got.out 2>got.err </dev/null
     same "$name" "$? $(head -c 6 got.out) $(tail -n 1 got.out | cut -c-16) $(cat got.err)" "0 tensor bytes of tensors "
-}
-# like NAME STATUS STDERR-PATTERN ARGUMENT...: nothing on standard output, one line on standard error that matches, and
-# no output file or temporary file left behind.
-like() {
-    local name=$1 status=$2 pattern=$3
-    shift 3
-    rm -f out
-    quantize "$@" >got.out 2>got.err </dev/null
-    local got=$? line
-    line=$(cat got.err)
-    # shellcheck disable=SC2053
-    if [ $got == "$status" ] && [ ! -s got.out ] && [ "$(wc -l <got.err)" == 1 ] && [[ $line == $pattern ]] &&
-        [ ${#line} -le 399 ] && [ ! -e out ] && [ -z "$(ls -- *.tmp* 2>/dev/null)" ]; then ok
-    else no "$name" "  got:  $got $line" "  want: $status $pattern"; fi
 }
 tensors() { "$ssm" inspect "$1" | grep -v '^#' | cut -d' ' -f1 | sort | tr '\n' ' '; }
 meta() { "$ssm" inspect "$1" | grep "^# $2:" | cut -d' ' -f3-; }
