@@ -595,7 +595,8 @@ inline std::unique_ptr<Task> make_task(const Settings& s, std::string* error) {
 constexpr char help[] =
     "usage: ssm train CONFIG [OPTION...]\n"
     "\n"
-    "Trains a small S4D model on this CPU. CONFIG: one `key = value` a line, `#` begins a comment.\n"
+    "Trains a small model on this CPU: S4D on data, or Mamba-3 on state tracking (tasks parity, modular, brackets,\n"
+    "made up from the seed). CONFIG: one `key = value` a line, `#` begins a comment.\n"
     "\n"
     "  --set KEY=VALUE   sets a key after CONFIG was read; may stand several times\n"
     "  --out FILE        where the model goes (key out)\n"
@@ -603,9 +604,15 @@ constexpr char help[] =
     "  --threads N       0: all cores; the result is the same for every N\n"
     "  --max-steps N     stops after N steps, with checkpoint and model written\n"
     "\n"
-    "Keys: task data d_model d_state n_layers disc prenorm pool clip init dt_min dt_max dropout label_smoothing\n"
-    "lr lr_ssm lr_floor warmup weight_decay beta1 beta2 grad_clip ema epochs steps batch seed threads chunk truncate\n"
-    "validate validate_every limit from qat act_bits checkpoint checkpoint_every plot out\n"
+    "Keys of S4D: task data d_model d_state n_layers disc prenorm pool clip init dt_min dt_max dropout\n"
+    "label_smoothing lr lr_ssm lr_floor warmup weight_decay beta1 beta2 grad_clip ema epochs steps batch seed threads\n"
+    "chunk truncate validate validate_every limit from qat act_bits checkpoint checkpoint_every plot out\n"
+    "Keys of state tracking: task d_model n_layers d_inner d_state headdim ngroups mimo_rank rope_fraction\n"
+    "outproj_norm mlp_hidden a_activation a_floor rotation targets dt_min dt_max batch lr beta1 beta2 warmup clip\n"
+    "weight_decay smoothing areg treg pvar snap snap_steps start_length growth max_length stage_steps threshold\n"
+    "final_steps final_lr final_lengths spike spike_steps patience steps seed test_length test_count from qat "
+    "act_bits\n"
+    "threads checkpoint checkpoint_every plot out\n"
     "qat = i8 or i4 trains for `ssm quantize`; from = FILE starts from a model of the same shape.\n"
     "Validation results on standard output, progress on standard error.\n";
 
