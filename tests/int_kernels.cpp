@@ -163,7 +163,7 @@ struct Projector {
 };
 } // namespace
 
-TEST_CASE("integer matmul: every product of two int8 codes, at every place of a row") {
+TEST_CASE("integer matmul: every product of two int8 codes, at every place of a row (slow)") {
     // T = 2^29 and a shift by 29 give the sum itself.
     Table    t(1 << 16);
     Guarded  codes(255 * 64, 0, pattern), y(255 * 255 * 4, 0, pattern);
@@ -193,7 +193,7 @@ TEST_CASE("integer matmul: every product of two int8 codes, at every place of a 
     }
 }
 
-TEST_CASE("integer matmul: every product of an int4 code, a sub-scale and an int8 code") {
+TEST_CASE("integer matmul: every product of an int4 code, a sub-scale and an int8 code (slow)") {
     constexpr int32_t rows = 16 * 255, tokens = 255;
     Table             t(size_t(rows) * 64);
     Guarded           codes(tokens * 64, 0, pattern), y(size_t(rows) * tokens * 4, 0, pattern);
@@ -256,7 +256,7 @@ TEST_CASE("quantize and integer matmul: 1..257 columns, int8, int4 and mixed row
         }
 }
 
-TEST_CASE("integer matmul: a million random pairs of a row and a token") {
+TEST_CASE("integer matmul: a million random pairs of a row and a token (slow)") {
     Random    rnd;
     Table     t(1 << 13);
     Projector projector(1 << 13);
@@ -272,7 +272,7 @@ TEST_CASE("integer matmul: a million random pairs of a row and a token") {
     }
 }
 
-TEST_CASE("integer matmul: total shifts up to 62, 63, 64 and far beyond, at the widest rows") {
+TEST_CASE("integer matmul: total shifts up to 62, 63, 64 and far beyond, at the widest rows (slow)") {
     Random    rnd;
     Table     t(1 << 19);
     Projector projector(1 << 18);
@@ -523,7 +523,7 @@ TEST_CASE("integer head scan: N 1..257, 1 to 8 ranks, both kinds of state, every
         }
 }
 
-TEST_CASE("integer head scan: on both sides of the bound below which 32 bits are enough") {
+TEST_CASE("integer head scan: on both sides of the bound below which 32 bits are enough (slow)") {
     // The bound of the quick way: (largest |h| + 1) 2^21 + sum_r (max|v| max|k| + max|w| max|k0|) < 2^52. The terms of
     // rank 0 are chosen to come out just below, at, and just above; all signs agree, so that h' is as large as it gets.
     Random        rnd;
@@ -624,7 +624,7 @@ TEST_CASE("integer S4D scan: 1..257 modes, odd alignments, several steps, states
         }
 }
 
-TEST_CASE("integer S4D scan: both parts of a mode near 50, from where the next state may pass 64") {
+TEST_CASE("integer S4D scan: both parts of a mode near 50, from where the next state may pass 64 (slow)") {
     Random  rnd;
     Guarded a(8, 0, pattern), b(8, 0, pattern), C(4, 0, pattern), scale(4, 0, pattern), D(4, 0, pattern),
         u(4, 0, pattern), h(8, 0, pattern), s(4, 0, pattern);

@@ -96,7 +96,8 @@ Real largest_error(int64_t low, int64_t high, int in, int out, Real (*exact)(Rea
 const Real pi = std::acos(Real(-1));
 } // namespace
 
-TEST_CASE("integer functions: within their bounds of the exact ones over their whole range, four lanes like one") {
+TEST_CASE(
+    "integer functions: within their bounds of the exact ones over their whole range, four lanes like one (slow)") {
     // The bounds are what all inputs reach, tried one by one; `worst_at` is where.
     const auto logistic = [](Real x) { return 1 / (1 + std::exp(-x)); };
     const auto softplus = [](Real x) { return std::max(x, Real(0)) + std::log1p(std::exp(-std::fabs(x))); };
@@ -118,7 +119,7 @@ TEST_CASE("integer functions: within their bounds of the exact ones over their w
     largest_error<To26>(-INT32_MAX, INT32_MAX, 16, 26, nullptr);
 }
 
-TEST_CASE("integer functions: 1 / d and 1 / sqrt(v) over their whole range") {
+TEST_CASE("integer functions: 1 / d and 1 / sqrt(v) over their whole range (slow)") {
     Real            worst = 0;
     std::mt19937_64 engine(3);
     const auto      try_recip = [&](int64_t d) {
@@ -152,7 +153,7 @@ TEST_CASE("integer functions: 1 / d and 1 / sqrt(v) over their whole range") {
     CHECK(worst < Real(2.05e-9));
 }
 
-TEST_CASE("integer functions: floats to Q16 and back, for every exponent, tie and limit") {
+TEST_CASE("integer functions: floats to Q16 and back, for every exponent, tie and limit (slow)") {
     std::mt19937 engine(5);
     for (uint32_t E = 0; E < 255; ++E)
         for (int k = 0; k < 2000; ++k) {

@@ -277,7 +277,7 @@ TEST_CASE("a saved integer state with a value beyond its format is refused thoug
     }
 }
 
-TEST_CASE("back-ends agree on random streams, integer models of every cell") {
+TEST_CASE("back-ends agree on random streams, integer models of every cell (slow)") {
     Differential d;
     uint32_t     seed = 100;
     for (const random_model::Spec& s : int_cells())

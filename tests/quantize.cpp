@@ -263,7 +263,7 @@ TEST_CASE("files have the tensors and metadata of the golden integer models of t
     CHECK(files == 22);
 }
 
-TEST_CASE("scores of an integer model stay near those of its float model") {
+TEST_CASE("scores of an integer model stay near those of its float model (slow)") {
     // A model of one channel and one state loses nothing; random weights of a few dozen inputs lose the least measured,
     // 38.2, 29.6 and 12.7 dB.
     const double expected[] = {35, 27, 11}; // W8A16, W8A8, W4A8
@@ -541,7 +541,7 @@ TEST_CASE("models that the integer format cannot hold are refused with the tenso
     CHECK(has(error_of(random_file(wide), plain, tool::bad_file), "16385 columns, expected at most 16384"));
 }
 
-TEST_CASE("no number leaves its range in the integer reference, whatever the model's numbers") {
+TEST_CASE("no number leaves its range in the integer reference, whatever the model's numbers (slow)") {
     std::vector<random_model::Spec> cells = int_cells();
     for (const char* text : {"mamba3,d_model=8,n_layer=1,d_state=256,headdim=4,mimo_rank=8,rope_fraction=1.0",
                              "mamba3,d_model=16384,n_layer=1,d_inner=4,d_state=2,headdim=4,rope_angles=1",

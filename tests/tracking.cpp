@@ -205,7 +205,7 @@ void run_parity(const char* name, ssm::Isa isa, int steps) {
 const char* const parity_models[] = {"parity", "parity-i8", "parity-i4"};
 } // namespace
 
-TEST_CASE("tracking: the shipped parity models are exact over a million bits, and can only go on so") {
+TEST_CASE("tracking: the shipped parity models are exact over a million bits, and can only go on so (slow)") {
     for (const char* name : parity_models)
         for (ssm::Isa isa : tool::back_ends()) run_parity(name, isa, isa == tool::back_ends().back() ? 1000000 : 20000);
 }

@@ -355,7 +355,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 } // namespace
 
-TEST_CASE("train: any number of threads gives the same bits") {
+TEST_CASE("train: any number of threads gives the same bits (slow)") {
     train::Settings s       = small_run();
     s.threads               = 1;
     const train::Result one = run_small(s);
