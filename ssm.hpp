@@ -1184,7 +1184,7 @@ constexpr int32_t log1p_q30[] = {1073741823, -536870692, 357904967, -268290463, 
 constexpr int32_t sin_q30[] = {1686629713, -693598666, 85569282, -5026892, 172072, -3685};
 constexpr int32_t erf_q30[] = {0, 273621191, -305476044, 1526231383, -1560310108, 1139675401};
 // r = rs(r x, 30) + c[k], with c[k] added in front of the shift. `low`.
-template <class W, int n, int k = 0> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
+template <class W, size_t n, size_t k = 0> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
     using L = wide<W>;
     if constexpr (k == n - 1) return L::set(c[k]);
     else return L::lsr(L::mul(horner<W, n, k + 1>(c, x), x) + (c[k] * (int64_t(1) << 30) + (1 << 29)), 30);
@@ -3193,7 +3193,7 @@ struct avx2 : scalar {
         const __m256i   alpha = _mm256_set1_epi32(a.alpha), round = _mm256_set1_epi64x((1 << 29) + (1 << 8));
         const __m256i   top = _mm256_set1_epi32(a.clip), low = _mm256_set1_epi32(-a.clip);
         const ptrdiff_t N = a.N, whole = N / 8 * 8;
-        __m256i         limited = _mm256_setzero_si256(), sums[R][4];
+        __m256i         limited = _mm256_setzero_si256(), sums[size_t(R)][4];
         bool            hit = false;
         for (ptrdiff_t p = 0; p < a.P; ++p) {
             const int32_t*  h = a.h_in + p * N;
@@ -3213,7 +3213,7 @@ struct avx2 : scalar {
                 if (to != nullptr) store(to + n, x);
                 ranks.read(x, n);
             }
-            int64_t rest[R] = {};
+            int64_t rest[size_t(R)] = {};
             for (ptrdiff_t n = whole; n < N; ++n) {
                 const int32_t x = limit_q(next_h(a.alpha, h[n], head_add(a, p, n)), a.clip, &hit);
                 if (to != nullptr) to[n] = x;
