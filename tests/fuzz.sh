@@ -14,7 +14,7 @@ mkdir -p "$build"
 for target in load score int; do
     more=
     [ $target = score ] && more="tools/score_records.cpp tools/tool.cpp"
-    [ $target = int ] && more="tools/quantize.cpp tools/tool.cpp -DSSM_TEST_DIR=\"tests\""
+    [ $target = int ] && more="tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp -DSSM_TEST_DIR=\"tests\""
     $clang -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all tests/fuzz/$target.cpp $more -o "$build/$target"
     mkdir -p "$build/$target.corpus"
     dict=

@@ -60,7 +60,7 @@ void run(const ssm::Blob& blob, const ssm::Config& c) {
     ssm::State                       state;
     ssm::Scratch                     scratch;
     if (ssm::load(&model, blob, &arena) != ssm::Status::ok) {
-        require(arena.used == 0 && model.layers == nullptr, "a failed load left something behind");
+        require(arena.used == 0 && model.kernels == nullptr, "a failed load left something behind");
         return;
     }
     require(ssm::make_state(&state, model, &arena) == ssm::Status::ok, "make_state");
