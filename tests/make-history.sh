@@ -3,7 +3,9 @@
 # golden/history.ev, for places without git. Run it, with the ranking it gives, after weights/next changes:
 #
 #   sh tests/make-history.sh > tests/golden/history.ev
-#   build/ssm rank weights/next.safetensors --top 5 --backtest 0.5 < tests/golden/history.ev > tests/golden/history.expected
+#   for m in next next-i8 next-i4; do
+#       build/ssm rank weights/$m.safetensors --top 5 --backtest 0.5 < tests/golden/history.ev > tests/golden/history${m#next}.expected
+#   done
 #
 # SPDX-License-Identifier: MIT
 git log --reverse --no-merges --name-status -M --format='c %ct 0 -' | awk -F '\t' '
