@@ -2648,30 +2648,35 @@ struct scalar {
                 y[ptrdiff_t(i) * y_stride + o] = requantize(acc, scales + ptrdiff_t(i) * 2, W, o, bits);
             }
     }
+    // The modes of channel h from j on: new states, and the sum of Re(C x').
+    static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, int32_t u,
+                             bool* hit) noexcept {
+        int64_t sum = 0;
+        for (ptrdiff_t k = (h * a.modes + j) * 2; k < (h + 1) * a.modes * 2; k += 2) {
+            const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
+            const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
+            const int32_t xr = h_in[k], xi = h_in[k + 1];
+            const int32_t r =
+                limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), a.b_shift), a.clip, hit);
+            const int32_t i =
+                limit_q(rs<30>(product(ar, xi) + product(ai, xr)) + rs(product(bi, u), a.b_shift), a.clip, hit);
+            if (a.h_out != nullptr) a.h_out[k] = r, a.h_out[k + 1] = i;
+            sum += product(int16_t(load_u16(a.C + k * 2)), r) - product(int16_t(load_u16(a.C + k * 2 + 2)), i);
+        }
+        return sum;
+    }
+    // s of channel h from the sum over its modes.
+    static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
+        const Scale scale(load_u32(a.C_scale + h * 4));
+        return sat(rs(rs<18>(2 * sum) * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
+    }
     static bool s4d_scan_q(const S4dScanQ& a) {
         bool hit = false;
-        for (int32_t h = 0; h < a.H; ++h) {
-            const Scale     scale(load_u32(a.C_scale + ptrdiff_t(h) * 4));
-            const ptrdiff_t first = ptrdiff_t(h) * a.modes * 2;
-            for (int32_t t = 0; t < a.T; ++t) {
-                const int32_t *h_in = (t == 0 || a.h_out == nullptr ? a.h_in : a.h_out),
-                              u = a.u[ptrdiff_t(t) * a.stride + h];
-                int64_t sum = 0;
-                for (ptrdiff_t k = first; k < first + 2 * a.modes; k += 2) {
-                    const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
-                    const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
-                    const int32_t xr = h_in[k], xi = h_in[k + 1];
-                    const int32_t r = limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), a.b_shift),
-                                              a.clip, &hit);
-                    const int32_t i = limit_q(rs<30>(product(ar, xi) + product(ai, xr)) + rs(product(bi, u), a.b_shift),
-                                              a.clip, &hit);
-                    if (a.h_out != nullptr) a.h_out[k] = r, a.h_out[k + 1] = i;
-                    sum += product(int16_t(load_u16(a.C + k * 2)), r) - product(int16_t(load_u16(a.C + k * 2 + 2)), i);
-                }
-                const int64_t acc = rs<18>(2 * sum);
-                a.s[ptrdiff_t(t) * a.stride + h] = sat(rs(acc * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
+        for (ptrdiff_t h = 0; h < a.H; ++h)
+            for (ptrdiff_t t = 0; t < a.T; ++t) {
+                const int32_t *h_in = t == 0 || a.h_out == nullptr ? a.h_in : a.h_out, u = a.u[t * a.stride + h];
+                a.s[t * a.stride + h] = s4d_read(a, h, s4d_modes(a, h_in, h, 0, u, &hit), u);
             }
-        }
         return hit;
     }
     static bool scan_q(const HeadScanQ& a) {
@@ -2943,14 +2948,18 @@ struct avx2 : scalar {
     SSM_AVX2_INLINE __m256i  load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     SSM_AVX2_INLINE void     store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     SSM_AVX2_INLINE __m256i  odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
-    SSM_AVX2_INLINE uint32_t largest(const int32_t* x, int32_t n) noexcept {              // |x|
-        __m256i  top = _mm256_setzero_si256();
-        int32_t  i = 0;
-        uint32_t out = 0, lane[8];
-        for (; i + 8 <= n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(x + i)));
+    SSM_AVX2_INLINE uint32_t largest(const void* x, ptrdiff_t n) noexcept {               // |x| of n int32
+        const unsigned char* p = static_cast<const unsigned char*>(x);
+        __m256i              top = _mm256_setzero_si256();
+        ptrdiff_t            i = 0;
+        uint32_t             out = 0, lane[8];
+        for (; i + 8 <= n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(p + i * 4)));
         store(lane, top);
         for (uint32_t v : lane) out = v > out ? v : out;
-        for (; i < n; ++i) out = size_of(x[i]) > out ? size_of(x[i]) : out;
+        for (; i < n; ++i) {
+            const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
+            out = v > out ? v : out;
+        }
         return out;
     }
     // Eight codes: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
@@ -3228,7 +3237,7 @@ struct avx2 : scalar {
         if (a.X_in != nullptr || a.alpha_each != nullptr || (a.ranks != 1 && a.ranks != 2 && a.ranks != 4))
             return scalar::scan_q(a);
         // 64 in Q46 less what is added must leave room for the h there is: for every h up to a clip of 50, or as it is.
-        const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest(a.h_in, a.P * a.N);
+        const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest(a.h_in, ptrdiff_t(a.P) * a.N);
         uint64_t       bound = (most_h + 1) << 21;
         for (ptrdiff_t r = 0; r < a.ranks && bound < uint64_t(1) << 52; ++r) { // each product is below 2^62
             bound += uint64_t(largest(a.v + r * a.P, a.P)) * largest(a.k + r * a.k_stride, a.N);
@@ -3237,6 +3246,93 @@ struct avx2 : scalar {
         if (bound >= uint64_t(1) << 52) return scalar::scan_q(a);
         if (a.w == nullptr) return scan_rows<1, false>(a);
         return a.ranks == 1 ? scan_rows<1, true>(a) : a.ranks == 2 ? scan_rows<2, true>(a) : scan_rows<4, true>(a);
+    }
+
+    // S4D, four modes at a time: real parts in even lanes, imaginary ones in odd lanes. Where |x| of a channel is at
+    // most 35 and |b u| at most 12, |x'| stays below 64 before the limit: bits 30 to 61 of a x and 32 bits of b u are
+    // all of it.
+    struct ModesQ {
+        __m256i                         half, b_half;
+        __m128i                         down, up; // of b u, to even and to odd lanes
+        static SSM_AVX2_INLINE_ __m256i other(__m256i v) noexcept { return _mm256_shuffle_epi32(v, 0xf5); }
+        SSM_AVX2_INLINE_ __m256i        next(const int32_t* h, const unsigned char* a, const unsigned char* b,
+                                             __m256i u) const noexcept {
+                   const __m256i x = load(h), A = load(a), B = load(b), x_odd = other(x), A_odd = other(A);
+                   const __m256i re =
+                       _mm256_sub_epi64(_mm256_add_epi64(_mm256_mul_epi32(A, x), half), _mm256_mul_epi32(A_odd, x_odd));
+                   const __m256i im =
+                       _mm256_add_epi64(_mm256_add_epi64(_mm256_mul_epi32(A, x_odd), half), _mm256_mul_epi32(A_odd, x));
+                   const __m256i b_re = _mm256_add_epi64(_mm256_mul_epi32(B, u), b_half),
+                                 b_im = _mm256_add_epi64(_mm256_mul_epi32(other(B), u), b_half);
+                   return _mm256_add_epi32(_mm256_blend_epi32(_mm256_srli_epi64(re, 30), _mm256_slli_epi64(im, 2), 0xaa),
+                                           _mm256_blend_epi32(_mm256_srl_epi64(b_re, down), _mm256_sll_epi64(b_im, up), 0xaa));
+        }
+        static SSM_AVX2_INLINE_ __m256i read(__m256i sum, const unsigned char* C, __m256i x) noexcept { // + Re(C x)
+            const __m256i c = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(C)));
+            return _mm256_add_epi64(sum,
+                                    _mm256_sub_epi64(_mm256_mul_epi32(c, x), _mm256_mul_epi32(other(c), other(x))));
+        }
+    };
+    // The first `count` numbers of a channel's new state as they came out, limited; their part of the sum.
+    static int64_t limit_modes(int32_t* x, const unsigned char* C, ptrdiff_t count, int32_t clip, bool* hit) noexcept {
+        int64_t sum = 0;
+        for (ptrdiff_t k = 0; k < count; ++k) {
+            x[k] = limit_q(x[k], clip, hit);
+            const int64_t part = product(int16_t(load_u16(C + k * 2)), x[k]);
+            sum += k % 2 == 0 ? part : -part;
+        }
+        return sum;
+    }
+    // Whether n (a multiple of 8) int32 are at most `bound` in size.
+    SSM_AVX2_INLINE bool within(const void* x, ptrdiff_t n, __m256i bound) noexcept {
+        const unsigned char* p = static_cast<const unsigned char*>(x);
+        __m256i              top = bound;
+        for (ptrdiff_t i = 0; i < n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(p + i * 4)));
+        return _mm256_movemask_epi8(_mm256_cmpeq_epi32(top, bound)) == -1;
+    }
+    SSM_AVX2_INLINE int64_t sum_of_lanes(__m256i v) noexcept {
+        const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+    }
+    static SSM_AVX2 bool s4d_scan_q(const S4dScanQ& a) {
+        const ModesQ v{_mm256_set1_epi64x(1 << 29), _mm256_set1_epi64x(int64_t(1) << (a.b_shift - 1)),
+                       _mm_cvtsi32_si128(a.b_shift), _mm_cvtsi32_si128(32 - a.b_shift)};
+        // Up to `calm` nothing is limited. Since |b| < 2^31, a |u| up to small_u is small enough for every channel.
+        const __m256i   calm = _mm256_set1_epi32(a.clip < 35 << 25 ? a.clip : 35 << 25);
+        const uint32_t  small_u = (uint32_t(12) << 16) >> (22 - a.b_shift);
+        const ptrdiff_t whole = a.modes / 4 * 8; // numbers in vectors
+        int32_t         dropped[max_d_state];
+        bool            hit = false;
+        for (ptrdiff_t h = 0; h < a.H; ++h) {
+            const ptrdiff_t      first = h * a.modes * 2;
+            const unsigned char *A = a.a + first * 4, *B = a.b + first * 4, *C = a.C + first * 2;
+            const int32_t*       from = a.h_in;
+            int32_t* const       to = a.h_out != nullptr ? a.h_out + first : dropped;
+            bool                 fast = within(from + first, whole, calm);
+            for (ptrdiff_t t = 0; t < a.T; ++t) {
+                const int32_t u = a.u[t * a.stride + h];
+                int64_t       sum = 0;
+                ptrdiff_t     done = 0;
+                if (fast && (size_of(u) <= small_u ||
+                             uint64_t(size_of(u)) * largest(B, whole) <= uint64_t(12) << (25 + a.b_shift))) {
+                    const __m256i U = _mm256_set1_epi32(u);
+                    __m256i       sums = _mm256_setzero_si256(), top = calm;
+                    for (ptrdiff_t k = 0; k < whole; k += 8) {
+                        const __m256i x = v.next(from + first + k, A + k * 4, B + k * 4, U);
+                        store(to + k, x);
+                        top = _mm256_max_epu32(top, _mm256_abs_epi32(x));
+                        sums = ModesQ::read(sums, C + k * 2, x);
+                    }
+                    fast = _mm256_movemask_epi8(_mm256_cmpeq_epi32(top, calm)) == -1;
+                    sum = fast ? sum_of_lanes(sums) : limit_modes(to, C, whole, a.clip, &hit), done = whole;
+                } else fast = false;
+                if (done < a.modes * 2) sum += s4d_modes(a, from, h, done / 2, u, &hit);
+                if (a.h_out != nullptr) from = a.h_out;
+                if (!fast) fast = within(from + first, whole, calm);
+                a.s[t * a.stride + h] = s4d_read(a, h, sum, u);
+            }
+        }
+        return hit;
     }
 
     static SSM_AVX2 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x4>(r, v, n); }
@@ -3268,8 +3364,7 @@ struct avx2 : scalar {
 #endif
 } // namespace detail
 
-// ---- 10. Choosing a back-end
-// -----------------------------------------------------------------------------------------
+// ---- 10. Choosing a back-end ----------------------------------------------------------------------------------------
 //
 // One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the
 // answer in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
@@ -3336,8 +3431,7 @@ SSM_API const char* isa_name(Isa isa) noexcept {
 }
 SSM_API bool isa_runs_here(Isa isa) noexcept { return detail::kernels_of(isa) != nullptr; }
 
-// ---- 11. Model parts
-// -------------------------------------------------------------------------------------------------
+// ---- 11. Model parts ------------------------------------------------------------------------------------------------
 //
 // What a loaded layer is, how a state and a scratch are laid out, and the small helpers that walk them.
 
