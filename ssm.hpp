@@ -2962,6 +2962,10 @@ struct avx2 : scalar {
         }
         return out;
     }
+    SSM_AVX2_INLINE int64_t sum_of_lanes(__m256i v) noexcept {
+        const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+    }
     // Eight codes: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
     SSM_AVX2_INLINE __m256i codes_of(const int32_t* x, __m128i sh, __m256i R, __m256i half, __m128i down) noexcept {
         const __m256i v = _mm256_sll_epi32(load(x), sh);
@@ -3142,10 +3146,60 @@ struct avx2 : scalar {
         for (; o + 4 <= end; o += 4) out.give(y + o, dot8_rows(W.data + (o - W.rows4) * cols, cols, q), o);
         for (; o < end; ++o) y[o] = requantize(dot8(W, o, q8), scale, W, o, 8);
     }
+    // One row and codes of 16 bits: pairs of products are below 2^23, with int4 codes and sub-scales below 2^26, so
+    // that 256 or 32 of them fit 32 bits.
+    SSM_AVX2_INLINE __m256i words(const void* p) noexcept { // of 16 bytes
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    }
+    SSM_AVX2_INLINE int64_t sum_of_int32(__m256i v) noexcept {
+        return sum_of_lanes(_mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(v)),
+                                             _mm256_cvtepi32_epi64(_mm256_extracti128_si256(v, 1))));
+    }
+    static SSM_AVX2 int64_t dot8_16(const Matrix& W, int32_t o, const int16_t* q) noexcept {
+        const ptrdiff_t      cols = W.cols, whole = cols / 16 * 16;
+        const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * cols;
+        int64_t              acc = 0;
+        for (ptrdiff_t k = 0; k < whole;) {
+            const ptrdiff_t end = whole - k < 4096 ? whole : k + 4096;
+            __m256i         s = _mm256_setzero_si256();
+            for (; k < end; k += 16) s = _mm256_add_epi32(s, _mm256_madd_epi16(words(w + k), load(q + k)));
+            acc += sum_of_int32(s);
+        }
+        for (ptrdiff_t k = whole; k < cols; ++k) acc += static_cast<signed char>(w[k]) * int32_t(q[k]);
+        return acc;
+    }
+    static SSM_AVX2 int64_t dot4_16(const Matrix& W, int32_t o, const int16_t* q) noexcept {
+        const ptrdiff_t      groups = (W.cols + 31) / 32;
+        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
+        const __m128i        nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+        int64_t              acc = 0;
+        for (ptrdiff_t g = 0; g < groups;) {
+            const ptrdiff_t end = groups - g < 16 ? groups : g + 16;
+            __m256i         s = _mm256_setzero_si256();
+            for (; g < end; ++g) {
+                const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + g * 16));
+                const __m256i by = _mm256_set1_epi16(static_cast<signed char>(sub[g]));
+                const auto    part = [&](__m128i v, const int16_t* at) SSM_AVX2 {
+                    const __m128i code = _mm_sub_epi8(_mm_xor_si128(_mm_and_si128(v, nibble), eight), eight);
+                    return _mm256_madd_epi16(_mm256_mullo_epi16(_mm256_cvtepi8_epi16(code), by), load(at));
+                };
+                s = _mm256_add_epi32(s, part(both, q + g * 32));
+                s = _mm256_add_epi32(s, part(_mm_srli_epi16(both, 4), q + g * 32 + 16));
+            }
+            acc += sum_of_int32(s);
+        }
+        return acc;
+    }
     // Some rows at a time for all tokens, so that their weights stay in the first-level cache.
     static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                   int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        for (int32_t o = 0; bits != 8 && o < W.rows; ++o)
+            for (ptrdiff_t i = 0; i < n; ++i) {
+                const auto*   q = reinterpret_cast<const int16_t*>(codes + i * code_stride);
+                const int64_t acc = o < W.rows4 ? dot4_16(W, o, q) : dot8_16(W, o, q);
+                y[i * y_stride + o] = requantize(acc, scales + i * 2, W, o, 16);
+            }
+        if (bits != 8) return;
         const int32_t rows = n == 1 ? W.rows : 32;
         for (int32_t o = 0; o < W.rows; o += rows)
             for (int32_t i = 0; i < n; ++i)
@@ -3233,9 +3287,80 @@ struct avx2 : scalar {
         }
         return hit || _mm256_testz_si256(limited, limited) == 0;
     }
+    // Row p of codes, as scan_codes(). rs(x, s) with 2^62 on top, so that the shift may be logical.
+    SSM_AVX2_INLINE i64x4 rs_by(const i64x4& x, int32_t s, int64_t half) noexcept {
+        using L = wide<i64x4>;
+        return L::lsr(x + ((int64_t(1) << 62) + half), s) - ((int64_t(1) << 62) >> s);
+    }
+    template <int R, bool Prev> static SSM_AVX2 bool code_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+        using L = wide<i64x4>;
+        const int64_t bound = int64_t(a.clip) << 21;
+        const size_t  row = size_t(a.row + p), first = row * size_t(a.N);
+        const int32_t X = 40 - exponent_at(a.X_in, row), down = X > 16 ? X - 16 : 0, up = X < 16 ? 16 - X : 0;
+        const int64_t half = down > 0 ? int64_t(1) << (down - 1) : 0;
+        const auto*   from = reinterpret_cast<const unsigned char*>(a.h_in) + first * 2;
+        auto*         to = a.h_out != nullptr ? reinterpret_cast<unsigned char*>(a.h_out) + first * 2 : nullptr;
+        i64x4 tops = L::set(0), hits = tops, alpha = L::set(a.alpha), sums[size_t(R)], v[size_t(R)], w[size_t(R)];
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) {
+            sums[r] = L::set(0), v[r] = L::set(a.v[r * a.P + p]);
+            if (Prev) w[r] = L::set(a.w[r * a.P + p]);
+        }
+        for (int32_t n = 0; n < a.N; n += 4) {
+            const int32_t left = a.N - n;
+            int64_t       four = 0;
+            if (left >= 4) SSM_MEMCPY(&four, from + ptrdiff_t(n) * 2, 8);
+            else copy(&four, from + ptrdiff_t(n) * 2, size_t(left) * 2);
+            const __m256i code = _mm256_cvtepi16_epi64(_mm_cvtsi64_si128(four));
+            if (a.alpha_each != nullptr) alpha = L::load(a.alpha_each + n, left);
+            i64x4 x = rs_by(L::mul(alpha, reinterpret_cast<i64x4>(code)), down, half) << up;
+            SSM_UNROLL_8
+            for (int r = 0; r < R; ++r) {
+                x = x + L::mul(v[r], L::load(a.k + r * a.k_stride + n, left));
+                if (Prev) x = x + L::mul(w[r], L::load(a.k0 + r * a.k_stride + n, left));
+            }
+            const i64x4 limited = within(x, bound);
+            hits = hits | (limited ^ x), tops = tops | most(limited, i64x4(-limited));
+            if (left >= 4) SSM_MEMCPY(a.wide_row + n, &limited, 32);
+            else copy(a.wide_row + n, &limited, size_t(left) * 8);
+        }
+        const uint64_t top = uint64_t(tops[0] | tops[1] | tops[2] | tops[3]);
+        const int32_t  s = bit_length(top) > 21 ? bit_length(top) - 15 : 6;
+        for (int32_t n = 0; n < a.N; n += 4) {
+            const int32_t left = a.N - n;
+            i64x4         x = L::set(0);
+            if (left >= 4) SSM_MEMCPY(&x, a.wide_row + n, 32);
+            else copy(&x, a.wide_row + n, size_t(left) * 8);
+            const i64x4 code = L::clamp(rs_by(x, s, int64_t(1) << (s - 1)), 32767);
+            if (to != nullptr) {
+                const i32x8   halves = reinterpret_cast<i32x8>(code);
+                const i32x4   low = __builtin_shufflevector(halves, halves, 0, 2, 4, 6);
+                const __m128i words = _mm_packs_epi32(reinterpret_cast<__m128i>(low), _mm_setzero_si128());
+                const int64_t out = _mm_cvtsi128_si64(words);
+                if (left >= 4) SSM_MEMCPY(to + ptrdiff_t(n) * 2, &out, 8);
+                else copy(to + ptrdiff_t(n) * 2, &out, size_t(left) * 2);
+            }
+            SSM_UNROLL_8
+            for (int r = 0; r < R; ++r) sums[r] = sums[r] + L::mul(code, L::load(a.q + r * a.k_stride + n, left));
+        }
+        if (to != nullptr) set_exponent(a.X_out, row, s - 6);
+        for (int r = 0; r < R; ++r)
+            head_read<int64_t>(a, r, p, 1, sums[r][0] + sums[r][1] + sums[r][2] + sums[r][3], 46 - s);
+        return (hits[0] | hits[1] | hits[2] | hits[3]) != 0;
+    }
+    template <int R, bool Prev> static SSM_AVX2 bool code_rows(const HeadScanQ& a) noexcept {
+        bool hit = false;
+        for (ptrdiff_t p = 0; p < a.P; ++p) hit |= code_row<R, Prev>(a, p);
+        return hit;
+    }
     static SSM_AVX2 bool scan_q(const HeadScanQ& a) {
-        if (a.X_in != nullptr || a.alpha_each != nullptr || (a.ranks != 1 && a.ranks != 2 && a.ranks != 4))
+        const bool codes = a.X_in != nullptr;
+        if ((a.alpha_each != nullptr && !codes) || (a.ranks != 1 && a.ranks != 2 && a.ranks != 4))
             return scalar::scan_q(a);
+        if (codes && a.w == nullptr && a.ranks == 1) return code_rows<1, false>(a);
+        if (codes && a.w == nullptr) return scalar::scan_q(a);
+        if (codes)
+            return a.ranks == 1 ? code_rows<1, true>(a) : a.ranks == 2 ? code_rows<2, true>(a) : code_rows<4, true>(a);
         // 64 in Q46 less what is added must leave room for the h there is: for every h up to a clip of 50, or as it is.
         const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest(a.h_in, ptrdiff_t(a.P) * a.N);
         uint64_t       bound = (most_h + 1) << 21;
@@ -3284,15 +3409,11 @@ struct avx2 : scalar {
         return sum;
     }
     // Whether n (a multiple of 8) int32 are at most `bound` in size.
-    SSM_AVX2_INLINE bool within(const void* x, ptrdiff_t n, __m256i bound) noexcept {
+    SSM_AVX2_INLINE bool none_beyond(const void* x, ptrdiff_t n, __m256i bound) noexcept {
         const unsigned char* p = static_cast<const unsigned char*>(x);
         __m256i              top = bound;
         for (ptrdiff_t i = 0; i < n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(p + i * 4)));
         return _mm256_movemask_epi8(_mm256_cmpeq_epi32(top, bound)) == -1;
-    }
-    SSM_AVX2_INLINE int64_t sum_of_lanes(__m256i v) noexcept {
-        const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
     }
     static SSM_AVX2 bool s4d_scan_q(const S4dScanQ& a) {
         const ModesQ v{_mm256_set1_epi64x(1 << 29), _mm256_set1_epi64x(int64_t(1) << (a.b_shift - 1)),
@@ -3308,7 +3429,7 @@ struct avx2 : scalar {
             const unsigned char *A = a.a + first * 4, *B = a.b + first * 4, *C = a.C + first * 2;
             const int32_t*       from = a.h_in;
             int32_t* const       to = a.h_out != nullptr ? a.h_out + first : dropped;
-            bool                 fast = within(from + first, whole, calm);
+            bool                 fast = none_beyond(from + first, whole, calm);
             for (ptrdiff_t t = 0; t < a.T; ++t) {
                 const int32_t u = a.u[t * a.stride + h];
                 int64_t       sum = 0;
@@ -3328,7 +3449,7 @@ struct avx2 : scalar {
                 } else fast = false;
                 if (done < a.modes * 2) sum += s4d_modes(a, from, h, done / 2, u, &hit);
                 if (a.h_out != nullptr) from = a.h_out;
-                if (!fast) fast = within(from + first, whole, calm);
+                if (!fast) fast = none_beyond(from + first, whole, calm);
                 a.s[t * a.stride + h] = s4d_read(a, h, sum, u);
             }
         }

@@ -624,21 +624,47 @@ TEST_CASE("integer S4D scan: 1..257 modes, odd alignments, several steps, states
         }
 }
 
-TEST_CASE("integer S4D scan: both parts of a mode near 50, from where the next state may pass 64 (slow)") {
-    Random  rnd;
-    Guarded a(8, 0, pattern), b(8, 0, pattern), C(4, 0, pattern), scale(4, 0, pattern), D(4, 0, pattern),
-        u(4, 0, pattern), h(8, 0, pattern), s(4, 0, pattern);
-    const int64_t clip = int64_t(50) << 25, one = 1 << 30, half = 759250125; // half: 2^30 / sqrt 2
-    int64_t       clipped = 0;
-    for (int round = 0; round < 20000; ++round) {
-        const int64_t  sr = round & 1 ? 1 : -1, si = round & 2 ? 1 : -1, turn = round >> 2 & 7;
-        ref::Vec       x = {sr * (clip - rnd.below(round % 5 == 0 ? 3 : 1 << 20)), si * (clip - rnd.below(3))};
-        const ref::Vec va = turn < 4 ? ref::Vec{turn & 1 ? half : -half, turn & 2 ? half : -half}
-                                     : ref::Vec{turn & 1 ? one : 0, turn & 1 ? 0 : one};
-        const ref::Vec vb = rnd.vector(2, ref::largest, 1), vC = rnd.vector(2, 32767, 1);
-        const int64_t  vu = rnd.sized(ref::largest), b_frac = 10 + rnd.below(22);
-        put(h, x);
-        for (size_t k = 0; k < 2; ++k) {
+TEST_CASE("integer S4D scan: parts near 35 and 50, b u near 12, where the next state may reach 64 (slow)") {
+    Random           rnd;
+    constexpr size_t most = 9; // modes
+    Guarded          a(8 * most, 0, pattern), b(8 * most, 0, pattern), C(4 * most, 0, pattern), scale(4, 0, pattern),
+        D(4, 0, pattern), u(4, 0, pattern), h(8 * most, 0, pattern), s(4, 0, pattern);
+    const int64_t one = 1 << 30, half = 759250125; // half: 2^30 / sqrt 2
+    int64_t       clipped = 0, calm = 0, near[2] = {0, 0};
+    for (int round = 0; round < 40000; ++round) {
+        const size_t  modes = round % 3 == 0 ? 1 : 4 + size_t(rnd.below(int64_t(most) - 3));
+        const int64_t clip = rnd.one_of({50 << 25, 50 << 25, int_max, 20 << 25});
+        const int64_t b_frac = 10 + rnd.below(22), top = std::min(clip, int64_t(rnd.below(2) == 0 ? 50 : 35) << 25);
+        // Inputs whose product with the largest b is 12 in Q25 after the shift, a little less or a little more.
+        const int64_t vu = rnd.below(3) == 0 ? rnd.sized(ref::largest) : 1 + rnd.below(int64_t(1) << 26),
+                      twelve = (int64_t(12) << (b_frac + 16)) / std::max<int64_t>(1, std::abs(vu));
+        const int64_t over_x = rnd.below(2) * 2, over_b = rnd.below(2) * 2,
+                      b_top = rnd.below(4) == 0 ? ref::largest : twelve;
+        ref::Vec x, va, vb, vC;
+        for (size_t j = 0; j < modes; ++j) {
+            const int64_t turn = rnd.below(8);
+            for (int part = 0; part < 2; ++part) {
+                const int64_t size = std::min(clip, rnd.below(4) == 0 ? rnd.below(top) : top + over_x - rnd.below(3));
+                x.push_back(rnd.below(2) == 0 ? size : -size);
+                vb.push_back(std::min<int64_t>(ref::largest, rnd.below(2) == 0
+                                                                 ? std::max<int64_t>(0, twelve + over_b - rnd.below(3))
+                                                                 : rnd.sized(std::min<int64_t>(b_top, ref::largest))));
+                if (rnd.below(2) == 0) vb.back() = -vb.back();
+                vC.push_back(rnd.sized(32767));
+            }
+            va.push_back(turn < 4 ? (turn & 1 ? half : -half) : turn & 1 ? one : 0);
+            va.push_back(turn < 4 ? (turn & 2 ? half : -half) : turn & 1 ? 0 : one);
+        }
+        int64_t most_x = 0, most_b = 0;
+        for (size_t k = 0; k < 2 * modes; ++k)
+            most_x = std::max(most_x, std::abs(x[k])), most_b = std::max(most_b, std::abs(vb[k]));
+        const bool fits = most_x <= int64_t(35) << 25 &&
+                          double(most_b) * double(std::abs(vu)) <= 12.0 * double(int64_t(1) << (b_frac + 16));
+        calm += modes >= 4 && fits;
+        for (int side = 0; side < 2; ++side)
+            near[side] += modes >= 4 && std::abs(most_x - (int64_t(35) << 25)) <= 2 && fits == (side == 0);
+        put(h, x), a.of(modes * 8), b.of(modes * 8), C.of(modes * 4);
+        for (size_t k = 0; k < 2 * modes; ++k) {
             const auto code = static_cast<int16_t>(vC[k]);
             store_bits(a.bytes() + 4 * k, static_cast<uint32_t>(va[k]));
             store_bits(b.bytes() + 4 * k, static_cast<uint32_t>(vb[k]));
@@ -646,22 +672,24 @@ TEST_CASE("integer S4D scan: both parts of a mode near 50, from where the next s
         }
         store_bits(scale.bytes(), 126u << 23 | 0x7fffffu);
         const int64_t before = clipped;
-        const int64_t want = ref::sat(ref::s4d_channel(&x[0], &va[0], &vb[0], &vC[0], 1, {0xffffff, 24}, -ref::largest,
-                                                       vu, b_frac, clip, &clipped));
+        const int64_t want = ref::sat(ref::s4d_channel(&x[0], &va[0], &vb[0], &vC[0], modes, {0xffffff, 24},
+                                                       -ref::largest, vu, b_frac, clip, &clipped));
         for (Isa isa : back_ends()) {
-            Guarded& out = s.of(4);
             S4dScanQ g{};
             g.a = a.bytes(), g.b = b.bytes(), g.C = C.bytes(), g.C_scale = scale.bytes();
-            g.D = put(D, {-ref::largest}), g.u = put(u, {vu}), g.h_in = h.words(), g.s = out.words();
-            int32_t to[2];
-            g.h_out = to, g.stride = g.T = g.H = g.modes = 1, g.b_shift = int32_t(b_frac) + 16 - 25,
+            g.D = put(D, {-ref::largest}), g.u = put(u, {vu}), g.h_in = h.words(), g.s = s.of(4).words();
+            int32_t to[2 * most];
+            g.h_out = to, g.stride = g.T = g.H = 1, g.modes = int32_t(modes), g.b_shift = int32_t(b_frac) + 16 - 25,
             g.clip = int32_t(clip);
             REQUIRE(kernels_of(isa)->s4d_scan_q(g) == (clipped > before));
             REQUIRE(same(to, x));
-            REQUIRE(g.s[0] == want);
+            REQUIRE(*g.s == want);
         }
     }
     CHECK(clipped > 1000);
+    CHECK(calm > 1000);
+    CHECK(near[0] > 500);
+    CHECK(near[1] > 500);
 }
 
 TEST_CASE("decay rates far below the range of dd_A, and alpha at 2^30") {
