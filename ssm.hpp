@@ -76,6 +76,8 @@
 //     SSM_NO_FILES         without map_file
 //     SSM_NO_S4D, SSM_NO_MAMBA1, SSM_NO_MAMBA2, SSM_NO_MAMBA3   leave an architecture out
 //     SSM_NO_FLOAT, SSM_NO_INTEGER   leave an engine out; without the float engine no float routine is called
+//     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it
+//     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
 // Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
 // compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
@@ -662,7 +664,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 //
 // Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless
 // the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_TARGET,
-// SSM_MEMCPY and SSM_HAS_* for the back-ends this compiler can build.
+// SSM_MEMCPY, SSM_ASSERT and SSM_HAS_* for the back-ends this compiler can build.
 
 #include <float.h>
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -687,6 +689,15 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #include <string.h>
 #define SSM_INLINE inline
 #define SSM_MEMCPY memcpy
+#endif
+#ifndef SSM_ASSERT
+#if !defined(SSM_DEBUG)
+#define SSM_ASSERT(x) ((void)0)
+#elif defined(__GNUC__)
+#define SSM_ASSERT(x) ((x) ? (void)0 : __builtin_trap())
+#else
+#define SSM_ASSERT(x) ((x) ? (void)0 : (void)(*static_cast<volatile int*>(nullptr) = 0))
+#endif
 #endif
 #if defined(__GNUC__) && defined(__x86_64__) && !defined(SSM_NO_SIMD)
 #define SSM_HAS_AVX2 1
@@ -1089,6 +1100,9 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 // number are written once, for W = int64_t (the definition) or W = a vector of 64-bit lanes, of which the back-ends say
 // how to multiply. Exports rs, sat, to_q16, from_q16, exp_neg, recip, sigmoid_q, tanh_q, softplus_q, sin_turn,
 // cos_turn, phi_q, rsqrt_q, silu_q, quotients of the quantiser.
+//
+// SSM_ASSERT states a range in front of what relies on it, wherever a flaw in its proof could do harm: in the
+// definition, W = int64_t. Of vectors it says nothing; the tests hold their lanes against the definition.
 
 namespace detail {
 
@@ -1116,6 +1130,24 @@ template <> struct wide<int64_t> {
     static SSM_INLINE int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
     static SSM_INLINE void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
 };
+// For SSM_ASSERT: low <= x <= high; |x| <= m; |a + b| <= m and |a b| <= m, without the sum (|a| <= m) or the product.
+SSM_INLINE bool between(int64_t x, int64_t low, int64_t high) noexcept { return x >= low && x <= high; }
+SSM_INLINE bool at_most(int64_t x, int64_t m) noexcept { return between(x, -m, m); }
+SSM_INLINE bool sum_at_most(int64_t a, int64_t b, int64_t m) noexcept { return b < 0 ? a >= -m - b : a <= m - b; }
+SSM_INLINE bool product_at_most(int64_t a, int64_t b, int64_t m) noexcept {
+    return b == 0 || at_most(a, b < 0 ? m / -b : m / b);
+}
+template <class W, int32_t = wide<W>::count> SSM_INLINE bool between(const W&, int64_t, int64_t) noexcept {
+    return true;
+}
+template <class W, int32_t = wide<W>::count> SSM_INLINE bool at_most(const W&, int64_t) noexcept { return true; }
+template <class W, int32_t = wide<W>::count> SSM_INLINE bool sum_at_most(const W&, const W&, int64_t) noexcept {
+    return true;
+}
+template <class W, int32_t = wide<W>::count> SSM_INLINE bool product_at_most(const W&, const W&, int64_t) noexcept {
+    return true;
+}
+
 template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept {
     return wide<W>::choose(wide<W>::less(a, b), a, b);
 }
@@ -1125,20 +1157,30 @@ template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept {
 template <class W> SSM_INLINE W within(const W& x, int64_t m) noexcept {
     return most(least(x, wide<W>::set(m)), wide<W>::set(-m));
 }
-template <int S, class W> SSM_INLINE W rs(const W& x) noexcept { return wide<W>::shr(x + (int64_t(1) << (S - 1)), S); }
+template <int S, class W> SSM_INLINE W rs(const W& x) noexcept {
+    SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
+    return wide<W>::shr(x + (int64_t(1) << (S - 1)), S);
+}
 template <int S, class W> SSM_INLINE W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
+    SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
     return wide<W>::lsr(x + (int64_t(1) << (S - 1)), S);
 }
 
 // The same for a shift known at run time: 0 past 62, a shift to the left below 0.
 SSM_INLINE int64_t rs(int64_t x, int32_t s) noexcept {
+    SSM_ASSERT(s > 62 || (s > 0     ? x <= INT64_MAX - (int64_t(1) << (s - 1))
+                          : s > -63 ? product_at_most(x, int64_t(1) << -s, INT64_MAX)
+                                    : false));
     return s > 62 ? 0 : s > 0 ? (x + (int64_t(1) << (s - 1))) >> s : x * (int64_t(1) << -s);
 }
 constexpr int32_t   int_max = 0x7fffffff;
 SSM_INLINE int32_t  sat(int64_t x, int64_t m = int_max) noexcept { return int32_t(x > m ? m : x < -m ? -m : x); }
 SSM_INLINE int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) * b; }
-SSM_INLINE uint32_t size_of(int64_t x) noexcept { return uint32_t(x < 0 ? -x : x); } // |x| < 2^32
-SSM_INLINE int32_t  bit_length(uint64_t x) noexcept {
+SSM_INLINE uint32_t size_of(int64_t x) noexcept { // |x| < 2^32
+    SSM_ASSERT(at_most(x, 0xffffffff));
+    return uint32_t(x < 0 ? -x : x);
+}
+SSM_INLINE int32_t bit_length(uint64_t x) noexcept {
 #if defined(__GNUC__)
     return x == 0 ? 0 : 64 - __builtin_clzll(x);
 #else
@@ -1195,6 +1237,7 @@ template <class W> SSM_INLINE W positive(const W& low) noexcept { return low & i
 // exp(-t), t in Q26, 0 <= t <= 22, `low`. Q30, 0 .. 2^30. The power of two is at most 31 by itself.
 template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
     using L = wide<W>;
+    SSM_ASSERT(between(t, 0, dt_limit));
     const W y = rs_low<30>(L::mul(t, L::set(1549082005))), n = L::lsr(y, 26); // t / ln 2
     const W p = positive(horner(exp2_q30, L::up(y & int64_t(0x3ffffff), 4)));
     return L::lsr(p + L::lsr(L::shl(L::set(1), n), 1), n);
@@ -1204,6 +1247,7 @@ template <class W> SSM_INLINE W less_rs30(int64_t a, const W& x) noexcept {
     return wide<W>::lsr(wide<W>::set(a * (int64_t(1) << 30) + (1 << 29) - 1) - x, 30);
 }
 template <class W> SSM_INLINE W refined(const W& d, const W& r) noexcept { // a step of Newton's towards 1 / d
+    SSM_ASSERT(between(d, one_q30, 2 * one_q30) && between(r, 0, 0xffffffff));
     return rs_low<30>(wide<W>::mulu(r, less_rs30(2 * one_q30, wide<W>::mulu(d, r))));
 }
 // 1 / d, d in Q30, 2^30 <= d <= 2^31. Q30. Factors and sums stay in 0 .. 2^32.
@@ -1215,6 +1259,7 @@ template <class W> SSM_INLINE W recip(const W& d) noexcept {
 // 1 / (1 + exp(-x)), x in Q26, |x| <= 22. Q30.
 template <class W> SSM_INLINE W sigmoid_q(const W& x) noexcept {
     using L = wide<W>;
+    SSM_ASSERT(at_most(x, dt_limit));
     const W e = exp_neg(L::size_low(x)), r = recip(W(e + one_q30));
     return L::choose(L::less(x, L::set(0)), rs_low<30>(L::mul(e, r)), r);
 }
@@ -1224,6 +1269,7 @@ template <class W> SSM_INLINE W tanh_q(const W& x) noexcept {
 // log(1 + exp(x)), x in Q26, |x| <= 22. Q26, 0 .. 22.
 template <class W> SSM_INLINE W softplus_q(const W& x) noexcept {
     using L = wide<W>;
+    SSM_ASSERT(at_most(x, dt_limit));
     const W zero = L::set(0), e = exp_neg(L::size_low(x));
     return most(x, zero) + rs_low<4>(rs_low<30>(L::mul(e, horner(log1p_q30, e))));
 }
@@ -1239,6 +1285,7 @@ template <class W> SSM_INLINE W cos_turn(const W& p) noexcept { return sin_turn(
 // The normal distribution function, x in Q26, |x| <= 8. Q30.
 template <class W> SSM_INLINE W phi_q(const W& x) noexcept {
     using L = wide<W>;
+    SSM_ASSERT(at_most(x, int64_t(8) << 26));
     const W z = rs_low<30>(L::mul(L::size_low(x), L::set(759250125))); // |x| / sqrt 2, Q26, below 5.7
     const W D = rs_low<26>(L::mul(z, L::set(351748265))) + one_q30;    // below 2^31.6
     const W over = L::less(L::set(2 * one_q30), D), r = recip(L::choose(over, rs_low<1>(D), D));
@@ -1250,19 +1297,24 @@ template <class W> SSM_INLINE W to26(const W& x) noexcept {
     return wide<W>::up(wide<W>::clamp(x, 22 << 16), 10);
 } // of Q16
 template <class W> SSM_INLINE W silu_q(const W& z) noexcept { // Q16 to Q16, `low`
+    SSM_ASSERT(at_most(z, int_max));
     return rs_low<30>(wide<W>::mul(z, sigmoid_q(to26(z))));
 }
 template <class W> SSM_INLINE W gelu_q(const W& s) noexcept { // Q16 to Q16, `low`
+    SSM_ASSERT(at_most(s, int_max));
     return rs_low<30>(wide<W>::mul(s, phi_q(wide<W>::up(wide<W>::clamp(s, 8 << 16), 10))));
 }
 
 // 1 / sqrt(v) = r 2^-30 2^-E, 0 < v <= 2^61.
 SSM_LOCAL int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
+    SSM_ASSERT(between(v, 1, int64_t(1) << 61));
     const int32_t b = bit_length(uint64_t(v)), sh = 31 - b + ((31 - b) % 2 != 0);
     const int64_t m = sh >= 0 ? v << sh : rs(v, -sh); // 2^30 .. 2^32
     int64_t       r = 1315011543 - rs<30>(m * 241269783);
     if (r < 357913941) r = 357913941;
+    SSM_ASSERT(between(m, one_q30, 4 * one_q30));
     for (int k = 0; k < 5; ++k) r = rs<31>(r * (3 * one_q30 - rs<30>(rs<30>(r * r) * m)));
+    SSM_ASSERT(between(r, one_q30 / 2 - 2, one_q30 + 2));
     *E = (30 - sh) / 2;
     return r;
 }
@@ -1272,11 +1324,13 @@ struct Quotients {
     int64_t R = 0;                    // x's factor; below 2^31
     int32_t sh = 0, num = 0, den = 0; // num below 2^31
     Quotients(uint32_t largest, int32_t bits) noexcept {
+        SSM_ASSERT(largest <= uint32_t(int_max));
         if (largest == 0) return;
         sh = 31 - bit_length(largest);
         const uint64_t an = uint64_t(largest) << sh, top = bits == 8 ? 127u : 32767u;
         const int32_t  up = bits == 8 ? 6 : 14;
         R = int64_t((top << (60 - up)) / an);
+        SSM_ASSERT(between(R, 1, int_max) && (an << up) / top <= uint32_t(int_max));
         num = int32_t((an << up) / top), den = sh + up;
     }
 };
@@ -2072,8 +2126,17 @@ struct S4dScanQ {
 
 namespace detail {
 
+// The largest k after its rotation, 2^27.51, and so the largest sum of 16 int32 times k or 256 int32 times q: 2^62.51.
+// Up to 2^63 there is room for all that joins it: alpha h in Q46, at most 2^52, and halves of roundings.
+constexpr int32_t k_bound = 190'000'000;
+constexpr int64_t most_sum = int64_t(2 * max_mimo_rank) * int_max * k_bound;
+static_assert(int64_t(max_d_state / 2) * int_max * (k_bound / 16) <= most_sum &&
+                  most_sum <= INT64_MAX - (int64_t(1) << 60),
+              "sums of the scans stay in 64 bits");
+
 // What one update of h gives, before the clip; add: see above.
 SSM_INLINE int64_t next_h(int32_t alpha, int32_t h, int64_t add) noexcept {
+    SSM_ASSERT(between(alpha, 0, one_q30) && at_most(add, most_sum));
     return rs<21>(rs<9>(product(alpha, h)) + add);
 }
 SSM_INLINE int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
@@ -2085,7 +2148,9 @@ SSM_INLINE int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
 SSM_INLINE int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexcept {
     int64_t add = 0;
     for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+        SSM_ASSERT(a.w == nullptr || sum_at_most(add, product(a.w[r * a.P + p], a.k0[r * a.k_stride + n]), most_sum));
         if (a.w != nullptr) add += product(a.w[r * a.P + p], a.k0[r * a.k_stride + n]);
+        SSM_ASSERT(sum_at_most(add, product(a.v[r * a.P + p], a.k[r * a.k_stride + n]), most_sum));
         add += product(a.v[r * a.P + p], a.k[r * a.k_stride + n]);
     }
     return add;
@@ -2095,7 +2160,8 @@ template <class W>
 SSM_INLINE void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int32_t left, const W& sum,
                           int32_t s) noexcept {
     using L = wide<W>;
-    const W       D = a.D_step == 0 ? L::set(a.D[0]) : L::load(a.D + p, left), x = L::load(a.x + r * a.P + p, left);
+    const W D = a.D_step == 0 ? L::set(a.D[0]) : L::load(a.D + p, left), x = L::load(a.x + r * a.P + p, left);
+    SSM_ASSERT(between(s, 9, 40) && at_most(sum, most_sum));
     const int64_t half = int64_t(1) << (s - 1);
     const W       read = L::shr(sum + half, s);
     L::store(a.o + r * a.P + p, within(W(read + rs<16>(L::mul(D, x))), int_max), left);
@@ -2109,7 +2175,10 @@ SSM_INLINE bool scan_row_q(const HeadScanQ& a, ptrdiff_t p) noexcept {
         const int32_t alpha = a.alpha_each != nullptr ? a.alpha_each[n] : a.alpha;
         const int32_t x = limit_q(next_h(alpha, h[n], head_add(a, p, n)), a.clip, &hit);
         if (a.h_out != nullptr) a.h_out[p * a.N + n] = x;
-        for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(x, a.q[r * a.k_stride + n]);
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+            SSM_ASSERT(sum_at_most(sum[r], product(x, a.q[r * a.k_stride + n]), most_sum));
+            sum[r] += product(x, a.q[r * a.k_stride + n]);
+        }
     }
     for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 25);
     return hit;
@@ -2140,8 +2209,10 @@ SSM_LOCAL bool scan_codes(const HeadScanQ& a, ptrdiff_t p) noexcept {
     uint64_t      top = 0;
     bool          hit = false;
     int64_t       sum[max_mimo_rank] = {};
+    SSM_ASSERT(between(X, 9, 40));
     for (ptrdiff_t n = 0; n < a.N; ++n) {
         const int32_t alpha = a.alpha_each != nullptr ? a.alpha_each[n] : a.alpha;
+        SSM_ASSERT(between(alpha, 0, one_q30) && at_most(code_at(a.h_in, first + size_t(n)), 32767));
         const int64_t x = rs(product(alpha, code_at(a.h_in, first + size_t(n))), X - 16) + head_add(a, p, n);
         const int64_t v = x > bound ? bound : x < -bound ? -bound : x;
         hit |= v != x;
@@ -2149,10 +2220,14 @@ SSM_LOCAL bool scan_codes(const HeadScanQ& a, ptrdiff_t p) noexcept {
         top |= uint64_t(v < 0 ? -v : v); // its bit length is that of the largest
     }
     const int32_t s = bit_length(top) > 21 ? bit_length(top) - 15 : 6;
+    SSM_ASSERT(between(s, 6, 37)); // the new exponent, 46 - s: 9 .. 40
     for (ptrdiff_t n = 0; n < a.N; ++n) {
         const int32_t code = sat(rs(a.wide_row[n], s), 32767);
         if (a.h_out != nullptr) set_code(a.h_out, first + size_t(n), code);
-        for (ptrdiff_t r = 0; r < a.ranks; ++r) sum[r] += product(code, a.q[r * a.k_stride + n]);
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+            SSM_ASSERT(sum_at_most(sum[r], product(code, a.q[r * a.k_stride + n]), most_sum));
+            sum[r] += product(code, a.q[r * a.k_stride + n]);
+        }
     }
     if (a.h_out != nullptr) set_exponent(a.X_out, row, s - 6);
     for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 46 - s);
@@ -2183,6 +2258,7 @@ template <class W> SSM_INLINE void glu_loop_q(int32_t* r, const int32_t* v, int3
 }
 // x silu(z), Q16: |x silu(z)| <= 2^62.
 template <class W> SSM_INLINE W gated_q(const W& x, const W& z) noexcept {
+    SSM_ASSERT(at_most(x, int_max));
     return sat_q(rs<16>(wide<W>::mul(x, silu_q(z))));
 }
 template <class W> SSM_INLINE void gate_loop_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) noexcept {
@@ -2198,6 +2274,7 @@ SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_
         W sum = L::set(0);
         for (int32_t k = 0; k < K; ++k)
             sum = sum + rs<16>(L::mul(L::load(taps[k] + i, n - i), L::load(w + ptrdiff_t(k) * n + i, n - i)));
+        SSM_ASSERT(at_most(sum, int64_t(max_d_conv) << 46));
         if (bias != nullptr) sum = sum + L::load(bias + i, n - i);
         L::store(y + i, silu_q(sat_q(sum)), n - i);
     }
@@ -2227,6 +2304,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     int64_t mean = 0, lane[size_t(L::count)];
     if (Centred) {
         for (int32_t i = 0; i < n; ++i) mean += x[i];
+        SSM_ASSERT(at_most(mean, int64_t(1) << 45));
         mean += n / 2;
         mean = (mean - (mean < 0 ? n - 1 : 0)) / n; // floor
     }
@@ -2238,6 +2316,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     W bits = L::set(0), sum = L::set(0);
     for (int32_t i = 0; i < n; i += L::count) {
         const W v = centred_q<W, Centred>(x, i, n, mean);
+        SSM_ASSERT(at_most(v, int64_t(1) << 32));
         bits = bits | most(v, W(-v)); // the bit length is that of the largest
     }
     const int32_t length = bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; })));
@@ -2245,6 +2324,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     const int64_t half = k > 0 ? int64_t(1) << (k - 1) : 0;
     for (int32_t i = 0; i < n; i += L::count) {
         const W w = L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k);
+        SSM_ASSERT(at_most(w, 1 << 24) && sum_at_most(sum, L::mul(w, w), int64_t(1) << 62));
         sum = sum + L::mul(w, w);
     }
     const int64_t ss = joined(sum, [](int64_t p, int64_t q) { return p + q; }) / n + (42950 >> 2 * k);
@@ -2253,6 +2333,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     const int64_t unit_half = int64_t(1) << (5 + E), y_half = int64_t(1) << (s - 1);
     for (int32_t i = 0; i < n; i += L::count) {
         const W unit = L::shr(L::mul(L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k), r) + unit_half, 6 + E);
+        SSM_ASSERT(product_at_most(unit, L::load(g + i, n - i), (int64_t(1) << 62) + (int64_t(1) << 36)));
         const W weight = L::load(g + i, n - i), scaled = L::count == 1 ? W(unit * weight) : L::mul(unit, weight);
         W       v = L::shr(scaled + y_half, s);
         if (b != nullptr) v = v + L::load(b + i, n - i);
@@ -2277,14 +2358,17 @@ SSM_INLINE void layer_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g
 template <class W> SSM_INLINE W step_size_q(const W& raw, const W& bias, int32_t dt) noexcept {
     using L = wide<W>;
     const W v = softplus_q(within(W(to26(raw) + bias), dt_limit));
+    SSM_ASSERT(between(v, 0, dt_limit) && between(dt, 1, int_max));
     return least(rs_low<16>(L::mul(v, L::set(dt))), L::set(dt_limit)); // the product is at most 2^61.5
 }
 // exp(-rate dt), Q30; rate in Q(s), int32.
 template <int S, class W> SSM_INLINE W decay_q(const W& rate, const W& dt) noexcept {
+    SSM_ASSERT(between(rate, 0, int_max) && between(dt, 0, dt_limit)); // their product is at most 2^61.5
     return exp_neg(least(rs_low<S>(wide<W>::mul(rate, dt)), wide<W>::set(dt_limit)));
 }
 // a b, Q16 each or `s` fraction bits to drop; at most 2^62.
 template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept {
+    SSM_ASSERT(at_most(a, int_max) && at_most(b, int_max));
     return sat_q(rs<S>(wide<W>::mul(a, b)));
 }
 SSM_INLINE int64_t* wide_at(int32_t* p) noexcept { // the next place for a 64-bit number
@@ -2390,6 +2474,7 @@ SSM_INLINE int32_t rate_q(const Config& c, int32_t dd_A) noexcept {
     if (c.softplus_A) A = softplus_q<int64_t>(to26(int64_t(dd_A)));
     else if (dd_A >= 0) A = (65536 + int64_t(dd_A < 31 * 65536 - 1 ? dd_A : 31 * 65536 - 1)) * 1024;
     else A = (int64_t(1) << 42) / (65536 - int64_t(dd_A > -(1 << 29) ? dd_A : -(1 << 29)));
+    SSM_ASSERT(between(A, 0, int_max));
     return int32_t(A > c.A_floor_q26 ? A : c.A_floor_q26);
 }
 template <class W> SSM_INLINE W biased_q(const int32_t* normed, const int32_t* bias, int32_t n, int32_t left) noexcept {
@@ -2412,6 +2497,10 @@ SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t
                     b1 = biased_q<W>(w.B + from, l.B_bias + bias, S + s, left);
             const W c0 = biased_q<W>(w.C + from, l.C_bias + bias, s, left),
                     c1 = biased_q<W>(w.C + from, l.C_bias + bias, S + s, left);
+            SSM_ASSERT(at_most(W(L::mul(b0, cos) - L::mul(b1, sin)), k_bound * one_q30) &&
+                       at_most(W(L::mul(b0, sin) + L::mul(b1, cos)), k_bound * one_q30) &&
+                       at_most(W(L::mul(c0, cos) - L::mul(c1, sin)), k_bound * one_q30) &&
+                       at_most(W(L::mul(c0, sin) + L::mul(c1, cos)), k_bound * one_q30));
             L::store(w.k + to + s, rs_low<30>(W(L::mul(b0, cos) - L::mul(b1, sin))), left);
             L::store(w.k + to + S + s, rs_low<30>(W(L::mul(b0, sin) + L::mul(b1, cos))), left);
             L::store(w.q + to + s, rs_low<4>(rs<30>(W(L::mul(c0, cos) - L::mul(c1, sin)))), left);
@@ -2503,6 +2592,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
                 const W g = gated_q(L::load(w.o + i, left), times_q<16>(gate, L::load(l.mimo_z + mimo + i, left)));
                 sum = sum + rs<16>(L::mul(g, L::load(l.mimo_o + mimo + i, left)));
             }
+            SSM_ASSERT(at_most(sum, int64_t(max_mimo_rank) << 46));
             L::store(a.y + hp + p, sat_q(sum), left);
         }
     }
@@ -2598,6 +2688,7 @@ struct scalar {
         int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
         for (int32_t i = 0; i < padded_n; ++i) { // |x| 2^sh < 2^31, times R < 2^62
             const int64_t product = i < n ? int64_t(x[i]) * (int64_t(1) << t.sh) * t.R : 0;
+            SSM_ASSERT(at_most(product, int64_t(1) << 61));
             if (bits == 8) codes[i] = static_cast<unsigned char>(sat(rs<54>(product), 127));
             else codes16[i] = int16_t(sat(rs<46>(product), 32767));
         }
@@ -2610,6 +2701,7 @@ struct scalar {
         const int64_t T = rs<24>(int64_t(scale[0]) * s.m),
                       bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
         const int32_t shift = scale[1] + s.e - (bits == 8 ? 24 : 37);
+        SSM_ASSERT(between(T, 0, int_max) && product_at_most(acc, bits == 8 ? T : rs<13>(T), 9 * (int64_t(1) << 58)));
         return sat(rs(acc * (bits == 8 ? T : rs<13>(T)), shift) + bias);
     }
     template <class Code> static SSM_INLINE int64_t dot4(const Matrix& W, int32_t o, const Code* q) noexcept {
@@ -2620,14 +2712,17 @@ struct scalar {
             int32_t part = 0; // |part| <= 32 * 8 * 32767
             for (int j = 0; j < 16; ++j)
                 part += ((w[j] & 15) ^ 8) * q[j] + ((w[j] >> 4) ^ 8) * q[j + 16] - 8 * (q[j] + q[j + 16]);
+            SSM_ASSERT(at_most(part, 32 * 8 * (sizeof(Code) == 1 ? 127 : 32767)));
             acc += int64_t(part) * static_cast<signed char>(sub[g]);
         }
+        SSM_ASSERT(at_most(acc, sizeof(Code) == 1 ? int_max : int64_t(1) << 45));
         return acc;
     }
     template <class Code> static SSM_INLINE int64_t dot8(const Matrix& W, int32_t o, const Code* q) noexcept {
         const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * W.cols;
         if constexpr (sizeof(Code) == 1) {
             int32_t acc = 0; // at most 16,384 * 127 * 127
+            SSM_ASSERT(W.cols <= int_max / (127 * 127));
             for (int32_t k = 0; k < W.cols; ++k) acc += static_cast<signed char>(w[k]) * q[k];
             return acc;
         }
@@ -2656,6 +2751,8 @@ struct scalar {
             const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
             const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
             const int32_t xr = h_in[k], xi = h_in[k + 1];
+            SSM_ASSERT(sum_at_most(product(ar, xr), -product(ai, xi), int64_t(1) << 62) &&
+                       sum_at_most(product(ar, xi), product(ai, xr), int64_t(1) << 62));
             const int32_t r =
                 limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), a.b_shift), a.clip, hit);
             const int32_t i =
@@ -2668,7 +2765,10 @@ struct scalar {
     // s of channel h from the sum over its modes.
     static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
         const Scale scale(load_u32(a.C_scale + h * 4));
-        return sat(rs(rs<18>(2 * sum) * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
+        SSM_ASSERT(at_most(sum, int64_t(1) << 55));
+        const int64_t acc = rs<18>(2 * sum);
+        SSM_ASSERT(product_at_most(acc, scale.m, int64_t(1) << 62));
+        return sat(rs(acc * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
     }
     static bool s4d_scan_q(const S4dScanQ& a) {
         bool hit = false;
@@ -3749,6 +3849,7 @@ SSM_LOCAL void discretize_q(const Config& c, const S4dLayer<int32_t>& layer, int
         const int64_t  p = int64_t(turns >> 16 & 0xffffffffu);
         const int64_t  ar = rs<30>(mag * cos_turn(p)), ai = rs<30>(mag * sin_turn(p)), dr = ar - one_q30;
         const int64_t  gr = int32_t(load_u32(layer.gain + k * 8)), gi = int32_t(load_u32(layer.gain + k * 8 + 4));
+        SSM_ASSERT(at_most(ar, one_q30 + 1) && at_most(ai, one_q30 + 1)); // dr gr - ai gi: at most 2^62.6
         store_u32(a, uint32_t(ar)), store_u32(a + 4, uint32_t(ai));
         store_u32(b, uint32_t(sat(rs(dr * gr - ai * gi, t)))),
             store_u32(b + 4, uint32_t(sat(rs(dr * gi + ai * gr, t))));
@@ -3806,6 +3907,7 @@ SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, int32_t* r
     for (int32_t k = 0; k < c.d_model; ++k) {
         int64_t sum = int64_t(uint64_t(uint32_t(low[k])) | uint64_t(uint32_t(high[k])) << 32);
         if (full) sum = rs<1>(sum);
+        SSM_ASSERT(sum_at_most(sum, r[k], (int64_t(1) << 62) + count * int_max)); // 2^62 and more: of a restored state
         sum += r[k];
         const int64_t top = sum + count / 2;
         r[k] = sat((top - (top < 0 ? count - 1 : 0)) / count);
@@ -4381,7 +4483,7 @@ SSM_LOCAL bool good_word(const Config& c, const Parts& at, size_t k, uint32_t wo
         return true;
     }
     if (k >= at.h && c.state == StateType::i16rowexp) return (word & 0xffffu) != 0x8000u && word >> 16 != 0x8000u;
-    return size <= (k >= at.h ? c.clip_q25 : k >= at.k && k < at.v ? 190'000'000 : int_max);
+    return size <= (k >= at.h ? c.clip_q25 : k >= at.k && k < at.v ? k_bound : int_max);
 }
 // Word i of the pool: half of a sum, at most 2^62 in size, or the count.
 SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) noexcept {

@@ -23,7 +23,7 @@ host() {
     for how in "-std=c++17 -O0" "-std=c++17 -O2" "-std=c++17 -O3" "-std=c++17 -Os" "-std=c++20 -O1"; do
         $cxx $how $warn $plain "$out/full.cpp" -o "$x" || return
     done
-    for switch in -DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_INTEGER "-DSSM_NO_FILES -DSSM_STATIC" -DSSM_NO_S4D \
+    for switch in -DSSM_DEBUG -DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_INTEGER "-DSSM_NO_FILES -DSSM_STATIC" -DSSM_NO_S4D \
         "-DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2" "-DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3" \
         "-DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_FILES -DSSM_STATIC"; do
         $cxx -std=c++17 -O1 $warn $switch $plain "$out/full.cpp" -o "$x" || return
