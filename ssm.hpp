@@ -76,7 +76,8 @@
 //     SSM_NO_FILES         without map_file
 //     SSM_NO_S4D, SSM_NO_MAMBA1, SSM_NO_MAMBA2, SSM_NO_MAMBA3   leave an architecture out
 //     SSM_NO_FLOAT, SSM_NO_INTEGER   leave an engine out; without the float engine no float routine is called
-//     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it
+//     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it, and
+//                          counts limits met (Counts); define it in all files that share states or in none
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
 // Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
@@ -328,9 +329,21 @@ struct Arena {
     void*  data = nullptr;
     size_t bytes = 0, used = 0;
 }; // caller's memory, handed out front to back
+#ifdef SSM_DEBUG
+// How often a stream of an integer model met a limit since its handle was made or given to reset() or restore(). Calls
+// that do not advance the stream add nothing, prefill() nothing for the outputs that it does not give.
+struct Counts {
+    uint64_t clipped = 0;   // numbers of the state that the clip changed, found by the definition beside any back-end
+    uint64_t saturated = 0; // floats read that are 32768 or more in size, and numbers that projections gave at the
+                            // limits of Q16, +-(2^31 - 1); not those of norms, gates and sums
+};
+#endif
 struct State {
     void*  data = nullptr;
     size_t bytes = 0;
+#ifdef SSM_DEBUG
+    Counts counts = Counts(); // of this handle; not among the bytes
+#endif
 }; // plain bytes, no pointers; one writer at a time
 struct Trace;
 struct Scratch {
@@ -469,6 +482,7 @@ SSM_API void reset(const Model& m, State* s) noexcept;
 
 SSM_API uint64_t steps_of(const Model& m, const State& s) noexcept; // events since the last reset
 SSM_API bool     clipped(const Model& m, const State& s) noexcept; // sticky: a part of the state was limited or was NaN
+                                                                   // (how often: State::counts, with SSM_DEBUG)
 
 // Little-endian bytes with a header (magic, version, fingerprint, shape) and a CRC-32, which guards against accidents,
 // not against intent. save() returns the bytes written; the bytes needed if dst is null; 0 if cap is too small. A saved
@@ -1676,6 +1690,9 @@ template <class T> struct Row {
     T*                   work = nullptr;  // one_row() words
     T                    dt = T();        // of integers: Q16
     bool                 traced = false;  // keep B_biased and C_biased
+#ifdef SSM_DEBUG
+    Counts* counts = nullptr; // of the stream; null: not counted
+#endif
 };
 
 namespace detail {
@@ -2234,6 +2251,48 @@ SSM_LOCAL bool scan_codes(const HeadScanQ& a, ptrdiff_t p) noexcept {
     return hit;
 }
 
+#ifdef SSM_DEBUG
+// How many numbers a scan will limit. The state has not moved yet.
+SSM_LOCAL uint64_t clips_of(const HeadScanQ& a) noexcept {
+    uint64_t count = 0;
+    for (ptrdiff_t p = 0; p < a.P; ++p)
+        for (ptrdiff_t n = 0; n < a.N; ++n) {
+            const int32_t alpha = a.alpha_each != nullptr ? a.alpha_each[n] : a.alpha;
+            const int64_t add = head_add(a, p, n);
+            const size_t  row = size_t(a.row + p), i = row * size_t(a.N) + size_t(n);
+            count += a.X_in == nullptr
+                         ? !at_most(next_h(alpha, a.h_in[p * a.N + n], add), a.clip)
+                         : !at_most(rs(product(alpha, code_at(a.h_in, i)), 24 - exponent_at(a.X_in, row)) + add,
+                                    int64_t(a.clip) << 21);
+        }
+    return count;
+}
+SSM_LOCAL uint64_t clips_of(const S4dScanQ& a) noexcept {
+    uint64_t count = 0;
+    int32_t  x[max_d_state];
+    for (ptrdiff_t h = 0; h < a.H; ++h) {
+        copy(x, a.h_in + h * a.modes * 2, size_t(a.modes) * 8);
+        for (ptrdiff_t t = 0; t < a.T; ++t)
+            for (ptrdiff_t k = 0, at = h * a.modes * 8; k < 2 * a.modes; k += 2, at += 8) {
+                const int32_t ar = int32_t(load_u32(a.a + at)), ai = int32_t(load_u32(a.a + at + 4));
+                const int32_t br = int32_t(load_u32(a.b + at)), bi = int32_t(load_u32(a.b + at + 4));
+                const int32_t u = a.u[t * a.stride + h];
+                const int64_t r = rs<30>(product(ar, x[k]) - product(ai, x[k + 1])) + rs(product(br, u), a.b_shift);
+                const int64_t i = rs<30>(product(ar, x[k + 1]) + product(ai, x[k])) + rs(product(bi, u), a.b_shift);
+                count += uint64_t(!at_most(r, a.clip)) + uint64_t(!at_most(i, a.clip));
+                x[k] = sat(r, a.clip), x[k + 1] = sat(i, a.clip);
+            }
+    }
+    return count;
+}
+#endif
+SSM_INLINE void count_clips(const Row<int32_t>& a, const HeadScanQ& s) noexcept {
+#ifdef SSM_DEBUG
+    if (a.counts != nullptr) a.counts->clipped += clips_of(s);
+#endif
+    (void)a, (void)s;
+}
+
 // ---- Loops over numbers
 
 template <class W> SSM_INLINE W sat_q(const W& x) noexcept { return within(x, int_max); }
@@ -2408,6 +2467,7 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
         of_state(&s, a, size_t(i));
         s.v = &v, s.k = k, s.q = q, s.x = x + i, s.D = l.D + i, s.o = a.y + i, s.alpha_each = alpha, s.wide_row = row;
         s.P = 1;
+        count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
     gate_loop_q<W>(a.y, a.y, z, di);
@@ -2440,6 +2500,7 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
         of_state(&s, a, size_t(hp));
         s.v = v, s.k = k + g, s.q = q + g, s.x = x + hp, s.D = l.D + hp, s.D_step = 1, s.o = y + hp, s.wide_row = row;
         s.alpha = alpha[h];
+        count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
     if (!c.rmsnorm || !c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
@@ -2580,6 +2641,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         s.q = w.q + ptrdiff_t(h) * N, s.k_stride = HN, s.D = l.D + h, s.o = c.is_mimo ? w.o : a.y + hp,
         s.wide_row = w.row;
         s.alpha = w.alpha[h], s.ranks = R;
+        count_clips(a, s);
         hit |= a.kernels->scan_q(s);
         for (ptrdiff_t r = 0; c.is_outproj_norm && r < R; ++r)
             rms_norm_loop_q<W>(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
@@ -3712,6 +3774,9 @@ template <class T> struct Work {
     T *            r, *z, *p, *o, *one;
     unsigned char* codes;  // of integers: [batch][code_bytes]
     int32_t*       scales; // [batch]{num, den}
+#ifdef SSM_DEBUG
+    const Call* call = nullptr; // whose counts go up
+#endif
     Work(const Config& c, const Scratch& w) noexcept {
         const size_t batch = size_t(w.batch), rows = batch * padded(c.d_model);
         r = static_cast<T*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c), one = o + batch * row_o(c);
@@ -3720,6 +3785,13 @@ template <class T> struct Work {
         if (is_integer(c)) one += batch * 2;
     }
 };
+
+#ifdef SSM_DEBUG
+// Of row i; null: not counted. A stream that moves came as State*.
+SSM_LOCAL Counts* counts_of(const Call& call, int32_t i) noexcept {
+    return call.moves() ? &const_cast<State&>(call.of(i)).counts : nullptr;
+}
+#endif
 
 // What a layer asks of a back-end, by the engine's type of number.
 SSM_LOCAL void project(const Model& m, const Work<float>&, float* y, ptrdiff_t y_stride, const Matrix& W,
@@ -3733,6 +3805,11 @@ SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, pt
         m.kernels->quantize(work.codes + ptrdiff_t(i) * stride, work.scales + 2 * i, x + i * x_stride, W.cols, whole,
                             bits);
     m.kernels->matmul_q(y, int32_t(y_stride), W, work.codes, stride, work.scales, n, bits);
+#ifdef SSM_DEBUG
+    for (int32_t i = 0; work.call->moves() && i < n; ++i)
+        for (int32_t o = 0; o < W.rows; ++o)
+            counts_of(*work.call, i)->saturated += size_of(y[i * y_stride + o]) == uint32_t(int_max);
+#endif
 }
 SSM_LOCAL void norm(const Model& m, float* y, const float* x, const float* weight, const float* bias) noexcept {
     if (bias != nullptr) m.kernels->layer_norm(y, x, weight, bias, m.config.d_model);
@@ -3875,6 +3952,9 @@ SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Ca
         int32_t* h = words_of<int32_t>(call.of(i)) + at;
         scan.h_in = h, scan.h_out = call.moves() ? h : nullptr;
         scan.u = u + ptrdiff_t(i) * scan.stride, scan.s = s + ptrdiff_t(i) * scan.stride;
+#ifdef SSM_DEBUG
+        if (call.moves()) counts_of(call, i)->clipped += clips_of(scan);
+#endif
         if (m.kernels->s4d_scan_q(scan) && call.moves()) set_flags(call.of(i), 1u);
     }
 }
@@ -4053,6 +4133,9 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
             row.state = h, row.next = call.moves() ? h : nullptr;
             dt_of(call, i, &row.dt);
             row.traced = trace != nullptr;
+#ifdef SSM_DEBUG
+            row.counts = counts_of(call, i);
+#endif
             if (mix_row(m, row) && call.moves()) set_flags(call.of(i), 1u);
             if (trace != nullptr) trace_row(c, *trace, l, i, row, h);
         }
@@ -4113,14 +4196,20 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept 
 
 // The same in integers: inputs to Q16 on the way in, floats again on the way out, both by their bits.
 SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcept {
-    const Config&       c = m.config;
-    const Work<int32_t> work(c, w);
-    const int32_t       d = c.d_model, stride = int32_t(padded(d)), n = call.n;
-    const ptrdiff_t     p_stride = ptrdiff_t(row_p(c));
-    const bool          features = c.input == Input::features;
+    const Config&   c = m.config;
+    Work<int32_t>   work(c, w);
+    const int32_t   d = c.d_model, stride = int32_t(padded(d)), n = call.n;
+    const ptrdiff_t p_stride = ptrdiff_t(row_p(c));
+    const bool      features = c.input == Input::features;
+#ifdef SSM_DEBUG
+    work.call = &call;
+#endif
     for (int32_t i = 0; i < n; ++i)
         for (int32_t k = 0; k < c.d_input; ++k) {
             const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(k));
+#ifdef SSM_DEBUG
+            if (call.moves() && !call.q16) counts_of(call, i)->saturated += size_of(to_q16(word)) == uint32_t(int_max);
+#endif
             (features ? work.p + i * p_stride : work.r + i * stride)[k] = call.q16 ? int32_t(word) : to_q16(word);
         }
     if (features) project(m, work, work.r, stride, m.encoder, nullptr, work.p, p_stride, n);
@@ -4303,6 +4392,9 @@ SSM_API Status score_streams_q16(const Model& m, const State* states, int32_t n,
 
 SSM_API void reset(const Model& m, State* s) noexcept {
     if (s != nullptr && detail::good_state(m, *s)) detail::fill_zero(s->data, state_bytes(m.config));
+#ifdef SSM_DEBUG
+    if (s != nullptr) s->counts = Counts();
+#endif
 }
 SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept {
     if (out == nullptr || arena == nullptr || m.kernels == nullptr) return Status::bad_argument;
@@ -4528,6 +4620,9 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
         if (!angle && (word & 0x7fffffffu) > uint32_t(clip)) return no("holds a value that is NaN or beyond the clip");
     }
     copy(s->data, &h, sizeof h);
+#ifdef SSM_DEBUG
+    s->counts = Counts();
+#endif
     unsigned char* to = reinterpret_cast<unsigned char*>(words_of<float>(*s));
     for (size_t i = 0; i < count; ++i) {
         const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);

@@ -1,4 +1,5 @@
-// debug.cpp - what a build with SSM_DEBUG adds: ranges that are asserted. SPDX-License-Identifier: MIT
+// debug.cpp - what a build with SSM_DEBUG adds: ranges that are asserted, limits that are counted.
+// SPDX-License-Identifier: MIT
 //
 // A private copy of the library under another name, so that this build and the one of the other tests do not mix.
 #ifndef SSM_DEBUG
@@ -18,12 +19,17 @@ struct Asserted {
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #define ssm ssm_debug
+#define int_reference int_reference_debug
 #include "../ssm.hpp"
+#include "int_reference.hpp"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -143,4 +149,154 @@ TEST_CASE("SSM_DEBUG: sums and products of the scans, norms and projections are 
         low[0] = 0, high[0] = 1 << 30, good([&] { pool_mean(c, s, false, &r); });
         low[0] = -1, high[0] = int_max, r = 0, bad([&] { pool_mean(c, s, false, &r); }, "sum_at_most(sum, r[k]");
     }
+}
+
+namespace {
+using Content = std::vector<unsigned char>;
+
+std::vector<std::string> golden_models() { // 01 to 22
+    std::vector<std::string> all;
+    for (const auto& entry : std::filesystem::directory_iterator(SSM_TEST_DIR "/golden/int")) {
+        const std::string name = entry.path().filename().string();
+        if (name[0] >= '0' && name[0] <= '9' && name.rfind("00_", 0) != 0) all.push_back(entry.path().string());
+    }
+    std::sort(all.begin(), all.end());
+    return all;
+}
+Content read_file(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    REQUIRE_MESSAGE(in.good(), path);
+    return Content(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+}
+// The same model with another clip_q25, of no more digits; blanks fill the place of the others.
+Content with_clip(Content file, const std::string& digits) {
+    const std::string key = "\"clip_q25\"";
+    auto              at = std::search(file.begin(), file.end(), key.begin(), key.end());
+    REQUIRE(at != file.end());
+    at = std::find(at + std::ptrdiff_t(key.size()), file.end(), '"') + 1;
+    auto end = std::find(at, file.end(), '"');
+    REQUIRE(end - at >= std::ptrdiff_t(digits.size()));
+    std::fill(std::copy(digits.begin(), digits.end(), at), end + 1, ' ');
+    at[std::ptrdiff_t(digits.size())] = '"';
+    return file;
+}
+
+// A model with as many states as asked for, on one back-end.
+struct Loaded {
+    Content            bytes, arena_memory;
+    Config             config;
+    Model              model;
+    std::vector<State> states;
+    Scratch            scratch;
+    Loaded(const Content& file, Isa isa, int32_t n_states) : bytes(file), states(size_t(n_states)) {
+        const Blob blob{bytes.data(), bytes.size()};
+        Content    memory(index_bytes(blob));
+        REQUIRE(inspect(&config, blob, memory.data(), memory.size()) == Status::ok);
+        arena_memory.resize(arena_bytes(config, n_states, 8));
+        Arena       arena{arena_memory.data(), arena_memory.size(), 0};
+        LoadOptions options;
+        options.isa = isa;
+        REQUIRE(load(&model, blob, &arena, options) == Status::ok);
+        for (State& s : states) REQUIRE(make_state(&s, model, &arena) == Status::ok);
+        REQUIRE(make_scratch(&scratch, model, 8, &arena) == Status::ok);
+    }
+};
+
+// One golden model on every back-end: the counts of steps, of a prefill and of streams are those of the slow engine,
+// candidates count nothing. Adds what all steps counted to *total.
+void counts_agree(const std::string& name, const Content& file, Counts* total) {
+    int_reference::Model slow(file);
+    const auto&          f = slow.file();
+    const bool           tokens = slow.tokens();
+    const size_t         width = size_t(slow.d_input()), T = std::min<size_t>(size_t(f.number("steps")), 60);
+    const auto           ids = tokens ? f.integers("test.input") : int_reference::Vec();
+    const auto           input = tokens ? std::vector<float>() : f.floats("test.input");
+    const auto           gaps = f.has("test.dt_scale") ? f.integers("test.dt_scale") : int_reference::Vec(T, 65536);
+    std::vector<float>   dt;
+    for (size_t t = 0; t < T; ++t) dt.push_back(from_q16(int32_t(gaps[t])));
+    const auto slow_step = [&](size_t t) {
+        const int64_t d = to_q16(dt[t]);
+        if (tokens) slow.step_token(ids[t], d);
+        else slow.step({input.begin() + std::ptrdiff_t(t * width), input.begin() + std::ptrdiff_t((t + 1) * width)}, d);
+        Counts c;
+        c.clipped = uint64_t(slow.clipped), c.saturated = uint64_t(slow.saturated);
+        return c;
+    };
+    const auto same = [&](const State& s, const Counts& want) {
+        CHECK_MESSAGE(s.counts.clipped == want.clipped, name);
+        CHECK_MESSAGE(s.counts.saturated == want.saturated, name);
+    };
+    for (int i = 1; isa_name(Isa(i)) != nullptr; ++i) {
+        if (!isa_runs_here(Isa(i))) continue;
+        Loaded             m(file, Isa(i), 4);
+        const size_t       d_in = size_t(m.config.d_input);
+        std::vector<float> x(T * d_in), y(2 * size_t(m.config.d_output));
+        Counts             first, last;
+        slow.reset();
+        for (size_t t = 0; t < T; ++t) {
+            float* const xt = &x[t * d_in];
+            if (tokens) REQUIRE(embed(m.model, int32_t(ids[t]), xt) == Status::ok);
+            else std::copy_n(input.data() + t * width, width, xt);
+            REQUIRE(step_batch(m.model, m.states[0], &m.scratch, xt, 1, y.data(), &dt[t]) == Status::ok);
+            same(m.states[0], last);
+            REQUIRE(step(m.model, &m.states[0], &m.scratch, xt, y.data(), dt[t]) == Status::ok);
+            last = slow_step(t), first = t == 0 ? last : first;
+            same(m.states[0], last);
+            CHECK_MESSAGE(clipped(m.model, m.states[0]) == (last.clipped > 0), name);
+        }
+        REQUIRE(prefill(m.model, &m.states[1], &m.scratch, x.data(), int32_t(T), y.data(), dt.data()) == Status::ok);
+        CHECK_MESSAGE(m.states[1].counts.clipped == last.clipped, name); // it gives the last output alone
+
+        // Two streams at once: one as far as this, one fresh.
+        std::vector<float> two(x.begin(), x.begin() + std::ptrdiff_t(d_in));
+        two.insert(two.end(), x.begin(), x.begin() + std::ptrdiff_t(d_in));
+        const float both[] = {dt[0], dt[0]};
+        State       pair[] = {m.states[0], m.states[2]};
+        REQUIRE(step_streams(m.model, pair, 2, &m.scratch, two.data(), y.data(), both) == Status::ok);
+        same(pair[0], slow_step(0)), same(pair[1], first);
+
+        Content saved(saved_bytes(m.config));
+        REQUIRE(save(m.model, pair[0], saved.data(), saved.size()) == saved.size());
+        REQUIRE(restore(m.model, &pair[0], saved.data(), saved.size()) == Status::ok);
+        reset(m.model, &pair[1]);
+        same(pair[0], Counts()), same(pair[1], Counts());
+        total->clipped += last.clipped, total->saturated += last.saturated;
+    }
+}
+} // namespace
+
+TEST_CASE("SSM_DEBUG: clips and saturations are counted as the slow engine counts them, on every back-end") {
+    asserted = Asserted();
+    Counts     all;
+    const auto files = golden_models();
+    CHECK(files.size() == 22);
+    for (const std::string& path : files) {
+        const Content file = read_file(path);
+        Counts        own, tiny, least;
+        counts_agree(path, file, &own);
+        counts_agree(path + ", clip 2^-9", with_clip(file, "65536"), &tiny);
+        counts_agree(path + ", clip 2^-25", with_clip(file, "1"), &least);
+        CHECK_MESSAGE(tiny.clipped > own.clipped, path);
+        CHECK_MESSAGE(least.clipped > tiny.clipped, path);
+        all.clipped += own.clipped, all.saturated += own.saturated;
+    }
+    CHECK(all.clipped > 1000);
+    CHECK(all.saturated > 1000);
+    CHECK_MESSAGE(asserted.failed == 0, std::string(asserted.first));
+}
+
+TEST_CASE("SSM_DEBUG: inputs that saturate are counted when they are floats, and not when they are Q16 already") {
+    const Content        file = read_file(SSM_TEST_DIR "/golden/int/03_s4d_w8a8_l2_post_mean.safetensors");
+    Loaded               m(file, Isa::best, 2);
+    int_reference::Model slow(file);
+    const size_t         d_in = size_t(m.config.d_input);
+    std::vector<float>   x(d_in, 0.5f), y(size_t(m.config.d_output));
+    x[0] = -32768.0f;
+    REQUIRE(step(m.model, &m.states[0], &m.scratch, x.data(), y.data()) == Status::ok);
+    slow.step(x);
+    CHECK(m.states[0].counts.saturated == uint64_t(slow.saturated));
+    std::vector<int32_t> q, out(y.size());
+    for (float v : x) q.push_back(to_q16(v));
+    REQUIRE(step_q16(m.model, &m.states[1], &m.scratch, q.data(), out.data()) == Status::ok);
+    CHECK(m.states[1].counts.saturated == m.states[0].counts.saturated - 1);
 }

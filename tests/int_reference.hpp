@@ -438,8 +438,9 @@ class Model {
     std::vector<Layer>         layers;
     Vec                        pool_sum;
     I                          pool_count = 0;
-    I                          clipped = 0; // state numbers that the clip changed since the start
-    std::map<std::string, Vec> trace;       // of layer 0, every step in turn, by the golden files' names
+    I                          clipped = 0;   // state numbers that the clip changed since the start
+    I                          saturated = 0; // floats read and results of projections at +-(2^31 - 1)
+    std::map<std::string, Vec> trace;         // of layer 0, every step in turn, by the golden files' names
     bool                       tracing = false;
 
     explicit Model(std::vector<unsigned char> content) : f_(std::move(content)) {
@@ -473,12 +474,12 @@ class Model {
                 l.conv.assign(size_t(version_ == 2 ? ds_ + 2 * G_ * N_ : di_), Vec(size_t(K_), 0));
         }
         pool_sum.assign(size_t(d_), 0);
-        pool_count = clipped = 0;
+        pool_count = clipped = saturated = 0;
         trace.clear();
     }
     Vec step(const std::vector<float>& x, I dt_scale = 65536) {
         Vec q;
-        for (float v : x) q.push_back(to_q16(v));
+        for (float v : x) q.push_back(to_q16(v)), saturated += magnitude(q.back()) == largest;
         return step_q16(q, dt_scale);
     }
     Vec step_q16(const Vec& x, I dt_scale = 65536) {
@@ -516,7 +517,11 @@ class Model {
         if (f_.has(name + ".bias")) p.bias = f_.integers(name + ".bias");
         return projections_[name] = p;
     }
-    Vec project(const std::string& name, const Vec& x) { return projection(name)(x, act_bits_); }
+    Vec project(const std::string& name, const Vec& x) {
+        const Vec y = projection(name)(x, act_bits_);
+        for (I v : y) saturated += magnitude(v) == largest;
+        return y;
+    }
     Vec norm(const std::string& name, const Vec& x) {
         return f_.text("norm") == "layer" || version_ == 0 ? layer_norm(x, w(name + ".weight"), w(name + ".bias"))
                                                            : rms_norm(x, w(name + ".weight"), 24);
