@@ -634,7 +634,8 @@ TEST_CASE("integer S4D scan: parts near 35 and 50, b u near 12, where the next s
     for (int round = 0; round < 40000; ++round) {
         const size_t  modes = round % 3 == 0 ? 1 : 4 + size_t(rnd.below(int64_t(most) - 3));
         const int64_t clip = rnd.one_of({50 << 25, 50 << 25, int_max, 20 << 25});
-        const int64_t b_frac = 10 + rnd.below(22), top = std::min(clip, int64_t(rnd.below(2) == 0 ? 50 : 35) << 25);
+        const int64_t b_frac = 10 + rnd.below(22),
+                      top = std::min(clip, int64_t(rnd.one_of({50, 35, 35, 36 + int32_t(rnd.below(14))})) << 25);
         // Inputs whose product with the largest b is 12 in Q25 after the shift, a little less or a little more.
         const int64_t vu = rnd.below(3) == 0 ? rnd.sized(ref::largest) : 1 + rnd.below(int64_t(1) << 26),
                       twelve = (int64_t(12) << (b_frac + 16)) / std::max<int64_t>(1, std::abs(vu));
