@@ -80,8 +80,8 @@
 //                          counts limits met (Counts); define it in all files that share states or in none
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
-// Back-ends: scalar (everywhere), avx2 (x86-64, chosen at run time). GCC 12 and clang 14 or later; other C++17
-// compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
+// Back-ends: scalar (everywhere); avx2, avx512 (x86-64, chosen at run time; the latter needs VNNI). GCC 12 and clang 14
+// or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -407,7 +407,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2 };
+enum class Isa : uint8_t { best, scalar, avx2, avx512 }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -415,7 +415,7 @@ struct LoadOptions {
     bool          softplus_A = false;  // Mamba-3: take A = -softplus(dd_A) whatever the file says; no file of the
                                        // official code says which activation it was trained with
 };
-SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2"; null past the last
+SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2", "avx512"; null past the last
 SSM_API bool        isa_runs_here(Isa isa) noexcept; // compiled in, and this CPU has it
 
 // Reads the header only. Use it to size the arena. `memory`: as for read_index(); free again after the call.
@@ -717,7 +717,15 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_HAS_AVX2 1
 #define SSM_TARGET(features) __attribute__((target(features)))
 #include <cpuid.h>
+#if !defined(__clang__) // gcc 12 sees its own undefined vectors
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
@@ -1134,6 +1142,8 @@ template <> struct wide<int64_t> {
     }
     static SSM_INLINE int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
     static SSM_INLINE int64_t choose(int64_t mask, int64_t a, int64_t b) noexcept { return mask != 0 ? a : b; }
+    static SSM_INLINE int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
+    static SSM_INLINE int64_t most(int64_t a, int64_t b) noexcept { return a < b ? b : a; }
     // Of numbers that fit int32: |x|, `low`; and the nearest in -m..m, m >= 0.
     static SSM_INLINE int64_t size_low(int64_t x) noexcept { return x < 0 ? -x : x; }
     static SSM_INLINE int64_t clamp(int64_t x, int32_t m) noexcept { return x > m ? m : x < -m ? -m : x; }
@@ -1162,12 +1172,8 @@ template <class W, int32_t = wide<W>::count> SSM_INLINE bool product_at_most(con
     return true;
 }
 
-template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept {
-    return wide<W>::choose(wide<W>::less(a, b), a, b);
-}
-template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept {
-    return wide<W>::choose(wide<W>::less(a, b), b, a);
-}
+template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept { return wide<W>::least(a, b); }
+template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept { return wide<W>::most(a, b); }
 template <class W> SSM_INLINE W within(const W& x, int64_t m) noexcept {
     return most(least(x, wide<W>::set(m)), wide<W>::set(-m));
 }
@@ -2869,18 +2875,70 @@ struct scalar {
 typedef int64_t  i64x4 __attribute__((vector_size(32)));
 typedef uint64_t u64x4 __attribute__((vector_size(32)));
 typedef int32_t  i32x4 __attribute__((vector_size(16)));
-// Four lanes of 64 bits. What gcc has no way to say without the builtin, clang finds in plain code.
-template <> struct wide<i64x4> {
-    static constexpr int32_t count = 4;
-    static SSM_INLINE i64x4  set(int64_t x) noexcept {
-         i64x4 v = {};
-         if (__builtin_constant_p(x)) return i64x4{x, x, x, x};
+typedef int16_t  i16x4 __attribute__((vector_size(8)));
+typedef int16_t  i16x8 __attribute__((vector_size(16)));
+typedef int16_t  i16x16 __attribute__((vector_size(32)));
+// Lanes of 64 bits: what vector types of the compiler say by themselves. W as int64, U unsigned, V in halves of 32
+// bits.
+template <class W, class U, class V> struct lanes64 {
+    static constexpr int32_t count = int32_t(sizeof(W) / 8);
+    static SSM_INLINE W      set(int64_t x) noexcept {
+             W v = {};
+             if (__builtin_constant_p(x)) return v + x;
 #if !defined(__clang__)
 #pragma GCC unroll 1
 #endif
-        for (int k = 0; k < 4; ++k) v[k] = x;
+        for (int k = 0; k < count; ++k) v[k] = x;
         return v;
     }
+    static SSM_INLINE W less(const W& a, const W& b) noexcept { return a < b; }
+    static SSM_INLINE W choose(const W& mask, const W& a, const W& b) noexcept { return mask ? a : b; }
+    static SSM_INLINE W least(const W& a, const W& b) noexcept { return a < b ? a : b; }
+    static SSM_INLINE W most(const W& a, const W& b) noexcept { return a < b ? b : a; }
+    static SSM_INLINE W size_low(const W& a) noexcept { // the upper halves are of no use
+        const V x = reinterpret_cast<V>(a), minus = -x;
+        return reinterpret_cast<W>(x > minus ? x : minus);
+    }
+    static SSM_INLINE W clamp(const W& a, int32_t m) noexcept { // an upper half is 0 or -1, and stays
+        return clamp_halves(a, V{} + m, V{} - m);
+    }
+    static SSM_INLINE W shr(const W& a, int s) noexcept { return a >> s; }
+    static SSM_INLINE W lsr(const W& a, int s) noexcept { return reinterpret_cast<W>(reinterpret_cast<U>(a) >> s); }
+    static SSM_INLINE W lsr(const W& a, const W& s) noexcept {
+        return reinterpret_cast<W>(reinterpret_cast<U>(a) >> reinterpret_cast<U>(s));
+    }
+    static SSM_INLINE W shl(const W& a, const W& s) noexcept { return a << s; }
+    static SSM_INLINE W up(const W& a, int s) noexcept { return a << s; }
+
+    // Twice as many int32, the even ones in the lower halves.
+    using halves = V;
+    static SSM_INLINE W raw(const void* p) noexcept {
+        W v;
+        SSM_MEMCPY(&v, p, sizeof v);
+        return v;
+    }
+    static SSM_INLINE void put(void* p, const W& v) noexcept { SSM_MEMCPY(p, &v, sizeof v); }
+    static SSM_INLINE W    clamp_halves(const W& a, const V& top, const V& low) noexcept {
+           const V x = reinterpret_cast<V>(a), y = x < top ? x : top;
+           return reinterpret_cast<W>(y > low ? y : low);
+    }
+    static SSM_INLINE W add_halves(const W& a, const W& b) noexcept {
+        return reinterpret_cast<W>(reinterpret_cast<V>(a) + reinterpret_cast<V>(b));
+    }
+    static SSM_INLINE W up_halves(const W& a, int s) noexcept {
+        return reinterpret_cast<W>(reinterpret_cast<V>(a) << s);
+    }
+    static SSM_INLINE void widen(V* top, V* low, const W& a) noexcept { // to the largest and the least halves
+        const V x = reinterpret_cast<V>(a);
+        *top = x > *top ? x : *top, *low = x < *low ? x : *low;
+    }
+    static SSM_INLINE V sizes(const V& top, const V& low) noexcept { // the largest |x| of what widen() saw
+        const V minus = -low;
+        return top > minus ? top : minus;
+    }
+};
+// Four. What gcc has no way to say without the builtin, clang finds in plain code.
+template <> struct wide<i64x4> : lanes64<i64x4, u64x4, i32x8> {
 #if defined(__clang__)
     static SSM_INLINE i64x4 mul(const i64x4& a, const i64x4& b) noexcept {
         return ((a << 32) >> 32) * ((b << 32) >> 32);
@@ -2889,6 +2947,7 @@ template <> struct wide<i64x4> {
         return (a & 0xffffffff) * (b & 0xffffffff);
     }
     static SSM_INLINE i64x4 extend(const i32x4& v) noexcept { return __builtin_convertvector(v, i64x4); }
+    static SSM_INLINE i32x8 extend(const i16x8& v) noexcept { return __builtin_convertvector(v, i32x8); }
 #else
     static SSM_INLINE i64x4 mul(const i64x4& a, const i64x4& b) noexcept {
         return reinterpret_cast<i64x4>(
@@ -2901,26 +2960,10 @@ template <> struct wide<i64x4> {
     static SSM_INLINE i64x4 extend(const i32x4& v) noexcept {
         return reinterpret_cast<i64x4>(__builtin_ia32_pmovsxdq256(v));
     }
+    static SSM_INLINE i32x8 extend(const i16x8& v) noexcept {
+        return reinterpret_cast<i32x8>(__builtin_ia32_pmovsxwd256(v));
+    }
 #endif
-    static SSM_INLINE i64x4 less(const i64x4& a, const i64x4& b) noexcept { return a < b; }
-    static SSM_INLINE i64x4 choose(const i64x4& mask, const i64x4& a, const i64x4& b) noexcept { return mask ? a : b; }
-    static SSM_INLINE i64x4 size_low(const i64x4& a) noexcept { // in halves of 32 bits: the upper ones are of no use
-        const i32x8 x = reinterpret_cast<i32x8>(a), minus = -x;
-        return reinterpret_cast<i64x4>(x > minus ? x : minus);
-    }
-    static SSM_INLINE i64x4 clamp(const i64x4& a, int32_t m) noexcept { // an upper half is 0 or -1, and stays
-        const i32x8 x = reinterpret_cast<i32x8>(a), top = i32x8{} + m, low = i32x8{} - m, y = x < top ? x : top;
-        return reinterpret_cast<i64x4>(y > low ? y : low);
-    }
-    static SSM_INLINE i64x4 shr(const i64x4& a, int s) noexcept { return a >> s; }
-    static SSM_INLINE i64x4 lsr(const i64x4& a, int s) noexcept {
-        return reinterpret_cast<i64x4>(reinterpret_cast<u64x4>(a) >> s);
-    }
-    static SSM_INLINE i64x4 lsr(const i64x4& a, const i64x4& s) noexcept {
-        return reinterpret_cast<i64x4>(reinterpret_cast<u64x4>(a) >> reinterpret_cast<u64x4>(s));
-    }
-    static SSM_INLINE i64x4 shl(const i64x4& a, const i64x4& s) noexcept { return a << s; }
-    static SSM_INLINE i64x4 up(const i64x4& a, int s) noexcept { return a << s; }
     static SSM_INLINE i64x4 load(const int32_t* p, int32_t n) noexcept { // zeros past the n-th
         i32x4 v = {};
         if (n >= 4) SSM_MEMCPY(&v, p, sizeof v);
@@ -2935,16 +2978,458 @@ template <> struct wide<i64x4> {
         else
             for (int32_t k = 0; k < n; ++k) p[k] = v[k];
     }
+    static SSM_INLINE i64x4 load16(const void* p, int32_t n) noexcept { // n int16, the first four of them
+        i16x4 v = {};
+        if (n >= 4) SSM_MEMCPY(&v, p, sizeof v);
+        else copy(&v, p, size_t(n) * 2);
+        return __builtin_convertvector(v, i64x4);
+    }
+    static SSM_INLINE void store16(void* p, const i64x4& a, int32_t n) noexcept {
+        const i16x16 all = reinterpret_cast<i16x16>(a);
+        const i16x4  v = __builtin_shufflevector(all, all, 0, 4, 8, 12);
+        if (n >= 4) SSM_MEMCPY(p, &v, sizeof v);
+        else copy(p, &v, size_t(n) * 2);
+    }
+    static SSM_INLINE i64x4 odd(const i64x4& a) noexcept { // the upper halves in the lower ones
+        const i32x8 v = reinterpret_cast<i32x8>(a);
+        return reinterpret_cast<i64x4>(__builtin_shufflevector(v, v, 1, 1, 3, 3, 5, 5, 7, 7));
+    }
+    static SSM_INLINE i64x4 blend(const i64x4& even, const i64x4& odd) noexcept { // lower halves of one, upper ones
+        return reinterpret_cast<i64x4>(__builtin_shufflevector(
+            reinterpret_cast<i32x8>(even), reinterpret_cast<i32x8>(odd), 0, 9, 2, 11, 4, 13, 6, 15));
+    }
+    static SSM_INLINE i64x4 shorts(const void* p) noexcept { // eight of 16 bits
+        i16x8 v;
+        SSM_MEMCPY(&v, p, sizeof v);
+        return reinterpret_cast<i64x4>(extend(v));
+    }
+    static SSM_INLINE uint32_t largest(const i32x8& v) noexcept { // of numbers >= 0
+        i32x8 w = __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3), m = v > w ? v : w;
+        w = __builtin_shufflevector(m, m, 2, 3, 0, 1, 6, 7, 4, 5), m = m > w ? m : w;
+        w = __builtin_shufflevector(m, m, 1, 0, 3, 2, 5, 4, 7, 6), m = m > w ? m : w;
+        return uint32_t(m[0]);
+    }
+    static SSM_INLINE int64_t sum(const i64x4& v) noexcept {
+        const i64x4 two = v + __builtin_shufflevector(v, v, 2, 3, 0, 1);
+        return two[0] + two[1];
+    }
+    static SSM_INLINE i64x4 sums(const i64x4* s) noexcept { // of each of four
+        const i64x4 ab =
+            __builtin_shufflevector(s[0], s[1], 0, 4, 2, 6) + __builtin_shufflevector(s[0], s[1], 1, 5, 3, 7);
+        const i64x4 cd =
+            __builtin_shufflevector(s[2], s[3], 0, 4, 2, 6) + __builtin_shufflevector(s[2], s[3], 1, 5, 3, 7);
+        return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    }
 };
 
-#define SSM_AVX2 SSM_TARGET("avx2,f16c")
-#define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
-#define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
+typedef int64_t  i64x8 __attribute__((vector_size(64)));
+typedef uint64_t u64x8 __attribute__((vector_size(64)));
+typedef int32_t  i32x16 __attribute__((vector_size(64)));
+// Eight.
+template <> struct wide<i64x8> : lanes64<i64x8, u64x8, i32x16> {
+#if defined(__clang__)
+    static SSM_INLINE i64x8 mul(const i64x8& a, const i64x8& b) noexcept {
+        return ((a << 32) >> 32) * ((b << 32) >> 32);
+    }
+    static SSM_INLINE i64x8 mulu(const i64x8& a, const i64x8& b) noexcept {
+        return (a & 0xffffffff) * (b & 0xffffffff);
+    }
+    static SSM_INLINE i32x16 extend(const i16x16& v) noexcept { return __builtin_convertvector(v, i32x16); }
+    static SSM_INLINE i64x8  load(const int32_t* p, int32_t n) noexcept {
+         i32x8 v = {};
+         if (n >= 8) SSM_MEMCPY(&v, p, sizeof v);
+        else
+            for (int32_t k = 0; k < n; ++k) v[k] = p[k];
+        return __builtin_convertvector(v, i64x8);
+    }
+    static SSM_INLINE void store(int32_t* p, const i64x8& a, int32_t n) noexcept {
+        const i32x8 v = __builtin_convertvector(a, i32x8);
+        if (n >= 8) SSM_MEMCPY(p, &v, sizeof v);
+        else
+            for (int32_t k = 0; k < n; ++k) p[k] = v[k];
+    }
+    static SSM_INLINE i64x8 load16(const void* p, int32_t n) noexcept {
+        i16x8 v = {};
+        if (n >= 8) SSM_MEMCPY(&v, p, sizeof v);
+        else copy(&v, p, size_t(n) * 2);
+        return __builtin_convertvector(v, i64x8);
+    }
+    static SSM_INLINE void store16(void* p, const i64x8& a, int32_t n) noexcept {
+        const i16x8 v = __builtin_convertvector(a, i16x8);
+        if (n >= 8) SSM_MEMCPY(p, &v, sizeof v);
+        else copy(p, &v, size_t(n) * 2);
+    }
+#else
+    static SSM_INLINE i64x8 mul(const i64x8& a, const i64x8& b) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_ia32_pmuldq512_mask(
+            reinterpret_cast<i32x16>(a), reinterpret_cast<i32x16>(b), as_v8di(a), static_cast<unsigned char>(-1)));
+    }
+    static SSM_INLINE i64x8 mulu(const i64x8& a, const i64x8& b) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_ia32_pmuludq512_mask(
+            reinterpret_cast<i32x16>(a), reinterpret_cast<i32x16>(b), as_v8di(a), static_cast<unsigned char>(-1)));
+    }
+    static SSM_INLINE i64x8 least(const i64x8& a, const i64x8& b) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_ia32_pminsq512_mask(as_v8di(a), as_v8di(b), as_v8di(a), 255));
+    }
+    static SSM_INLINE i64x8 most(const i64x8& a, const i64x8& b) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_ia32_pmaxsq512_mask(as_v8di(a), as_v8di(b), as_v8di(a), 255));
+    }
+    static SSM_INLINE i64x8 less(const i64x8& a, const i64x8& b) noexcept {
+        return reinterpret_cast<i64x8>(
+            __builtin_ia32_cvtmask2q512(__builtin_ia32_cmpq512_mask(as_v8di(a), as_v8di(b), 1, 255)));
+    }
+    static SSM_INLINE i64x8 choose(const i64x8& mask, const i64x8& a, const i64x8& b) noexcept {
+        return (mask & a) | (~mask & b);
+    }
+    static SSM_INLINE i32x16 extend(const i16x16& v) noexcept {
+        return reinterpret_cast<i32x16>(__builtin_ia32_pmovsxwd512_mask(v, reinterpret_cast<v16si>(i32x16{}), 65535));
+    }
+    typedef int                     v16si __attribute__((vector_size(64)));
+    static SSM_INLINE unsigned char first(int32_t n) noexcept { // a mask
+        return static_cast<unsigned char>(n < 8 ? (1u << n) - 1 : 255u);
+    }
+    static SSM_INLINE i64x8 load(const int32_t* p, int32_t n) noexcept {
+        return extend(__builtin_ia32_loaddqusi256_mask(p, v8si{}, first(n)));
+    }
+    static SSM_INLINE void store(int32_t* p, const i64x8& a, int32_t n) noexcept {
+        __builtin_ia32_pmovqd512mem_mask(reinterpret_cast<v8si*>(p), as_v8di(a), first(n));
+    }
+    static SSM_INLINE i64x8 load16(const void* p, int32_t n) noexcept {
+        i16x8 v = {};
+        if (n >= 8) SSM_MEMCPY(&v, p, sizeof v);
+        else copy(&v, p, size_t(n) * 2);
+        return reinterpret_cast<i64x8>(__builtin_ia32_pmovsxwq512_mask(v, v8di{}, 255));
+    }
+    static SSM_INLINE void store16(void* p, const i64x8& a, int32_t n) noexcept {
+        const i16x8 v = reinterpret_cast<i16x8>(__builtin_ia32_pmovqw512_mask(as_v8di(a), i16x8{}, 255));
+        if (n >= 8) SSM_MEMCPY(p, &v, sizeof v);
+        else copy(p, &v, size_t(n) * 2);
+    }
+    typedef int             v8si __attribute__((vector_size(32)));
+    static SSM_INLINE i64x8 extend(const v8si& v) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_ia32_pmovsxdq512_mask(v, v8di{}, 255));
+    }
+    typedef long long      v8di __attribute__((vector_size(64)));
+    static SSM_INLINE v8di as_v8di(const i64x8& a) noexcept { return reinterpret_cast<v8di>(a); }
+#endif
+    static SSM_INLINE i64x8 odd(const i64x8& a) noexcept { return lsr(a, 32); }
+    static SSM_INLINE i64x8 blend(const i64x8& even, const i64x8& odd) noexcept {
+        return reinterpret_cast<i64x8>(__builtin_shufflevector(reinterpret_cast<i32x16>(even),
+                                                               reinterpret_cast<i32x16>(odd), 0, 17, 2, 19, 4, 21, 6,
+                                                               23, 8, 25, 10, 27, 12, 29, 14, 31));
+    }
+    static SSM_INLINE i64x8 shorts(const void* p) noexcept {
+        i16x16 v;
+        SSM_MEMCPY(&v, p, sizeof v);
+        return reinterpret_cast<i64x8>(extend(v));
+    }
+    static SSM_INLINE uint32_t largest(const i32x16& v) noexcept {
+        const i32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                    b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+        return wide<i64x4>::largest(a > b ? a : b);
+    }
+    static SSM_INLINE int64_t sum(const i64x8& v) noexcept {
+        return wide<i64x4>::sum(__builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7));
+    }
+    static SSM_INLINE i64x8 pairs(const i64x8& a, const i64x8& b) noexcept { // sums of two, a's and b's in turn
+        return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+               __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    static SSM_INLINE i64x8 fours(const i64x8& ab, const i64x8& cd) noexcept {
+        return __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+               __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    static SSM_INLINE i64x8 sums(const i64x8* s) noexcept {
+        const i64x8 low = fours(pairs(s[0], s[1]), pairs(s[2], s[3])),
+                    high = fours(pairs(s[4], s[5]), pairs(s[6], s[7]));
+        return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
+               __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+};
+
 #if defined(__clang__)
 #define SSM_UNROLL_8 _Pragma("unroll 8")
 #else // so that arrays of sums stay in registers
 #define SSM_UNROLL_8 _Pragma("GCC unroll 8")
 #endif
+
+// ---- Recurrences in integers for any vector of 64-bit lanes
+
+// The largest |x| of n int32 in the file's byte order.
+template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    const unsigned char* p = static_cast<const unsigned char*>(x);
+    V                    top = {}, low = {};
+    ptrdiff_t            i = 0;
+    uint32_t             out = 0;
+    for (; i + 2 * L::count <= n; i += 2 * L::count) L::widen(&top, &low, L::raw(p + i * 4));
+    out = L::largest(L::sizes(top, low));
+    for (; i < n; ++i) {
+        const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
+        out = v > out ? v : out;
+    }
+    return out;
+}
+
+// What one row of h has of its ranks, a list as Ranks. k and k0 times 2^up, v and w times 2^(9 - up), see scan_rows().
+// Odd numbers are loaded from one further on, which lies within the arrays.
+template <class W, int R, bool Prev> struct RanksQ {
+    using L = wide<W>;
+    RanksQ<W, R - 1, Prev> before;
+    const int32_t *        k, *k0, *q;
+    W                      v, w, sum;
+    SSM_INLINE void        start(const HeadScanQ& a, const int32_t (*scaled)[max_d_state / 2 + 16], ptrdiff_t p,
+                                 int32_t up) noexcept {
+               before.start(a, scaled, p, up);
+               k = scaled[R - 1], q = a.q + (R - 1) * a.k_stride, sum = L::set(0);
+               v = L::set(int64_t(a.v[(R - 1) * a.P + p]) * (int64_t(1) << up));
+               if constexpr (Prev) {
+                   k0 = scaled[max_mimo_rank / 2 + R - 1];
+                   w = L::set(int64_t(a.w[(R - 1) * a.P + p]) * (int64_t(1) << up));
+        }
+    }
+    SSM_INLINE W add(W x, ptrdiff_t n) const noexcept {
+        x = before.add(x, n) + L::mul(v, L::raw(k + n));
+        if constexpr (Prev) x = x + L::mul(w, L::raw(k0 + n));
+        return x;
+    }
+    SSM_INLINE void read(const W& even, const W& odd, ptrdiff_t n) noexcept {
+        before.read(even, odd, n);
+        sum = sum + (L::mul(even, L::raw(q + n)) + L::mul(odd, L::raw(q + n + 1)));
+    }
+    SSM_INLINE void keep(W (*sums)[size_t(L::count)], ptrdiff_t row, const int64_t* rest) const noexcept {
+        before.keep(sums, row, rest);
+        W more = L::set(0); // in a register: a store of one lane would stall the load of all
+        more[0] = rest[R - 1];
+        sums[R - 1][row] = sum + more;
+    }
+};
+template <class W, bool Prev> struct RanksQ<W, 0, Prev> {
+    SSM_INLINE void start(const HeadScanQ&, const int32_t (*)[max_d_state / 2 + 16], ptrdiff_t, int32_t) noexcept {}
+    SSM_INLINE W    add(W x, ptrdiff_t) const noexcept { return x; }
+    SSM_INLINE void read(const W&, const W&, ptrdiff_t) noexcept {}
+    SSM_INLINE void keep(W (*)[size_t(wide<W>::count)], ptrdiff_t, const int64_t*) const noexcept {}
+};
+
+// The rows of h where |h'| is known to stay below 64 before the clip. With k and v scaled so that `add` comes times
+// 2^9, rs(rs(alpha h, 9) + add, 21) is (alpha h + 2^8 + 2^29 + 2^9 add) >> 30, of which 32 bits are all: shifts may be
+// logical. Even and odd numbers in 64 bits each. The clip is looked at once, in the end.
+template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& a, int32_t up_k) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    static_assert(R <= max_mimo_rank / 2, "scaled has no more rows");
+    const W         alpha = L::set(a.alpha), round = L::set((1 << 29) + (1 << 8));
+    const ptrdiff_t N = a.N, step = 2 * L::count, whole = N / step * step;
+    int32_t         scaled[max_mimo_rank][max_d_state / 2 + 16], dropped[max_d_state / 2];
+    V               top = {}, low = {};
+    W               sums[size_t(R)][size_t(L::count)] = {};
+    bool            hit = false;
+    for (ptrdiff_t r = 0; r < R; ++r)
+        for (ptrdiff_t n = 0; n < whole; n += step) {
+            L::put(scaled[r] + n, L::up_halves(L::raw(a.k + r * a.k_stride + n), up_k));
+            if (Prev) L::put(scaled[max_mimo_rank / 2 + r] + n, L::up_halves(L::raw(a.k0 + r * a.k_stride + n), up_k));
+        }
+    for (ptrdiff_t p = 0; p < a.P; ++p) {
+        const int32_t*     h = a.h_in + p * N;
+        int32_t* const     to = a.h_out != nullptr ? a.h_out + p * N : dropped;
+        RanksQ<W, R, Prev> ranks;
+        ranks.start(a, scaled, p, 9 - up_k);
+        for (ptrdiff_t n = 0; n < whole; n += step) {
+            const W old = L::raw(h + n);
+            const W even = ranks.add(L::mul(alpha, old) + round, n),
+                    odd = ranks.add(L::mul(alpha, L::odd(old)) + round, n + 1);
+            const W x = L::lsr(even, 30), next = L::blend(x, L::up(odd, 2));
+            L::widen(&top, &low, next);
+            L::put(to + n, next);
+            ranks.read(x, L::lsr(odd, 30), n);
+        }
+        int64_t rest[size_t(R)] = {};
+        for (ptrdiff_t n = whole; n < N; ++n) {
+            const int32_t x = limit_q(next_h(a.alpha, h[n], head_add(a, p, n)), a.clip, &hit);
+            to[n] = x;
+            for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
+        }
+        const ptrdiff_t row = p % L::count;
+        ranks.keep(sums, row, rest);
+        for (ptrdiff_t r = 0; (row == L::count - 1 || p + 1 == a.P) && r < R; ++r)
+            head_read<W>(a, r, p - row, int32_t(a.P - p + row), L::sums(sums[r]), 25);
+    }
+    if (L::largest(L::sizes(top, low)) <= uint32_t(a.clip)) return hit;
+    if (a.h_out == nullptr) return scalar::scan_q(a);
+    for (ptrdiff_t p = 0; p < a.P; ++p) { // the numbers as they came out are in h_out
+        int32_t* const h = a.h_out + p * N;
+        for (ptrdiff_t n = 0; n < N; ++n) h[n] = sat(h[n], a.clip);
+        for (ptrdiff_t r = 0; r < R; ++r) {
+            int64_t sum = 0;
+            for (ptrdiff_t n = 0; n < N; ++n) sum += product(h[n], a.q[r * a.k_stride + n]);
+            head_read<int64_t>(a, r, p, 1, sum, 25);
+        }
+    }
+    return true;
+}
+// rs(x, s) with 2^62 on top, so that the shift may be logical; |x| + half < 2^62.
+template <class W> SSM_INLINE W rs_by(const W& x, int32_t s, int64_t half) noexcept {
+    return wide<W>::lsr(W(x + ((int64_t(1) << 62) + half)), s) - ((int64_t(1) << 62) >> s);
+}
+// Row p of codes, as scan_codes().
+template <class W, int R, bool Prev> SSM_INLINE bool code_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+    using L = wide<W>;
+    const int64_t bound = int64_t(a.clip) << 21;
+    const size_t  row = size_t(a.row + p), first = row * size_t(a.N);
+    const int32_t X = 40 - exponent_at(a.X_in, row), down = X > 16 ? X - 16 : 0, up = X < 16 ? 16 - X : 0;
+    const int64_t half = down > 0 ? int64_t(1) << (down - 1) : 0;
+    const auto*   from = reinterpret_cast<const unsigned char*>(a.h_in) + first * 2;
+    auto*         to = a.h_out != nullptr ? reinterpret_cast<unsigned char*>(a.h_out) + first * 2 : nullptr;
+    W             tops = L::set(0), hits = tops, alpha = L::set(a.alpha), sums[size_t(R)], v[size_t(R)], w[size_t(R)];
+    SSM_UNROLL_8
+    for (int r = 0; r < R; ++r) {
+        sums[r] = L::set(0), v[r] = L::set(a.v[r * a.P + p]);
+        if (Prev) w[r] = L::set(a.w[r * a.P + p]);
+    }
+    for (int32_t n = 0; n < a.N; n += L::count) {
+        const int32_t left = a.N - n;
+        if (a.alpha_each != nullptr) alpha = L::load(a.alpha_each + n, left);
+        W x = L::up(rs_by<W>(L::mul(alpha, L::load16(from + ptrdiff_t(n) * 2, left)), down, half), up);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) {
+            x = x + L::mul(v[r], L::load(a.k + r * a.k_stride + n, left));
+            if (Prev) x = x + L::mul(w[r], L::load(a.k0 + r * a.k_stride + n, left));
+        }
+        const W limited = within(x, bound);
+        hits = hits | (limited ^ x), tops = tops | most(limited, W(-limited));
+        if (left >= L::count) L::put(a.wide_row + n, limited);
+        else copy(a.wide_row + n, &limited, size_t(left) * 8);
+    }
+    uint64_t top = 0;
+    int64_t  hit = 0;
+    for (int k = 0; k < L::count; ++k) top |= uint64_t(tops[k]), hit |= hits[k];
+    const int32_t s = bit_length(top) > 21 ? bit_length(top) - 15 : 6;
+    for (int32_t n = 0; n < a.N; n += L::count) {
+        const int32_t left = a.N - n;
+        W             x = L::set(0);
+        if (left >= L::count) x = L::raw(a.wide_row + n);
+        else copy(&x, a.wide_row + n, size_t(left) * 8);
+        const W code = L::clamp(rs_by<W>(x, s, int64_t(1) << (s - 1)), 32767);
+        if (to != nullptr) L::store16(to + ptrdiff_t(n) * 2, code, left);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) sums[r] = sums[r] + L::mul(code, L::load(a.q + r * a.k_stride + n, left));
+    }
+    if (to != nullptr) set_exponent(a.X_out, row, s - 6);
+    for (int r = 0; r < R; ++r) head_read<int64_t>(a, r, p, 1, L::sum(sums[r]), 46 - s);
+    return hit != 0;
+}
+template <class W, int R, bool Prev>
+SSM_INLINE bool scan_either(const HeadScanQ& a, int32_t up_k) noexcept { // codes or numbers
+    if (a.X_in == nullptr) return scan_rows<W, R, Prev>(a, up_k);
+    bool hit = false;
+    for (ptrdiff_t p = 0; p < a.P; ++p) hit |= code_row<W, R, Prev>(a, p);
+    return hit;
+}
+template <class W> SSM_INLINE bool scan_vectors(const HeadScanQ& a) noexcept {
+    if ((a.ranks != 1 && a.ranks != 2 && a.ranks != 4) || (a.w == nullptr && a.ranks != 1)) return scalar::scan_q(a);
+    int32_t up_k = 0;
+    if (a.X_in == nullptr) {
+        if (a.alpha_each != nullptr) return scalar::scan_q(a);
+        // 64 in Q46 less what is added must leave room for the h there is: for every h up to a clip of 50, or as it is.
+        const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest_q<W>(a.h_in, ptrdiff_t(a.P) * a.N);
+        uint64_t       bound = (most_h + 1) << 21;
+        uint32_t       all_k = 0, all_v = 0;
+        for (ptrdiff_t r = 0; r < a.ranks && bound < uint64_t(1) << 52; ++r) { // each product is below 2^62
+            const uint32_t k = largest_q<W>(a.k + r * a.k_stride, a.N), v = largest_q<W>(a.v + r * a.P, a.P);
+            bound += uint64_t(v) * k, all_k |= k, all_v |= v;
+            if (a.w == nullptr) continue;
+            const uint32_t k0 = largest_q<W>(a.k0 + r * a.k_stride, a.N), w = largest_q<W>(a.w + r * a.P, a.P);
+            bound += uint64_t(w) * k0, all_k |= k0, all_v |= w;
+        }
+        up_k = 31 - bit_length(all_k) < 9 ? 31 - bit_length(all_k) : 9;
+        if (bound >= uint64_t(1) << 52 || bit_length(all_v) + 9 - up_k > 31) return scalar::scan_q(a);
+    }
+    if (a.w == nullptr) return scan_either<W, 1, false>(a, up_k);
+    return a.ranks == 1   ? scan_either<W, 1, true>(a, up_k)
+           : a.ranks == 2 ? scan_either<W, 2, true>(a, up_k)
+                          : scan_either<W, 4, true>(a, up_k);
+}
+
+// S4D: one mode in 64 bits, its real part in the lower half. Where |x| of a channel is at most 35 and |b u| at most 12,
+// |x'| stays below 64 before the limit: bits 30 to 61 of a x and 32 bits of b u are all of it.
+template <class W> struct ModesQ {
+    using L = wide<W>;
+    W            half, b_half;
+    int          down; // of b u
+    SSM_INLINE W next(const int32_t* h, const unsigned char* a, const unsigned char* b, const W& u) const noexcept {
+        const W x = L::raw(h), A = L::raw(a), B = L::raw(b), x_odd = L::odd(x), A_odd = L::odd(A);
+        const W re = L::mul(A, x) + half - L::mul(A_odd, x_odd), im = L::mul(A, x_odd) + half + L::mul(A_odd, x);
+        const W b_re = L::mul(B, u) + b_half, b_im = L::mul(L::odd(B), u) + b_half;
+        return L::add_halves(L::blend(L::lsr(re, 30), L::up(im, 2)),
+                             L::blend(L::lsr(b_re, down), L::up(b_im, 32 - down)));
+    }
+    static SSM_INLINE W read(const W& sum, const unsigned char* C, const W& x) noexcept { // + Re(C x)
+        const W c = L::shorts(C);
+        return sum + (L::mul(c, x) - L::mul(L::odd(c), L::odd(x)));
+    }
+    static SSM_INLINE uint32_t largest(const int32_t* x, ptrdiff_t n) noexcept { // n: whole vectors
+        typename L::halves top = {}, low = {};
+        for (ptrdiff_t i = 0; i < n; i += 2 * L::count) L::widen(&top, &low, L::raw(x + i));
+        return L::largest(L::sizes(top, low));
+    }
+};
+// The first `count` numbers of a channel's new state as they came out, limited; their part of the sum.
+SSM_LOCAL int64_t limit_modes(int32_t* x, const unsigned char* C, ptrdiff_t count, int32_t clip, bool* hit) noexcept {
+    int64_t sum = 0;
+    for (ptrdiff_t k = 0; k < count; ++k) {
+        x[k] = limit_q(x[k], clip, hit);
+        const int64_t part = product(int16_t(load_u16(C + k * 2)), x[k]);
+        sum += k % 2 == 0 ? part : -part;
+    }
+    return sum;
+}
+template <class W> SSM_INLINE bool s4d_vectors(const S4dScanQ& a) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    const ModesQ<W> v{L::set(1 << 29), L::set(int64_t(1) << (a.b_shift - 1)), a.b_shift};
+    // Up to `calm` nothing is limited. Since |b| < 2^31, a |u| up to small_u is small enough for every channel.
+    const uint32_t  calm = uint32_t(a.clip < 35 << 25 ? a.clip : 35 << 25);
+    const uint32_t  small_u = (uint32_t(12) << 16) >> (22 - a.b_shift);
+    const ptrdiff_t step = 2 * L::count, whole = a.modes * 2 / step * step; // numbers, those in vectors
+    int32_t         dropped[max_d_state];
+    bool            hit = false;
+    for (ptrdiff_t h = 0; h < a.H; ++h) {
+        const ptrdiff_t      first = h * a.modes * 2;
+        const unsigned char *A = a.a + first * 4, *B = a.b + first * 4, *C = a.C + first * 2;
+        const int32_t*       from = a.h_in;
+        int32_t* const       to = a.h_out != nullptr ? a.h_out + first : dropped;
+        bool                 fast = ModesQ<W>::largest(from + first, whole) <= calm;
+        for (ptrdiff_t t = 0; t < a.T; ++t) {
+            const int32_t u = a.u[t * a.stride + h];
+            int64_t       sum = 0;
+            ptrdiff_t     done = 0;
+            if (fast && (size_of(u) <= small_u ||
+                         uint64_t(size_of(u)) * largest_q<W>(B, whole) <= uint64_t(12) << (25 + a.b_shift))) {
+                const W U = L::set(u);
+                W       sums = L::set(0);
+                V       top = {}, low = {};
+                for (ptrdiff_t k = 0; k < whole; k += step) {
+                    const W x = v.next(from + first + k, A + k * 4, B + k * 4, U);
+                    L::put(to + k, x);
+                    L::widen(&top, &low, x);
+                    sums = ModesQ<W>::read(sums, C + k * 2, x);
+                }
+                fast = L::largest(L::sizes(top, low)) <= calm;
+                sum = fast ? L::sum(sums) : limit_modes(to, C, whole, a.clip, &hit), done = whole;
+            } else fast = false;
+            if (done < a.modes * 2) sum += scalar::s4d_modes(a, from, h, done / 2, u, &hit);
+            if (a.h_out != nullptr) from = a.h_out;
+            if (!fast) fast = ModesQ<W>::largest(from + first, whole) <= calm;
+            a.s[t * a.stride + h] = scalar::s4d_read(a, h, sum, u);
+        }
+    }
+    return hit;
+}
+
+#define SSM_AVX2 SSM_TARGET("avx2,f16c")
+#define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
+#define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
 struct avx2 : scalar {
     static constexpr const char* name = "avx2";
 
@@ -3107,23 +3592,9 @@ struct avx2 : scalar {
 
     // ---- Of integers
 
-    SSM_AVX2_INLINE __m256i  load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-    SSM_AVX2_INLINE void     store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-    SSM_AVX2_INLINE __m256i  odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
-    SSM_AVX2_INLINE uint32_t largest(const void* x, ptrdiff_t n) noexcept {               // |x| of n int32
-        const unsigned char* p = static_cast<const unsigned char*>(x);
-        __m256i              top = _mm256_setzero_si256();
-        ptrdiff_t            i = 0;
-        uint32_t             out = 0, lane[8];
-        for (; i + 8 <= n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(p + i * 4)));
-        store(lane, top);
-        for (uint32_t v : lane) out = v > out ? v : out;
-        for (; i < n; ++i) {
-            const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
-            out = v > out ? v : out;
-        }
-        return out;
-    }
+    SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+    SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
     SSM_AVX2_INLINE int64_t sum_of_lanes(__m256i v) noexcept {
         const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
         return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
@@ -3137,7 +3608,7 @@ struct avx2 : scalar {
     }
     static SSM_AVX2 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                                   int32_t bits) {
-        const Quotients t(largest(x, n), bits);
+        const Quotients t(largest_q<i64x4>(x, n), bits);
         const __m128i   sh = _mm_cvtsi32_si128(t.sh), down = _mm_cvtsi32_si128(bits == 8 ? 22 : 14);
         const __m256i   R = _mm256_set1_epi64x(t.R), half = _mm256_set1_epi64x(1LL << (bits == 8 ? 53 : 45));
         int32_t         last[32];
@@ -3369,255 +3840,8 @@ struct avx2 : scalar {
                            codes + ptrdiff_t(i) * code_stride, scales + 2 * ptrdiff_t(i));
     }
 
-    // What one row of h has of its ranks; a list as Ranks. Odd numbers of k and q are loaded from one further on, which
-    // lies within the state or the scratch.
-    template <int R, bool Prev> struct RanksQ {
-        RanksQ<R - 1, Prev>   before;
-        const int32_t *       k, *k0, *q;
-        __m256i               v, w, sum;
-        SSM_AVX2_INLINE_ void start(const HeadScanQ& a, ptrdiff_t p) noexcept {
-            before.start(a, p);
-            k = a.k + (R - 1) * a.k_stride, q = a.q + (R - 1) * a.k_stride, sum = _mm256_setzero_si256();
-            v = _mm256_set1_epi32(a.v[(R - 1) * a.P + p]);
-            if constexpr (Prev) k0 = a.k0 + (R - 1) * a.k_stride, w = _mm256_set1_epi32(a.w[(R - 1) * a.P + p]);
-        }
-        SSM_AVX2_INLINE_ __m256i add(__m256i x, ptrdiff_t n) const noexcept {
-            x = _mm256_add_epi64(before.add(x, n), _mm256_mul_epi32(v, load(k + n)));
-            if constexpr (Prev) x = _mm256_add_epi64(x, _mm256_mul_epi32(w, load(k0 + n)));
-            return x;
-        }
-        SSM_AVX2_INLINE_ void read(__m256i x, ptrdiff_t n) noexcept {
-            before.read(x, n);
-            sum = _mm256_add_epi64(
-                sum, _mm256_add_epi64(_mm256_mul_epi32(x, load(q + n)), _mm256_mul_epi32(odd(x), load(q + n + 1))));
-        }
-        SSM_AVX2_INLINE_ void keep(__m256i (*sums)[4], ptrdiff_t row, const int64_t* rest) const noexcept {
-            before.keep(sums, row, rest);
-            sums[R - 1][row] = _mm256_add_epi64(sum, _mm256_set_epi64x(0, 0, 0, rest[R - 1]));
-        }
-    };
-    template <bool Prev> struct RanksQ<0, Prev> {
-        SSM_AVX2_INLINE_ void    start(const HeadScanQ&, ptrdiff_t) noexcept {}
-        SSM_AVX2_INLINE_ __m256i add(__m256i x, ptrdiff_t) const noexcept { return x; }
-        SSM_AVX2_INLINE_ void    read(__m256i, ptrdiff_t) noexcept {}
-        SSM_AVX2_INLINE_ void    keep(__m256i (*)[4], ptrdiff_t, const int64_t*) const noexcept {}
-    };
-    // o of four rows from p on, of their four lanes of sums each.
-    SSM_AVX2_INLINE void read4(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, const __m256i* s) noexcept {
-        const __m256i ab = _mm256_add_epi64(_mm256_unpacklo_epi64(s[0], s[1]), _mm256_unpackhi_epi64(s[0], s[1]));
-        const __m256i cd = _mm256_add_epi64(_mm256_unpacklo_epi64(s[2], s[3]), _mm256_unpackhi_epi64(s[2], s[3]));
-        const __m256i all =
-            _mm256_add_epi64(_mm256_permute2x128_si256(ab, cd, 0x20), _mm256_permute2x128_si256(ab, cd, 0x31));
-        i64x4 sum;
-        SSM_MEMCPY(&sum, &all, sizeof sum);
-        head_read<i64x4>(a, r, p, int32_t(a.P - p), sum, 25);
-    }
-    // The rows of h where |h'| is known to stay below 64: only bits 21 to 52 of each sum matter, so that shifts may be
-    // logical and the clip acts on 32 bits. Eight n at a time, even and odd ones in 64 bits each.
-    template <int R, bool Prev> static SSM_AVX2 bool scan_rows(const HeadScanQ& a) noexcept {
-        const __m256i   alpha = _mm256_set1_epi32(a.alpha), round = _mm256_set1_epi64x((1 << 29) + (1 << 8));
-        const __m256i   top = _mm256_set1_epi32(a.clip), low = _mm256_set1_epi32(-a.clip);
-        const ptrdiff_t N = a.N, whole = N / 8 * 8;
-        __m256i         limited = _mm256_setzero_si256(), sums[size_t(R)][4];
-        bool            hit = false;
-        for (ptrdiff_t p = 0; p < a.P; ++p) {
-            const int32_t*  h = a.h_in + p * N;
-            int32_t* const  to = a.h_out != nullptr ? a.h_out + p * N : nullptr;
-            RanksQ<R, Prev> ranks;
-            ranks.start(a, p);
-            for (ptrdiff_t n = 0; n < whole; n += 8) {
-                const __m256i old = load(h + n);
-                const __m256i even =
-                    ranks.add(_mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(alpha, old), round), 9), n);
-                const __m256i other =
-                    ranks.add(_mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(alpha, odd(old)), round), 9), n + 1);
-                const __m256i next =
-                    _mm256_blend_epi32(_mm256_srli_epi64(even, 21), _mm256_slli_epi64(other, 11), 0xaa);
-                const __m256i x = _mm256_max_epi32(_mm256_min_epi32(next, top), low);
-                limited = _mm256_or_si256(limited, _mm256_xor_si256(next, x));
-                if (to != nullptr) store(to + n, x);
-                ranks.read(x, n);
-            }
-            int64_t rest[size_t(R)] = {};
-            for (ptrdiff_t n = whole; n < N; ++n) {
-                const int32_t x = limit_q(next_h(a.alpha, h[n], head_add(a, p, n)), a.clip, &hit);
-                if (to != nullptr) to[n] = x;
-                for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
-            }
-            ranks.keep(sums, p % 4, rest);
-            for (ptrdiff_t r = 0; (p % 4 == 3 || p + 1 == a.P) && r < R; ++r) read4(a, r, p / 4 * 4, sums[r]);
-        }
-        return hit || _mm256_testz_si256(limited, limited) == 0;
-    }
-    // Row p of codes, as scan_codes(). rs(x, s) with 2^62 on top, so that the shift may be logical.
-    SSM_AVX2_INLINE i64x4 rs_by(const i64x4& x, int32_t s, int64_t half) noexcept {
-        using L = wide<i64x4>;
-        return L::lsr(x + ((int64_t(1) << 62) + half), s) - ((int64_t(1) << 62) >> s);
-    }
-    template <int R, bool Prev> static SSM_AVX2 bool code_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
-        using L = wide<i64x4>;
-        const int64_t bound = int64_t(a.clip) << 21;
-        const size_t  row = size_t(a.row + p), first = row * size_t(a.N);
-        const int32_t X = 40 - exponent_at(a.X_in, row), down = X > 16 ? X - 16 : 0, up = X < 16 ? 16 - X : 0;
-        const int64_t half = down > 0 ? int64_t(1) << (down - 1) : 0;
-        const auto*   from = reinterpret_cast<const unsigned char*>(a.h_in) + first * 2;
-        auto*         to = a.h_out != nullptr ? reinterpret_cast<unsigned char*>(a.h_out) + first * 2 : nullptr;
-        i64x4 tops = L::set(0), hits = tops, alpha = L::set(a.alpha), sums[size_t(R)], v[size_t(R)], w[size_t(R)];
-        SSM_UNROLL_8
-        for (int r = 0; r < R; ++r) {
-            sums[r] = L::set(0), v[r] = L::set(a.v[r * a.P + p]);
-            if (Prev) w[r] = L::set(a.w[r * a.P + p]);
-        }
-        for (int32_t n = 0; n < a.N; n += 4) {
-            const int32_t left = a.N - n;
-            int64_t       four = 0;
-            if (left >= 4) SSM_MEMCPY(&four, from + ptrdiff_t(n) * 2, 8);
-            else copy(&four, from + ptrdiff_t(n) * 2, size_t(left) * 2);
-            const __m256i code = _mm256_cvtepi16_epi64(_mm_cvtsi64_si128(four));
-            if (a.alpha_each != nullptr) alpha = L::load(a.alpha_each + n, left);
-            i64x4 x = rs_by(L::mul(alpha, reinterpret_cast<i64x4>(code)), down, half) << up;
-            SSM_UNROLL_8
-            for (int r = 0; r < R; ++r) {
-                x = x + L::mul(v[r], L::load(a.k + r * a.k_stride + n, left));
-                if (Prev) x = x + L::mul(w[r], L::load(a.k0 + r * a.k_stride + n, left));
-            }
-            const i64x4 limited = within(x, bound);
-            hits = hits | (limited ^ x), tops = tops | most(limited, i64x4(-limited));
-            if (left >= 4) SSM_MEMCPY(a.wide_row + n, &limited, 32);
-            else copy(a.wide_row + n, &limited, size_t(left) * 8);
-        }
-        const uint64_t top = uint64_t(tops[0] | tops[1] | tops[2] | tops[3]);
-        const int32_t  s = bit_length(top) > 21 ? bit_length(top) - 15 : 6;
-        for (int32_t n = 0; n < a.N; n += 4) {
-            const int32_t left = a.N - n;
-            i64x4         x = L::set(0);
-            if (left >= 4) SSM_MEMCPY(&x, a.wide_row + n, 32);
-            else copy(&x, a.wide_row + n, size_t(left) * 8);
-            const i64x4 code = L::clamp(rs_by(x, s, int64_t(1) << (s - 1)), 32767);
-            if (to != nullptr) {
-                const i32x8   halves = reinterpret_cast<i32x8>(code);
-                const i32x4   low = __builtin_shufflevector(halves, halves, 0, 2, 4, 6);
-                const __m128i words = _mm_packs_epi32(reinterpret_cast<__m128i>(low), _mm_setzero_si128());
-                const int64_t out = _mm_cvtsi128_si64(words);
-                if (left >= 4) SSM_MEMCPY(to + ptrdiff_t(n) * 2, &out, 8);
-                else copy(to + ptrdiff_t(n) * 2, &out, size_t(left) * 2);
-            }
-            SSM_UNROLL_8
-            for (int r = 0; r < R; ++r) sums[r] = sums[r] + L::mul(code, L::load(a.q + r * a.k_stride + n, left));
-        }
-        if (to != nullptr) set_exponent(a.X_out, row, s - 6);
-        for (int r = 0; r < R; ++r)
-            head_read<int64_t>(a, r, p, 1, sums[r][0] + sums[r][1] + sums[r][2] + sums[r][3], 46 - s);
-        return (hits[0] | hits[1] | hits[2] | hits[3]) != 0;
-    }
-    template <int R, bool Prev> static SSM_AVX2 bool code_rows(const HeadScanQ& a) noexcept {
-        bool hit = false;
-        for (ptrdiff_t p = 0; p < a.P; ++p) hit |= code_row<R, Prev>(a, p);
-        return hit;
-    }
-    static SSM_AVX2 bool scan_q(const HeadScanQ& a) {
-        const bool codes = a.X_in != nullptr;
-        if ((a.alpha_each != nullptr && !codes) || (a.ranks != 1 && a.ranks != 2 && a.ranks != 4))
-            return scalar::scan_q(a);
-        if (codes && a.w == nullptr && a.ranks == 1) return code_rows<1, false>(a);
-        if (codes && a.w == nullptr) return scalar::scan_q(a);
-        if (codes)
-            return a.ranks == 1 ? code_rows<1, true>(a) : a.ranks == 2 ? code_rows<2, true>(a) : code_rows<4, true>(a);
-        // 64 in Q46 less what is added must leave room for the h there is: for every h up to a clip of 50, or as it is.
-        const uint64_t most_h = a.clip <= 50 << 25 ? uint64_t(a.clip) : largest(a.h_in, ptrdiff_t(a.P) * a.N);
-        uint64_t       bound = (most_h + 1) << 21;
-        for (ptrdiff_t r = 0; r < a.ranks && bound < uint64_t(1) << 52; ++r) { // each product is below 2^62
-            bound += uint64_t(largest(a.v + r * a.P, a.P)) * largest(a.k + r * a.k_stride, a.N);
-            if (a.w != nullptr) bound += uint64_t(largest(a.w + r * a.P, a.P)) * largest(a.k0 + r * a.k_stride, a.N);
-        }
-        if (bound >= uint64_t(1) << 52) return scalar::scan_q(a);
-        if (a.w == nullptr) return scan_rows<1, false>(a);
-        return a.ranks == 1 ? scan_rows<1, true>(a) : a.ranks == 2 ? scan_rows<2, true>(a) : scan_rows<4, true>(a);
-    }
-
-    // S4D, four modes at a time: real parts in even lanes, imaginary ones in odd lanes. Where |x| of a channel is at
-    // most 35 and |b u| at most 12, |x'| stays below 64 before the limit: bits 30 to 61 of a x and 32 bits of b u are
-    // all of it.
-    struct ModesQ {
-        __m256i                         half, b_half;
-        __m128i                         down, up; // of b u, to even and to odd lanes
-        static SSM_AVX2_INLINE_ __m256i other(__m256i v) noexcept { return _mm256_shuffle_epi32(v, 0xf5); }
-        SSM_AVX2_INLINE_ __m256i        next(const int32_t* h, const unsigned char* a, const unsigned char* b,
-                                             __m256i u) const noexcept {
-                   const __m256i x = load(h), A = load(a), B = load(b), x_odd = other(x), A_odd = other(A);
-                   const __m256i re =
-                       _mm256_sub_epi64(_mm256_add_epi64(_mm256_mul_epi32(A, x), half), _mm256_mul_epi32(A_odd, x_odd));
-                   const __m256i im =
-                       _mm256_add_epi64(_mm256_add_epi64(_mm256_mul_epi32(A, x_odd), half), _mm256_mul_epi32(A_odd, x));
-                   const __m256i b_re = _mm256_add_epi64(_mm256_mul_epi32(B, u), b_half),
-                                 b_im = _mm256_add_epi64(_mm256_mul_epi32(other(B), u), b_half);
-                   return _mm256_add_epi32(_mm256_blend_epi32(_mm256_srli_epi64(re, 30), _mm256_slli_epi64(im, 2), 0xaa),
-                                           _mm256_blend_epi32(_mm256_srl_epi64(b_re, down), _mm256_sll_epi64(b_im, up), 0xaa));
-        }
-        static SSM_AVX2_INLINE_ __m256i read(__m256i sum, const unsigned char* C, __m256i x) noexcept { // + Re(C x)
-            const __m256i c = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(C)));
-            return _mm256_add_epi64(sum,
-                                    _mm256_sub_epi64(_mm256_mul_epi32(c, x), _mm256_mul_epi32(other(c), other(x))));
-        }
-    };
-    // The first `count` numbers of a channel's new state as they came out, limited; their part of the sum.
-    static int64_t limit_modes(int32_t* x, const unsigned char* C, ptrdiff_t count, int32_t clip, bool* hit) noexcept {
-        int64_t sum = 0;
-        for (ptrdiff_t k = 0; k < count; ++k) {
-            x[k] = limit_q(x[k], clip, hit);
-            const int64_t part = product(int16_t(load_u16(C + k * 2)), x[k]);
-            sum += k % 2 == 0 ? part : -part;
-        }
-        return sum;
-    }
-    // Whether n (a multiple of 8) int32 are at most `bound` in size.
-    SSM_AVX2_INLINE bool none_beyond(const void* x, ptrdiff_t n, __m256i bound) noexcept {
-        const unsigned char* p = static_cast<const unsigned char*>(x);
-        __m256i              top = bound;
-        for (ptrdiff_t i = 0; i < n; i += 8) top = _mm256_max_epu32(top, _mm256_abs_epi32(load(p + i * 4)));
-        return _mm256_movemask_epi8(_mm256_cmpeq_epi32(top, bound)) == -1;
-    }
-    static SSM_AVX2 bool s4d_scan_q(const S4dScanQ& a) {
-        const ModesQ v{_mm256_set1_epi64x(1 << 29), _mm256_set1_epi64x(int64_t(1) << (a.b_shift - 1)),
-                       _mm_cvtsi32_si128(a.b_shift), _mm_cvtsi32_si128(32 - a.b_shift)};
-        // Up to `calm` nothing is limited. Since |b| < 2^31, a |u| up to small_u is small enough for every channel.
-        const __m256i   calm = _mm256_set1_epi32(a.clip < 35 << 25 ? a.clip : 35 << 25);
-        const uint32_t  small_u = (uint32_t(12) << 16) >> (22 - a.b_shift);
-        const ptrdiff_t whole = a.modes / 4 * 8; // numbers in vectors
-        int32_t         dropped[max_d_state];
-        bool            hit = false;
-        for (ptrdiff_t h = 0; h < a.H; ++h) {
-            const ptrdiff_t      first = h * a.modes * 2;
-            const unsigned char *A = a.a + first * 4, *B = a.b + first * 4, *C = a.C + first * 2;
-            const int32_t*       from = a.h_in;
-            int32_t* const       to = a.h_out != nullptr ? a.h_out + first : dropped;
-            bool                 fast = none_beyond(from + first, whole, calm);
-            for (ptrdiff_t t = 0; t < a.T; ++t) {
-                const int32_t u = a.u[t * a.stride + h];
-                int64_t       sum = 0;
-                ptrdiff_t     done = 0;
-                if (fast && (size_of(u) <= small_u ||
-                             uint64_t(size_of(u)) * largest(B, whole) <= uint64_t(12) << (25 + a.b_shift))) {
-                    const __m256i U = _mm256_set1_epi32(u);
-                    __m256i       sums = _mm256_setzero_si256(), top = calm;
-                    for (ptrdiff_t k = 0; k < whole; k += 8) {
-                        const __m256i x = v.next(from + first + k, A + k * 4, B + k * 4, U);
-                        store(to + k, x);
-                        top = _mm256_max_epu32(top, _mm256_abs_epi32(x));
-                        sums = ModesQ::read(sums, C + k * 2, x);
-                    }
-                    fast = _mm256_movemask_epi8(_mm256_cmpeq_epi32(top, calm)) == -1;
-                    sum = fast ? sum_of_lanes(sums) : limit_modes(to, C, whole, a.clip, &hit), done = whole;
-                } else fast = false;
-                if (done < a.modes * 2) sum += s4d_modes(a, from, h, done / 2, u, &hit);
-                if (a.h_out != nullptr) from = a.h_out;
-                if (!fast) fast = none_beyond(from + first, whole, calm);
-                a.s[t * a.stride + h] = s4d_read(a, h, sum, u);
-            }
-        }
-        return hit;
-    }
-
+    static SSM_AVX2 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x4>(a); }
+    static SSM_AVX2 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x4>(a); }
     static SSM_AVX2 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x4>(r, v, n); }
     static SSM_AVX2 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x4>(y, x, n); }
     static SSM_AVX2 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x4>(r, v, n); }
@@ -3639,10 +3863,166 @@ struct avx2 : scalar {
     static SSM_AVX2 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x4>(row); }
     static SSM_AVX2 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x4>(row); }
 };
+
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#define SSM_AVX512 SSM_TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx2,f16c")
+#define SSM_AVX512_INLINE inline __attribute__((always_inline)) SSM_AVX512
+// Twice as wide, with products of u8 and i8 that need no care: weights are shifted up to 0 .. 255 (or 0 .. 15), and
+// what that adds to a row's sum depends on the token alone.
+struct avx512 : avx2 {
+    static constexpr const char* name = "avx512";
+
+    static SSM_AVX512_INLINE __m512i load64(const void* p) noexcept { return _mm512_loadu_si512(p); }
+    static SSM_AVX512_INLINE __m512i load64(const void* p, ptrdiff_t n) noexcept { // zeros past the n-th byte
+        return n >= 64 ? load64(p) : _mm512_maskz_loadu_epi8((uint64_t(1) << n) - 1, p);
+    }
+    // The sums of eight vectors of int32.
+    static SSM_AVX512_INLINE __m256i sums8(const __m512i* s) noexcept {
+        __m512i two[4], four[2];
+        SSM_UNROLL_8
+        for (int i = 0; i < 4; ++i)
+            two[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]),
+                                      _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
+        SSM_UNROLL_8
+        for (int i = 0; i < 2; ++i)
+            four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(two[2 * i], two[2 * i + 1]),
+                                       _mm512_unpackhi_epi64(two[2 * i], two[2 * i + 1]));
+        const __m512i half = _mm512_add_epi32(_mm512_shuffle_i64x2(four[0], four[1], 0x88),
+                                              _mm512_shuffle_i64x2(four[0], four[1], 0xdd)); // 0+1 2+3 of either
+        const __m512i order = _mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), v = _mm512_permutexvar_epi64(order, half);
+        return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    }
+    // From eight rows' sums to Q16, as requantize().
+    static SSM_AVX512_INLINE void give8(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W,
+                                        int32_t o) noexcept {
+        const __m512i s = _mm512_cvtepu32_epi64(load(W.scale + ptrdiff_t(o) * 4));
+        const __m512i m =
+            _mm512_or_si512(_mm512_and_si512(s, _mm512_set1_epi64(0x7fffff)), _mm512_set1_epi64(0x800000));
+        const __m512i shift = _mm512_sub_epi64(_mm512_set1_epi64(scale[1] + 150 - 24 - 1), _mm512_srli_epi64(s, 23));
+        const __m512i T = _mm512_srli_epi64(
+            _mm512_add_epi64(_mm512_mul_epu32(m, _mm512_set1_epi64(scale[0])), _mm512_set1_epi64(1 << 23)), 24);
+        // rs(p, shift + 1) = ((p >> shift) + 1) >> 1, which is 0 for shifts past 61, too
+        const __m512i p = _mm512_srav_epi64(_mm512_mul_epi32(_mm512_cvtepi32_epi64(acc), T), shift);
+        __m512i       v = _mm512_srai_epi64(_mm512_add_epi64(p, _mm512_set1_epi64(1)), 1);
+        if (W.bias != nullptr) v = _mm512_add_epi64(v, _mm512_cvtepi32_epi64(load(W.bias + ptrdiff_t(o) * 4)));
+        v = _mm512_max_epi64(_mm512_min_epi64(v, _mm512_set1_epi64(int_max)), _mm512_set1_epi64(-int_max));
+        store(y, _mm512_cvtepi64_epi32(v));
+    }
+    static SSM_AVX512 void rows8(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q,
+                                 const int32_t* scale) noexcept {
+        const ptrdiff_t      cols = W.cols;
+        const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * cols;
+        const __m512i        up = _mm512_set1_epi8(-128);
+        __m512i              s[8], q128 = _mm512_setzero_si512();
+        SSM_UNROLL_8
+        for (int r = 0; r < 8; ++r) s[r] = _mm512_setzero_si512();
+        for (ptrdiff_t k = 0; k < cols; k += 64) {
+            const __m512i v = load64(q + k, cols - k);
+            q128 = _mm512_dpbusd_epi32(q128, up, v);
+            SSM_UNROLL_8
+            for (int r = 0; r < 8; ++r)
+                s[r] = _mm512_dpbusd_epi32(s[r], _mm512_xor_si512(load64(w + r * cols + k, cols - k), up), v);
+        }
+        SSM_UNROLL_8
+        for (int r = 0; r < 8; ++r) s[r] = _mm512_sub_epi32(s[r], q128);
+        give8(y + o, sums8(s), scale, W, o);
+    }
+    // Four groups at a time: their lower nibbles belong to q's elements 0 to 15 of each group, the upper ones to 16
+    // to 31.
+    static SSM_AVX512 void rows8_of4(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q,
+                                     const int32_t* scale) noexcept {
+        const ptrdiff_t      groups = (W.cols + 31) / 32;
+        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
+        const __m512i        nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), zero = _mm512_setzero_si512();
+        const __m512i        flip = _mm512_set1_epi8(-120); // 0x88: code + 8
+        const __m128i        each = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        __m512i              s[8];
+        SSM_UNROLL_8
+        for (int r = 0; r < 8; ++r) s[r] = zero;
+        for (ptrdiff_t g = 0; g < groups; g += 4) {
+            const ptrdiff_t left = groups - g;
+            const __m512i   a = load64(q + g * 32, left * 32),
+                          b = left > 2 ? load64(q + g * 32 + 64, left * 32 - 64) : zero;
+            const __m512i low = _mm512_shuffle_i64x2(a, b, 0x88), high = _mm512_shuffle_i64x2(a, b, 0xdd);
+            const __m512i less8 =
+                _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, eight, low), eight, high));
+            SSM_UNROLL_8
+            for (int r = 0; r < 8; ++r) {
+                const __m512i u = _mm512_xor_si512(load64(w + (r * groups + g) * 16, left * 16), flip);
+                const __m512i part = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(less8, _mm512_and_si512(u, nibble), low),
+                                                         _mm512_and_si512(_mm512_srli_epi16(u, 4), nibble), high);
+                const __m128i subs =
+                    _mm_maskz_loadu_epi8(static_cast<__mmask16>(left < 4 ? (1 << left) - 1 : 15), sub + r * groups + g);
+                s[r] = _mm512_add_epi32(s[r],
+                                        _mm512_mullo_epi32(part, _mm512_cvtepi8_epi32(_mm_shuffle_epi8(subs, each))));
+            }
+        }
+        give8(y + o, sums8(s), scale, W, o);
+    }
+    // Rows o to end of one token, eight at a time; the last eight of either kind may begin among those before.
+    static SSM_AVX512 void token_rows8(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
+                                       const int32_t* scale) noexcept {
+        while (o < end) {
+            const bool    four = o < W.rows4;
+            const int32_t stop = four && W.rows4 < end ? W.rows4 : end;
+            if (stop - o < 8) token_rows(y, W, o, stop, q, scale);
+            else
+                for (int32_t from = o; from < stop; from += 8) {
+                    const int32_t at = from + 8 <= stop ? from : stop - 8;
+                    if (four) rows8_of4(y, W, at, q, scale);
+                    else rows8(y, W, at, q, scale);
+                }
+            o = stop;
+        }
+    }
+    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
+                         const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits != 8) return avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        const int32_t rows = n == 1 ? W.rows : 32;
+        for (int32_t o = 0; o < W.rows; o += rows)
+            for (ptrdiff_t i = 0; i < n; ++i)
+                token_rows8(y + i * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows, codes + i * code_stride,
+                            scales + 2 * i);
+    }
+    static SSM_AVX512 bool scan_q(const HeadScanQ& a) {
+        return a.N % 16 == 0 || a.X_in != nullptr ? scan_vectors<i64x8>(a) : avx2::scan_q(a);
+    }
+    static SSM_AVX512 bool s4d_scan_q(const S4dScanQ& a) {
+        return a.modes % 8 == 0 ? s4d_vectors<i64x8>(a) : avx2::s4d_scan_q(a);
+    }
+    static SSM_AVX512 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x8>(r, v, n); }
+    static SSM_AVX512 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x8>(y, x, n); }
+    static SSM_AVX512 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x8>(r, v, n); }
+    static SSM_AVX512 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
+                                        int32_t n) {
+        layer_norm_loop_q<i64x8>(y, x, weight, bias, n);
+    }
+    static SSM_AVX512 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
+        rms_norm_loop_q<i64x8>(y, x, weight, n, 24);
+    }
+    static SSM_AVX512 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
+        gate_loop_q<i64x8>(y, x, z, n);
+    }
+    static SSM_AVX512 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias,
+                                  int32_t K, int32_t n) {
+        conv_loop_q<i64x8>(y, taps, w, bias, K, n);
+    }
+    static SSM_AVX512 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x8>(row); }
+    static SSM_AVX512 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x8>(row); }
+    static SSM_AVX512 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x8>(row); }
+};
 #undef SSM_AVX2_INLINE
 #undef SSM_AVX2_INLINE_
 #undef SSM_AVX2
-#undef SSM_AVX2_INLINE
+#undef SSM_AVX512
+#undef SSM_AVX512_INLINE
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #undef SSM_UNROLL_8
 #endif
 } // namespace detail
@@ -3682,12 +4062,24 @@ SSM_LOCAL bool cpu_has_avx2() noexcept {
     __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (lo & 6u) == 6u && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 5) != 0;
 }
+// AVX-512 F, DQ, BW, VL and VNNI besides, and the system saves the 512-bit and mask registers.
+SSM_LOCAL bool cpu_has_avx512() noexcept {
+    unsigned a = 0, b = 0, c = 0, d = 0, lo = 0, hi = 0;
+    if (!cpu_has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, all = f | dq | bw | vl, vnni = 1u << 11;
+    return (lo & 0xe6u) == 0xe6u && (b & all) == all && (c & vnni) != 0;
+}
 #endif
 
 SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this machine or not in this build
     switch (isa) {
     case Isa::best:
 #if defined(SSM_HAS_AVX2)
+    case Isa::avx512:
+        if (cpu_has_avx512()) return &table<avx512>;
+        if (isa == Isa::avx512) return nullptr;
+        [[fallthrough]];
     case Isa::avx2:
         if (cpu_has_avx2()) return &table<avx2>;
         if (isa == Isa::avx2) return nullptr;
@@ -3709,6 +4101,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "scalar";
     case Isa::avx2:
         return "avx2";
+    case Isa::avx512:
+        return "avx512";
     }
     return nullptr;
 }
