@@ -265,7 +265,7 @@ void counts_agree(const std::string& name, const Content& file, Counts* total) {
 }
 } // namespace
 
-TEST_CASE("SSM_DEBUG: clips and saturations are counted as the slow engine counts them, on every back-end") {
+TEST_CASE("SSM_DEBUG: clips and saturations are counted as the slow engine counts them, on every back-end (slow)") {
     asserted = Asserted();
     Counts     all;
     const auto files = golden_models();
