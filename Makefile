@@ -3,6 +3,7 @@
 #   make          the program, build/ssm             make demo       ranks this repository's own history
 #   make check    the tests                          make check-all  everything slow: sanitizers, valgrind, fuzzing, headers
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
+#   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
 # SPDX-License-Identifier: MIT
@@ -26,7 +27,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers bench weights clean doctest
+.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -77,12 +78,16 @@ valgrind valgrind-all:
 headers:
 	sh tests/headers.sh
 
+# Integer models give the same bits with g++ and clang, at every level, with and without checks.
+levels:
+	sh tests/levels.sh
+
 fuzz: | doctest
 	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
