@@ -4,6 +4,7 @@
 #   make check    the tests                          make check-all  everything slow: sanitizers, valgrind, fuzzing, headers
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
+#   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
 # SPDX-License-Identifier: MIT
@@ -27,7 +28,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels bench weights clean doctest
+.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels cross bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -82,12 +83,16 @@ headers:
 levels:
 	sh tests/levels.sh
 
+# Models on every kind of processor that can be had here, most of them emulated; see the script for CROSS and TARGETS.
+cross:
+	CROSS="$(CROSS)" TARGETS="$(TARGETS)" bash tests/cross.sh
+
 fuzz: | doctest
 	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
