@@ -4,6 +4,7 @@
 #   make cross                      every target; a table on standard output
 #   make cross CROSS=quick          one of each kind, in a minute
 #   make cross TARGETS='cortex-m*'  those whose names match
+#   make cross CROSS=count          instructions of a step on the emulated ones, by cross/count.c; TARGETS as above
 #   make cross CROSS=digests        writes tests/cross/digests.txt anew
 #   bash tests/cross.sh --packages  the Debian packages that the targets need, all or those chosen as above
 #
@@ -179,12 +180,20 @@ for t in "${targets[@]}"; do
         [[ $t != $pattern ]] || { chosen+=("$t"); break; }
     done
 done
+if [ "$which" = count ]; then
+    for i in "${!chosen[@]}"; do [[ ${runs[${chosen[i]}]} == qemu-* ]] || unset "chosen[i]"; done
+    chosen=("${chosen[@]}")
+    gcc -O2 $warn -shared -fPIC -o "$out/count.so" $src/count.c || exit
+fi
 [ ${#chosen[@]} != 0 ] || { echo "cross: no target is called ${patterns[*]}" >&2; exit 2; }
 if [ "${1:-}" = --packages ]; then
     for t in "${chosen[@]}"; do printf '%s\n' ${needs[${built[$t]}]} $(package_of ${runs[$t]}); done | sort -u
     exit
 fi
 
+places() { # of count.c, in a program
+    nm "$1" | awk '$3 ~ /^cross_(begin|end|next)$/ { printf ",%s=0x%s", substr($3, 7), $1 }'
+}
 # One build and the targets it serves; leaves BUILD.log and, for each target, its output in TARGET.txt and how it ended
 # in TARGET.rc: an exit status, "build", or "missing" and packages.
 job() { # BUILD TARGET...
@@ -197,6 +206,7 @@ job() { # BUILD TARGET...
         elif [ $rc != 0 ]; then echo build
         elif ! command -v "${1:-true}" >/dev/null; then echo "missing $(package_of "$1")"
         else
+            [ "$which" != count ] || [ $# = 0 ] || set -- "$1" -plugin "$out/count.so$(places "$out/$b.program")" -d plugin "${@:2}"
             [ -f "$out/$b.o" ] || set -- "$@" "./$b.program" "${takes[$b]}"
             [ ! -f "$out/$b.o" ] || set -- "$@" "./$b.program"
             (cd "$out" && timeout $limit "$@" </dev/null >"$t.txt" 2>"$t.err")
@@ -250,6 +260,26 @@ row() { # TARGET
     esac
 }
 digests() { awk 'NF == 4 { print $1, $3, $4 }' "$1"; }
+
+# The rows of a target in instructions a step: those of one back-end in one row.
+counted="$shipped 02_s4d_w4a8_h32 14_m3_l2_features_head"
+counts() { # TARGET
+    awk -v t="$1" -v on="${where[$1]}" -v models="$counted" '
+        FILENAME == ARGV[1] { if ($1 == "counted") count[++n] = sprintf("%.0f", $4 / $2); next }
+        NF == 4 && $1 != "int_primitives" {
+            if (!($2 in isa)) { isa[$2] = 1; each[++m] = $2 }
+            steps[$1, $2] = count[++k]
+        }
+        END {
+            if (n != k) { print "| " t " | FAIL: " n " counts of " k " models |"; exit }
+            k = split(models, name, " ")
+            for (j = 1; j <= m; ++j) {
+                printf "| %s | %s | %s |", t, on, each[j]
+                for (i = 1; i <= k; ++i) printf " %s |", (name[i], each[j]) in steps ? steps[name[i], each[j]] : "-"
+                printf "\n"
+            }
+        }' "$out/$1.err" "$out/$1.txt"
+}
 
 # ---- Results
 
@@ -305,7 +335,7 @@ show() {
     fi
     while [ $shown -lt ${#chosen[@]} ] && t=${chosen[$shown]} && [ -f "$out/$t.rc" ]; do
         text=$(row "$t")
-        echo "$text"
+        if [ "$which" = count ] && [[ $text == *"| pass |" ]]; then counts "$t"; else echo "$text"; fi
         case $text in
         *"| pass |") passed=$((passed + 1)) ;;
         *"| skipped: "*) skipped=$((skipped + 1)) ;;
@@ -333,10 +363,14 @@ run() { # BUILD TARGET...
 }
 
 [ "$which" != digests ] || chosen=($base)
+heads="back-ends $shipped golden float result"
+[ "$which" != count ] || heads="back-end $counted"
 [ "$which" = digests ] || {
-    printf '| target | where | back-ends |'
-    printf ' %s |' $shipped golden float result
-    printf '\n|%s\n' "$(printf -- ' --- |%.0s' {1..10})"
+    printf '| target | where |'
+    printf ' %s |' $heads
+    printf '\n| --- | --- |'
+    printf ' %.0s--- |' $heads
+    printf '\n'
 }
 run $base $base
 for t in "${chosen[@]}"; do
