@@ -34,12 +34,14 @@ pack() { # FILE...
         printf '%-64s' "${name%.safetensors} $((n))" && cat "$f" && echo
     done
 }
-# small: what fits 16 KiB of RAM and 128 KiB of flash; integers: all; both: with float models.
+# small: what fits 16 KiB of RAM and 128 KiB of flash; integers: all; both: with float models; some: of
+# each kind of both, quick.
 pack $(printf 'weights/%s.safetensors ' $shipped) >"$out/shipped"
 { cat "$out/shipped" && pack $golden/0[156]_* $golden/21_*; } >"$out/small"
 { cat "$out/shipped" && pack $golden/int_primitives.* $golden/*_s4d_* $golden/*_m[123]_*; } >"$out/integers"
 pack weights/parity.safetensors weights/next.safetensors tests/golden/s4d/* tests/golden/mamba/* >"$out/floats"
 cat "$out/integers" "$out/floats" >"$out/both"
+{ cat "$out/shipped" && pack $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* weights/next.safetensors tests/golden/s4d/0[12]_* tests/golden/mamba/m1_d32.*; } >"$out/some"
 names() { grep -aoE '^[A-Za-z0-9_-]+ [0-9]+ {8,}' "$1" | cut -d' ' -f1; } # of a bundle
 float_names=$(names "$out/floats" | tr '\n' ' ')
 
@@ -85,6 +87,10 @@ bare() {
         "${cxx%g++}gcc" "$@" "-DBUNDLE=\"$out/${takes[$b]}\"" -nostdlib -T $src/bare.ld -Wl,--gc-sections,--no-warn-rwx-segments \
             $(printf -- '-Wl,--defsym=%s ' $places) "$out/$b.start.o" "$out/$b.o" $src/bare.c $src/models.S -lgcc -o "$out/$b.program"
 }
+pc() { # [FLAG]...
+    bare x86_64-linux-gnu bochs "$pc" 300000 -fno-pic -mno-red-zone -fno-stack-protector -fcf-protection=none \
+        -fno-asynchronous-unwind-tables -no-pie -Wl,-z,noexecstack "$@"
+}
 arm() { # BOARD MEMORY [FLAG]...
     bare arm-none-eabi cortexm "${!1}" "$2" -mthumb "${@:3}"
 }
@@ -115,6 +121,8 @@ stm32f4="code_at=0x08000000 code_bytes=256K models_at=0x08040000 models_bytes=76
 an505="code_at=0x10000000 code_bytes=512K models_at=0x10080000 models_bytes=3584K ram_at=0x38000000 ram_bytes=4M"
 an547="code_at=0x10000000 code_bytes=512K models_at=0x38000000 models_bytes=8M ram_at=0x30000000 ram_bytes=512K"
 virt="code_at=0x80000000 code_bytes=1M models_at=0x80100000 models_bytes=4M ram_at=0x80800000 ram_bytes=4M"
+pc="code_at=0x200000 code_bytes=512K models_at=0x280000 models_bytes=0x17f000 ram_at=0x400000 ram_bytes=4M"
+build bochs some g++ pc
 build m0 small gcc-arm-none-eabi arm microbit 11400 -mcpu=cortex-m0 -DSSM_NO_FLOAT
 build m3 integers gcc-arm-none-eabi arm mps2 300000 -mcpu=cortex-m3 -DSSM_NO_FLOAT
 build m4 both gcc-arm-none-eabi arm mps2 300000 -mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16
@@ -133,6 +141,7 @@ target x86-64 x86-64 "this machine, g++"
 target x86-64-clang x86-64-clang "this machine, clang"
 target x86-64-nehalem x86-64 "qemu, Nehalem" qemu-x86_64 -cpu Nehalem
 target x86-64-haswell x86-64 "qemu, Haswell" qemu-x86_64 -cpu Haswell
+target x86-64-icelake bochs "Bochs, Ice Lake" sh "$PWD/$src/bochs.sh"
 target i386-sse2 i386 "this machine, 32 bits"
 for a in a53 a76; do target aarch64-cortex-$a aarch64 "qemu, Cortex-${a^}" qemu-aarch64 -cpu cortex-$a; done
 target aarch64-max aarch64 "qemu, max (SVE 256)" qemu-aarch64 -cpu max,sve256=on
@@ -170,6 +179,7 @@ package_of() { # EMULATOR
     qemu-system-*) echo "$1" ;;
     qemu-*) echo qemu-user ;;
     node) echo nodejs ;;
+    sh) echo bochs ;;
     esac
 }
 chosen=()
@@ -197,7 +207,7 @@ places() { # of count.c, in a program
 # One build and the targets it serves; leaves BUILD.log and, for each target, its output in TARGET.txt and how it ended
 # in TARGET.rc: an exit status, "build", or "missing" and packages.
 job() { # BUILD TARGET...
-    local b=$1 t rc=0
+    local b=$1 t rc=0 status
     shift
     ${how[$b]} >"$out/$b.log" 2>&1 || rc=$?
     for t; do
@@ -209,8 +219,9 @@ job() { # BUILD TARGET...
             [ "$which" != count ] || [ $# = 0 ] || set -- "$1" -plugin "$out/count.so$(places "$out/$b.program")" -d plugin "${@:2}"
             [ -f "$out/$b.o" ] || set -- "$@" "./$b.program" "${takes[$b]}"
             [ ! -f "$out/$b.o" ] || set -- "$@" "./$b.program"
-            (cd "$out" && timeout $limit "$@" </dev/null >"$t.txt" 2>"$t.err")
-            echo $?
+            status=0
+            (cd "$out" && timeout $limit "$@" </dev/null >"$t.txt" 2>"$t.err") || status=$?
+            if [ $status = 77 ]; then echo "missing $(package_of "$1")"; else echo $status; fi
         fi >"$out/$t.rc.new"
         mv "$out/$t.rc.new" "$out/$t.rc"
     done
