@@ -17,7 +17,8 @@ set -u
 cd "$(dirname "$0")/.." || exit
 src=tests/cross
 out=${KEEP:-$(mktemp -d)}
-mkdir -p "$out" && rm -f "$out"/*.rc "$out"/*.err "$out/expected"
+mkdir -p "$out" && out=$(cd "$out" && pwd) && rm -f "$out"/*.rc "$out"/*.err "$out/expected" || exit
+cp $src/wasi.mjs $src/bochs.sh $src/bochs.S "$out" || exit # programs run there
 [ -n "${KEEP:-}" ] || trap 'rm -rf "$out"' EXIT
 which=${CROSS:-all}
 limit=120 # seconds, of a run
@@ -34,14 +35,14 @@ pack() { # FILE...
         printf '%-64s' "${name%.safetensors} $((n))" && cat "$f" && echo
     done
 }
-# small: what fits 16 KiB of RAM and 128 KiB of flash; integers: all; both: with float models; some: of
-# each kind of both, quick.
+# small: what fits 16 KiB of RAM and 128 KiB of flash; integers: all; both: with float models; some: a few of each kind.
 pack $(printf 'weights/%s.safetensors ' $shipped) >"$out/shipped"
 { cat "$out/shipped" && pack $golden/0[156]_* $golden/21_*; } >"$out/small"
 { cat "$out/shipped" && pack $golden/int_primitives.* $golden/*_s4d_* $golden/*_m[123]_*; } >"$out/integers"
 pack weights/parity.safetensors weights/next.safetensors tests/golden/s4d/* tests/golden/mamba/* >"$out/floats"
 cat "$out/integers" "$out/floats" >"$out/both"
-{ cat "$out/shipped" && pack $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* weights/next.safetensors tests/golden/s4d/0[12]_* tests/golden/mamba/m1_d32.*; } >"$out/some"
+{ cat "$out/shipped" && pack $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* \
+    weights/next.safetensors tests/golden/s4d/0[12]_* tests/golden/mamba/m1_d32.*; } >"$out/some"
 names() { grep -aoE '^[A-Za-z0-9_-]+ [0-9]+ {8,}' "$1" | cut -d' ' -f1; } # of a bundle
 float_names=$(names "$out/floats" | tr '\n' ' ')
 
@@ -141,7 +142,7 @@ target x86-64 x86-64 "this machine, g++"
 target x86-64-clang x86-64-clang "this machine, clang"
 target x86-64-nehalem x86-64 "qemu, Nehalem" qemu-x86_64 -cpu Nehalem
 target x86-64-haswell x86-64 "qemu, Haswell" qemu-x86_64 -cpu Haswell
-target x86-64-icelake bochs "Bochs, Ice Lake" sh "$PWD/$src/bochs.sh"
+target x86-64-icelake bochs "Bochs, Ice Lake" sh bochs.sh
 target i386-sse2 i386 "this machine, 32 bits"
 for a in a53 a76; do target aarch64-cortex-$a aarch64 "qemu, Cortex-${a^}" qemu-aarch64 -cpu cortex-$a; done
 target aarch64-max aarch64 "qemu, max (SVE 256)" qemu-aarch64 -cpu max,sve256=on
@@ -152,8 +153,8 @@ target armv5-arm926 armv5 "qemu, ARM926, soft float" qemu-arm -cpu arm926
 target riscv64 riscv64 "qemu, rv64gc" qemu-riscv64 -cpu rv64
 for v in 128 256 512; do target riscv64-v$v riscv64-v "qemu, rv64gcv, VLEN $v" qemu-riscv64 -cpu rv64,v=true,vlen=$v,vext_spec=v1.0; done
 target s390x s390x "qemu, big-endian" qemu-s390x
-target wasm wasm "node" node --no-warnings "$PWD/$src/wasi.mjs"
-target wasm-simd wasm-simd "node, SIMD128" node --no-warnings "$PWD/$src/wasi.mjs"
+target wasm wasm "node" node --no-warnings wasi.mjs
+target wasm-simd wasm-simd "node, SIMD128" node --no-warnings wasi.mjs
 
 board="-display none -monitor none"
 m="qemu-system-arm $board -serial none -chardev stdio,id=sh -semihosting-config enable=on,target=native,chardev=sh -M"
@@ -247,7 +248,7 @@ row() { # TARGET
                 digest[$1] = $3
                 next
             }
-            why == "" { why = $0 == "" ? "an empty line" : $0 }
+            why == "" { why = $0 == "" ? "an empty line" : $0; sub(/^FAIL /, "", why) }
             END {
                 n = split(needed, name, " "); m = split(isas, each, " ")
                 for (i = 1; i <= n; ++i) {
