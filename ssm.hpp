@@ -2476,7 +2476,7 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
-    gate_loop_q<W>(a.y, a.y, z, di);
+    a.kernels->gate_q(a.y, a.y, z, di);
     return hit;
 }
 
@@ -2509,13 +2509,13 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
-    if (!c.rmsnorm || !c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
+    if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
     const int32_t group = c.d_ssm / c.ngroups;
     for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
         rms_norm_loop_q<W>(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
                            group, 24);
-    if (c.rmsnorm && c.norm_before_gate) gate_loop_q<W>(y, y, z, c.d_ssm);
-    gate_loop_q<W>(a.y, x0, z0, m);
+    if (c.rmsnorm && c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
+    a.kernels->gate_q(a.y, x0, z0, m);
     return hit;
 }
 
@@ -2664,7 +2664,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
             L::store(a.y + hp + p, sat_q(sum), left);
         }
     }
-    if (!c.is_mimo) gate_loop_q<W>(a.y, a.y, z, int32_t(di));
+    if (!c.is_mimo) a.kernels->gate_q(a.y, a.y, z, int32_t(di));
     if (a.next != nullptr) copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, x, size_t(di) * 4);
     return hit;
 }
