@@ -3189,8 +3189,8 @@ template <class W, int R, bool Prev> struct RanksQ {
                    w = L::set(int64_t(a.w[(R - 1) * a.P + p]) * (int64_t(1) << up));
         }
     }
-    SSM_INLINE W add(W x, ptrdiff_t n) const noexcept {
-        x = before.add(x, n) + L::mul(v, L::raw(k + n));
+    SSM_INLINE W add(const W& more, ptrdiff_t n) const noexcept {
+        W x = before.add(more, n) + L::mul(v, L::raw(k + n));
         if constexpr (Prev) x = x + L::mul(w, L::raw(k0 + n));
         return x;
     }
@@ -3207,7 +3207,7 @@ template <class W, int R, bool Prev> struct RanksQ {
 };
 template <class W, bool Prev> struct RanksQ<W, 0, Prev> {
     SSM_INLINE void start(const HeadScanQ&, const int32_t (*)[max_d_state / 2 + 16], ptrdiff_t, int32_t) noexcept {}
-    SSM_INLINE W    add(W x, ptrdiff_t) const noexcept { return x; }
+    SSM_INLINE W    add(const W& x, ptrdiff_t) const noexcept { return x; }
     SSM_INLINE void read(const W&, const W&, ptrdiff_t) noexcept {}
     SSM_INLINE void keep(W (*)[size_t(wide<W>::count)], ptrdiff_t, const int64_t*) const noexcept {}
 };
