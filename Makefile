@@ -28,7 +28,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels cross bench weights clean doctest
+.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -87,12 +87,17 @@ levels:
 cross:
 	CROSS="$(CROSS)" TARGETS="$(TARGETS)" bash tests/cross.sh
 
+# The tests as clang builds them.
+clang:
+	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
+	$(BUILD)/clang/test
+
 fuzz: | doctest
 	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross clang asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
