@@ -80,8 +80,11 @@
 //                          counts limits met (Counts); define it in all files that share states or in none
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
-// Back-ends: scalar (everywhere); avx2, avx512 (x86-64, chosen at run time; the latter needs VNNI). GCC 12 and clang 14
-// or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
+// Back-ends: scalar (everywhere); sse42, avx2, avx512 (x86-64, chosen at run time; the last needs VNNI); neon (AArch64,
+// and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang before 16 and
+// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128). Those of 128 bits serve the integer
+// engine; the float engine is scalar there. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86
+// needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -407,7 +410,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2, avx512 }; // avx512: with VNNI
+enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128 }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -415,7 +418,7 @@ struct LoadOptions {
     bool          softplus_A = false;  // Mamba-3: take A = -softplus(dd_A) whatever the file says; no file of the
                                        // official code says which activation it was trained with
 };
-SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2", "avx512"; null past the last
+SSM_API const char* isa_name(Isa isa) noexcept;      // "best", "scalar", "avx2" ...; null past the last
 SSM_API bool        isa_runs_here(Isa isa) noexcept; // compiled in, and this CPU has it
 
 // Reads the header only. Use it to size the arena. `memory`: as for read_index(); free again after the call.
@@ -725,6 +728,31 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #include <immintrin.h>
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
+#endif
+#endif
+#if defined(SSM_HAS_AVX2) // vectors of 128 bits, of whichever kind
+#define SSM_HAS_128 1
+#elif defined(__GNUC__) && !defined(SSM_NO_SIMD) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if defined(__ARM_NEON)
+#define SSM_HAS_128 1
+#define SSM_HAS_NEON 1
+#include <arm_neon.h>
+#if defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
+#define SSM_HAS_DOTPROD 1
+#define SSM_DOTPROD
+#elif defined(__aarch64__) && defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 16)
+#define SSM_HAS_DOTPROD 1 // asked for at run time
+#include <sys/auxv.h>
+#if defined(__clang__)
+#define SSM_DOTPROD __attribute__((target("dotprod")))
+#else
+#define SSM_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+#endif
+#elif defined(__wasm_simd128__)
+#define SSM_HAS_128 1
+#define SSM_HAS_SIMD128 1
+#include <wasm_simd128.h>
 #endif
 #endif
 #if defined(__clang__)
@@ -2679,7 +2707,12 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
-// in this file with an intrinsic. Exports scalar, avx2.
+// in this file with an intrinsic. Exports scalar, avx2, avx512, sse42, neon, dotprod, simd128.
+//
+// To add one: say in section 2 when it can be built, write its struct here, and give it a place at the end of Isa, a
+// name in isa_name() and a line in kernels_of(), before what is slower. tests/int_kernels.cpp then tries every length
+// and limit. If its vectors have 128 bits, most of the struct is there: inherit vectors128, having said how 64-bit
+// lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
 
 namespace detail {
 
@@ -2871,13 +2904,10 @@ struct scalar {
     static bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, int64_t>(row); }
 };
 
-#if defined(SSM_HAS_AVX2)
-typedef int64_t  i64x4 __attribute__((vector_size(32)));
-typedef uint64_t u64x4 __attribute__((vector_size(32)));
-typedef int32_t  i32x4 __attribute__((vector_size(16)));
-typedef int16_t  i16x4 __attribute__((vector_size(8)));
-typedef int16_t  i16x8 __attribute__((vector_size(16)));
-typedef int16_t  i16x16 __attribute__((vector_size(32)));
+#if defined(SSM_HAS_128)
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef int16_t i16x4 __attribute__((vector_size(8)));
+typedef int16_t i16x8 __attribute__((vector_size(16)));
 // Lanes of 64 bits: what vector types of the compiler say by themselves. W as int64, U unsigned, V in halves of 32
 // bits.
 template <class W, class U, class V> struct lanes64 {
@@ -2937,6 +2967,134 @@ template <class W, class U, class V> struct lanes64 {
         return top > minus ? top : minus;
     }
 };
+typedef int64_t  i64x2 __attribute__((vector_size(16)));
+typedef uint64_t u64x2 __attribute__((vector_size(16)));
+typedef int32_t  i32x2 __attribute__((vector_size(8)));
+// Two: SSE4.2, NEON, WebAssembly. As above, what compilers have no way to say or do not find.
+template <> struct wide<i64x2> : lanes64<i64x2, u64x2, i32x4> {
+#if defined(SSM_HAS_NEON)
+    static SSM_INLINE i64x2 mul(const i64x2& a, const i64x2& b) noexcept {
+        return vmull_s32(vmovn_s64(a), vmovn_s64(b));
+    }
+    static SSM_INLINE i64x2 mulu(const i64x2& a, const i64x2& b) noexcept {
+        return reinterpret_cast<i64x2>(
+            vmull_u32(reinterpret_cast<uint32x2_t>(vmovn_s64(a)), reinterpret_cast<uint32x2_t>(vmovn_s64(b))));
+    }
+    static SSM_INLINE i64x2 extend(const i32x2& v) noexcept { return vmovl_s32(v); }
+    static SSM_INLINE i32x4 extend(const i16x4& v) noexcept { return vmovl_s16(v); }
+    static SSM_INLINE i64x2 choose(const i64x2& mask, const i64x2& a, const i64x2& b) noexcept {
+        return vbslq_s64(reinterpret_cast<uint64x2_t>(mask), a, b);
+    }
+    static SSM_INLINE i64x2 blend(const i64x2& even, const i64x2& odd) noexcept {
+        return choose(set(0xffffffff), even, odd);
+    }
+#if !defined(__aarch64__) // no comparison in 64 bits, and shifts by one register of counts alone
+    static SSM_INLINE i64x2 less(const i64x2& a, const i64x2& b) noexcept { return shr(vqsubq_s64(a, b), 63); }
+    static SSM_INLINE i64x2 least(const i64x2& a, const i64x2& b) noexcept { return choose(less(a, b), a, b); }
+    static SSM_INLINE i64x2 most(const i64x2& a, const i64x2& b) noexcept { return choose(less(a, b), b, a); }
+    static SSM_INLINE i64x2 shr(const i64x2& a, int s) noexcept { return vshlq_s64(a, vdupq_n_s64(-s)); }
+    static SSM_INLINE i64x2 shl(const i64x2& a, const i64x2& s) noexcept { return vshlq_s64(a, s); }
+    static SSM_INLINE i64x2 up(const i64x2& a, int s) noexcept { return vshlq_s64(a, vdupq_n_s64(s)); }
+    static SSM_INLINE i64x2 lsr(const i64x2& a, const i64x2& s) noexcept {
+        return reinterpret_cast<i64x2>(vshlq_u64(reinterpret_cast<uint64x2_t>(a), -s));
+    }
+    static SSM_INLINE i64x2 lsr(const i64x2& a, int s) noexcept { return lsr(a, vdupq_n_s64(s)); }
+#endif
+#elif defined(SSM_HAS_AVX2) && !defined(__clang__)
+    static SSM_INLINE i64x2 mul(const i64x2& a, const i64x2& b) noexcept {
+        return reinterpret_cast<i64x2>(
+            __builtin_ia32_pmuldq128(reinterpret_cast<i32x4>(a), reinterpret_cast<i32x4>(b)));
+    }
+    static SSM_INLINE i64x2 mulu(const i64x2& a, const i64x2& b) noexcept {
+        return reinterpret_cast<i64x2>(
+            __builtin_ia32_pmuludq128(reinterpret_cast<i32x4>(a), reinterpret_cast<i32x4>(b)));
+    }
+    static SSM_INLINE i64x2 extend(const i32x2& v) noexcept {
+        return reinterpret_cast<i64x2>(__builtin_ia32_pmovsxdq128(__builtin_shufflevector(v, v, 0, 1, 0, 1)));
+    }
+    static SSM_INLINE i32x4 extend(const i16x4& v) noexcept {
+        return __builtin_ia32_pmovsxwd128(__builtin_shufflevector(v, v, 0, 1, 2, 3, 0, 1, 2, 3));
+    }
+#else
+#if defined(SSM_HAS_SIMD128)
+    static SSM_INLINE i64x2 mul(const i64x2& a, const i64x2& b) noexcept {
+        return reinterpret_cast<i64x2>(wasm_i64x2_extmul_low_i32x4(low(a), low(b)));
+    }
+    static SSM_INLINE i64x2 mulu(const i64x2& a, const i64x2& b) noexcept {
+        return reinterpret_cast<i64x2>(wasm_u64x2_extmul_low_u32x4(low(a), low(b)));
+    }
+    static SSM_INLINE v128_t low(const i64x2& a) noexcept {
+        i32x4 v = reinterpret_cast<i32x4>(a);
+        v = __builtin_shufflevector(v, v, 0, 2, 0, 2);
+        __asm__("" : "+r"(v)); // or clang makes a product of 64 bits again, which is slow
+        return reinterpret_cast<v128_t>(v);
+    }
+#else
+    static SSM_INLINE i64x2 mul(const i64x2& a, const i64x2& b) noexcept {
+        return ((a << 32) >> 32) * ((b << 32) >> 32);
+    }
+    static SSM_INLINE i64x2 mulu(const i64x2& a, const i64x2& b) noexcept {
+        return (a & 0xffffffff) * (b & 0xffffffff);
+    }
+#endif
+    static SSM_INLINE i64x2 extend(const i32x2& v) noexcept { return __builtin_convertvector(v, i64x2); }
+    static SSM_INLINE i32x4 extend(const i16x4& v) noexcept { return __builtin_convertvector(v, i32x4); }
+#endif
+    static SSM_INLINE i64x2 load(const int32_t* p, int32_t n) noexcept {
+        i32x2 v = {};
+        if (n >= 2) SSM_MEMCPY(&v, p, sizeof v);
+        else if (n == 1) v[0] = *p;
+        return extend(v);
+    }
+    static SSM_INLINE void store(int32_t* p, const i64x2& a, int32_t n) noexcept {
+        const i32x4 halves = reinterpret_cast<i32x4>(a);
+        const i32x2 v = __builtin_shufflevector(halves, halves, 0, 2);
+        if (n >= 2) SSM_MEMCPY(p, &v, sizeof v);
+        else if (n == 1) *p = v[0];
+    }
+    static SSM_INLINE i64x2 load16(const void* p, int32_t n) noexcept {
+        int32_t both = 0;
+        if (n >= 2) SSM_MEMCPY(&both, p, 4);
+        else SSM_MEMCPY(&both, p, 2);
+        const i32x4 v = extend(reinterpret_cast<i16x4>(i32x2{both, 0}));
+        return extend(__builtin_shufflevector(v, v, 0, 1));
+    }
+    static SSM_INLINE void store16(void* p, const i64x2& a, int32_t n) noexcept {
+        const i16x8   v = reinterpret_cast<i16x8>(a);
+        const int16_t both[2] = {v[0], v[4]};
+        if (n >= 2) SSM_MEMCPY(p, both, 4);
+        else SSM_MEMCPY(p, both, 2);
+    }
+    static SSM_INLINE i64x2 odd(const i64x2& a) noexcept {
+        const i32x4 v = reinterpret_cast<i32x4>(a);
+        return reinterpret_cast<i64x2>(__builtin_shufflevector(v, v, 1, 1, 3, 3));
+    }
+#if !defined(SSM_HAS_NEON)
+    static SSM_INLINE i64x2 blend(const i64x2& even, const i64x2& odd) noexcept {
+        return reinterpret_cast<i64x2>(
+            __builtin_shufflevector(reinterpret_cast<i32x4>(even), reinterpret_cast<i32x4>(odd), 0, 5, 2, 7));
+    }
+#endif
+    static SSM_INLINE i64x2 shorts(const void* p) noexcept {
+        i16x4 v;
+        SSM_MEMCPY(&v, p, sizeof v);
+        return reinterpret_cast<i64x2>(extend(v));
+    }
+    static SSM_INLINE uint32_t largest(const i32x4& v) noexcept {
+        i32x4 w = __builtin_shufflevector(v, v, 2, 3, 0, 1), m = v > w ? v : w;
+        w = __builtin_shufflevector(m, m, 1, 0, 3, 2), m = m > w ? m : w;
+        return uint32_t(m[0]);
+    }
+    static SSM_INLINE int64_t sum(const i64x2& v) noexcept { return v[0] + v[1]; }
+    static SSM_INLINE i64x2   sums(const i64x2* s) noexcept {
+          return __builtin_shufflevector(s[0], s[1], 0, 2) + __builtin_shufflevector(s[0], s[1], 1, 3);
+    }
+};
+
+#if defined(SSM_HAS_AVX2)
+typedef int64_t  i64x4 __attribute__((vector_size(32)));
+typedef uint64_t u64x4 __attribute__((vector_size(32)));
+typedef int16_t  i16x16 __attribute__((vector_size(32)));
 // Four. What gcc has no way to say without the builtin, clang finds in plain code.
 template <> struct wide<i64x4> : lanes64<i64x4, u64x4, i32x8> {
 #if defined(__clang__)
@@ -3146,6 +3304,7 @@ template <> struct wide<i64x8> : lanes64<i64x8, u64x8, i32x16> {
                __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
     }
 };
+#endif
 
 #if defined(__clang__)
 #define SSM_UNROLL_8 _Pragma("unroll 8")
@@ -3427,6 +3586,297 @@ template <class W> SSM_INLINE bool s4d_vectors(const S4dScanQ& a) noexcept {
     return hit;
 }
 
+// ---- 128 bits: SSE4.2, NEON, WebAssembly
+//
+// One body for all. What differs is how 64-bit lanes multiply (wide<i64x2>) and how codes do (a Dot).
+
+typedef int8_t                  i8x16 __attribute__((vector_size(16)));
+template <class V> SSM_INLINE V vector_at(const void* p) noexcept {
+    V v;
+    SSM_MEMCPY(&v, p, sizeof v);
+    return v;
+}
+// Sixteen codes within +-127 (as `add` wants them), and sums of their products: four int32 that gain sixteen. `many`:
+// as many vectors a row are read at once; `rows`: so many rows share what is read of a token.
+struct Dot {
+#if defined(SSM_HAS_NEON)
+    using Codes = i8x16;
+    static SSM_INLINE i8x16 codes(const i8x16& q) noexcept { return q; }
+    static SSM_INLINE i32x4 add(const i32x4& sum, const i8x16& w, const i8x16& q) noexcept { // pairs at most 32,258
+        return vpadalq_s16(sum, vmlal_s8(vmull_s8(vget_low_s8(w), vget_low_s8(q)), vget_high_s8(w), vget_high_s8(q)));
+    }
+#else
+    struct Codes {
+        i16x8 low, high;
+    };
+    static SSM_INLINE Codes codes(const i8x16& q) noexcept { return {low(q), high(q)}; }
+    static SSM_INLINE i32x4 add(const i32x4& sum, const i8x16& w, const Codes& q) noexcept {
+        return add(add(sum, low(w), q.low), high(w), q.high);
+    }
+#if defined(SSM_HAS_SIMD128)
+    static SSM_INLINE i32x4 add(const i32x4& sum, const i16x8& w, const i16x8& q) noexcept {
+        return sum + wasm_i32x4_dot_i16x8(w, q);
+    }
+#else
+    static SSM_INLINE i32x4 add(const i32x4& sum, const i16x8& w, const i16x8& q) noexcept {
+        return sum +
+               reinterpret_cast<i32x4>(_mm_madd_epi16(reinterpret_cast<__m128i>(w), reinterpret_cast<__m128i>(q)));
+    }
+#endif
+#if defined(__clang__)
+    typedef int8_t          i8x8 __attribute__((vector_size(8)));
+    static SSM_INLINE i16x8 low(const i8x16& v) noexcept {
+        return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), i16x8);
+    }
+    static SSM_INLINE i16x8 high(const i8x16& v) noexcept {
+        return __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), i16x8);
+    }
+#else
+    typedef char            v16qi __attribute__((vector_size(16)));
+    static SSM_INLINE i16x8 low(const i8x16& v) noexcept {
+        return reinterpret_cast<i16x8>(__builtin_ia32_pmovsxbw128(reinterpret_cast<v16qi>(v)));
+    }
+    static SSM_INLINE i16x8 high(const i8x16& v) noexcept {
+        return low(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+    }
+#endif
+#endif
+#if defined(__aarch64__)
+    static constexpr int many = 4, rows = 8;
+#else
+    static constexpr int many = 1, rows = 4;
+#endif
+    static SSM_INLINE i8x16 low_nibbles(const i8x16& v) noexcept { return (v << 4) >> 4; }
+    static SSM_INLINE i8x16 high_nibbles(const i8x16& v) noexcept { return v >> 4; }
+};
+#if defined(SSM_HAS_DOTPROD)
+struct Sdot : Dot {
+    static SSM_INLINE i32x4 add(i32x4 sum, const i8x16& w, const i8x16& q) noexcept {
+        __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(q)); // in functions without SSM_DOTPROD, too
+        return sum;
+    }
+};
+#endif
+
+// N vectors of R rows.
+template <int N> SSM_INLINE void next(i8x16* v, const unsigned char** p) noexcept { // moves on
+#if defined(__aarch64__)
+    if constexpr (N == 4) { // one instruction with what moves on, if it does not see that all rows move alike
+        const int8x16x4_t all = vld1q_s8_x4(reinterpret_cast<const int8_t*>(*p));
+        SSM_MEMCPY(v, &all, sizeof all);
+        *p += 64;
+        __asm__("" : "+r"(*p));
+    } else
+#endif
+    {
+        SSM_UNROLL_8
+        for (int k = 0; k < N; ++k) v[k] = vector_at<i8x16>(*p + 16 * k);
+        *p += 16 * N;
+    }
+}
+template <class D, int R, int N>
+SSM_INLINE void add_codes(i32x4* s, const unsigned char** w, const unsigned char** q) noexcept {
+    typename D::Codes v[size_t(N)];
+    i8x16             u[size_t(N)];
+    next<N>(u, q);
+    SSM_UNROLL_8
+    for (int k = 0; k < N; ++k) v[k] = D::codes(u[k]);
+    SSM_UNROLL_8
+    for (ptrdiff_t r = 0; r < R; ++r) {
+        next<N>(u, w + r);
+        SSM_UNROLL_8
+        for (int k = 0; k < N; ++k) s[r] = D::add(s[r], u[k], v[k]);
+    }
+}
+// R rows of int8, of at least 16 columns. The last 16 codes are read again from q_last, zeros where they were before.
+template <class D, int R>
+SSM_INLINE void dot8_rows(i32x4* s, const unsigned char* w, ptrdiff_t cols, const unsigned char* q,
+                          const unsigned char* q_last) noexcept {
+    const unsigned char* row[size_t(R)];
+    SSM_UNROLL_8
+    for (ptrdiff_t r = 0; r < R; ++r) row[r] = w + r * cols;
+    ptrdiff_t left = cols;
+    for (; left >= 16 * D::many; left -= 16 * D::many) add_codes<D, R, D::many>(s, row, &q);
+    for (; left >= 16; left -= 16) add_codes<D, R, 1>(s, row, &q);
+    if (left <= 0) return;
+    SSM_UNROLL_8
+    for (int r = 0; r < R; ++r) row[r] -= 16 - left;
+    add_codes<D, R, 1>(s, row, &q_last);
+}
+// R rows of int4: a group's lower nibbles belong to its first 16 codes.
+template <class D, int R>
+SSM_INLINE void dot4_rows(i32x4* s, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                          const unsigned char* q) noexcept {
+    for (ptrdiff_t g = 0; g < groups; ++g) {
+        const auto low = D::codes(vector_at<i8x16>(q + g * 32)), high = D::codes(vector_at<i8x16>(q + g * 32 + 16));
+        SSM_UNROLL_8
+        for (ptrdiff_t r = 0; r < R; ++r) {
+            const i8x16 both = vector_at<i8x16>(w + (r * groups + g) * 16);
+            const i32x4 part = D::add(D::add(i32x4{}, D::low_nibbles(both), low), D::high_nibbles(both), high);
+            s[r] = s[r] + part * int32_t(static_cast<signed char>(sub[r * groups + g]));
+        }
+    }
+}
+// From two rows' sums to Q16, as requantize(): rs(p, s) = rs(p >> (s - 1), 1), with 2^62 on top so that the first shift
+// may be logical. Past 62 it leaves 0.
+SSM_INLINE void give2(int32_t* y, const i32x2& sums, const int32_t* scale, const Matrix& W, ptrdiff_t o) noexcept {
+    using L = wide<i64x2>;
+    const i64x2 s = L::extend(vector_at<i32x2>(W.scale + o * 4));
+    const i64x2 shift = L::clamp(i64x2(L::set(scale[1] + 150 - 24 - 1) - L::lsr(s, 23)), 63),
+                top = L::set(one_q30 << 32);
+    const i64x2 T = rs_low<24>(L::mul((s & 0x7fffff) | 0x800000, L::set(scale[0])));
+    const i64x2 p = L::mul(L::extend(sums), T) + top;
+    i64x2       v = rs<1>(i64x2(L::lsr(p, shift) - L::lsr(top, shift)));
+    if (W.bias != nullptr) v = v + L::extend(vector_at<i32x2>(W.bias + o * 4));
+    L::store(y + o, sat_q(v), 2);
+}
+SSM_INLINE i32x4 pairs(const i32x4& a, const i32x4& b) noexcept { // sums of two, a's and b's in turn
+    return __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+}
+// R rows of one token from o on.
+template <class D, int R>
+SSM_INLINE void rows_at(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q, const unsigned char* q_last,
+                        const int32_t* scale) noexcept {
+    const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+    i32x4           s[size_t(R)] = {};
+    if (o < W.rows4) dot4_rows<D, R>(s, W.data4 + o * groups * 16, W.sub + o * groups, groups, q);
+    else dot8_rows<D, R>(s, W.data + (o - W.rows4) * cols, cols, q, q_last);
+    if constexpr (R == 1) y[o] = scalar::requantize((s[0][0] + s[0][1]) + (s[0][2] + s[0][3]), scale, W, o, 8);
+    SSM_UNROLL_8
+    for (int r = 0; r + 4 <= R; r += 4) {
+        const i32x4 ab = pairs(s[r], s[r + 1]), cd = pairs(s[r + 2], s[r + 3]);
+        const i32x4 sums = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+        give2(y, __builtin_shufflevector(sums, sums, 0, 1), scale, W, o + r);
+        give2(y, __builtin_shufflevector(sums, sums, 2, 3), scale, W, o + r + 2);
+    }
+}
+// Rows o to end of one token; of each kind the last few may begin among those before.
+template <class D>
+SSM_INLINE void token_rows(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
+                           const int32_t* scale) noexcept {
+    const int32_t rest = W.cols % 16;
+    unsigned char q_last[16] = {};
+    if (rest != 0 && W.cols > 16) copy(q_last + 16 - rest, q + W.cols - rest, size_t(rest));
+    while (o < end) {
+        const bool    four = o < W.rows4;
+        const int32_t stop = four && W.rows4 < end ? W.rows4 : end;
+        if (!four && W.cols < 16)
+            for (; o < stop; ++o)
+                y[o] = scalar::requantize(scalar::dot8(W, o, reinterpret_cast<const signed char*>(q)), scale, W, o, 8);
+        else if (stop - o < D::rows)
+            for (; o < stop; ++o) rows_at<D, 1>(y, W, o, q, q_last, scale);
+        else
+            for (; o < stop; o += D::rows)
+                rows_at<D, D::rows>(y, W, o + D::rows <= stop ? o : stop - D::rows, q, q_last, scale);
+        o = stop;
+    }
+}
+// Some rows at a time for all tokens, so that their weights stay in the first-level cache.
+template <class D>
+SSM_INLINE void matmul_codes(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                             int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
+    const int32_t rows = n == 1 ? W.rows : 32;
+    for (int32_t o = 0; o < W.rows; o += rows)
+        for (ptrdiff_t i = 0; i < n; ++i)
+            token_rows<D>(y + i * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows, codes + i * code_stride,
+                          scales + 2 * i);
+}
+// Four of them: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
+SSM_INLINE i32x4 codes_of(const int32_t* x, int sh, const i64x2& R, const i64x2& half, int down) noexcept {
+    using L = wide<i64x2>;
+    const i64x2 v = L::up_halves(L::raw(x), sh), even = L::mul(v, R) + half, other = L::mul(L::odd(v), R) + half;
+    return reinterpret_cast<i32x4>(L::blend(L::odd(even), other)) >> down;
+}
+template <class V> SSM_INLINE i16x8 lower_halves(const V& a, const V& b) noexcept {
+    return __builtin_shufflevector(reinterpret_cast<i16x8>(a), reinterpret_cast<i16x8>(b), 0, 2, 4, 6, 8, 10, 12, 14);
+}
+
+#if defined(SSM_HAS_AVX2)
+#define SSM_128 SSM_TARGET("sse4.2")
+#else
+#define SSM_128
+#endif
+struct vectors128 : scalar {
+    static SSM_128 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                                 int32_t bits) {
+        const Quotients t(largest_q<i64x2>(x, n), bits);
+        const i64x2     R = wide<i64x2>::set(t.R), half = wide<i64x2>::set(int64_t(1) << (bits == 8 ? 53 : 45));
+        int32_t         last[16];
+        for (int32_t i = 0; i < padded_n; i += 16) {
+            const int32_t* from = x + i;
+            if (n - i < 16) {
+                fill_zero(last, sizeof last), copy(last, from, size_t(n > i ? n - i : 0) * 4);
+                from = last;
+            }
+            const int   down = bits == 8 ? 22 : 14;
+            const i16x8 a = lower_halves(codes_of(from, t.sh, R, half, down), codes_of(from + 4, t.sh, R, half, down)),
+                        b = lower_halves(codes_of(from + 8, t.sh, R, half, down),
+                                         codes_of(from + 12, t.sh, R, half, down));
+            if (bits == 8) {
+                const i8x16 p = reinterpret_cast<i8x16>(a), q = reinterpret_cast<i8x16>(b);
+                const i8x16 v =
+                    __builtin_shufflevector(p, q, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                SSM_MEMCPY(codes + i, &v, 16);
+            } else SSM_MEMCPY(codes + 2 * i, &a, 16), SSM_MEMCPY(codes + 2 * i + 16, &b, 16);
+        }
+        scale[0] = t.num, scale[1] = t.den;
+    }
+    static SSM_128 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                 int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<Dot>(y, y_stride, W, codes, code_stride, scales, n);
+        else scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    }
+    static SSM_128 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x2>(a); }
+    static SSM_128 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x2>(a); }
+    static SSM_128 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x2>(r, v, n); }
+    static SSM_128 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x2>(y, x, n); }
+    static SSM_128 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x2>(r, v, n); }
+    static SSM_128 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
+                                     int32_t n) {
+        layer_norm_loop_q<i64x2>(y, x, weight, bias, n);
+    }
+    static SSM_128 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
+        rms_norm_loop_q<i64x2>(y, x, weight, n, 24);
+    }
+    static SSM_128 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
+        gate_loop_q<i64x2>(y, x, z, n);
+    }
+    static SSM_128 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
+                               int32_t n) {
+        conv_loop_q<i64x2>(y, taps, w, bias, K, n);
+    }
+    static SSM_128 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x2>(row); }
+    static SSM_128 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x2>(row); }
+    static SSM_128 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x2>(row); }
+};
+#undef SSM_128
+#if defined(SSM_HAS_AVX2)
+struct sse42 : vectors128 {
+    static constexpr const char* name = "sse42";
+};
+#elif defined(SSM_HAS_SIMD128)
+struct simd128 : vectors128 {
+    static constexpr const char* name = "simd128";
+};
+#else
+struct neon : vectors128 {
+    static constexpr const char* name = "neon";
+};
+#endif
+#if defined(SSM_HAS_DOTPROD)
+struct dotprod : neon {
+    static constexpr const char* name = "dotprod";
+
+    static SSM_DOTPROD void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                     int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<Sdot>(y, y_stride, W, codes, code_stride, scales, n);
+        else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    }
+};
+#undef SSM_DOTPROD
+#endif
+
+#if defined(SSM_HAS_AVX2)
 #define SSM_AVX2 SSM_TARGET("avx2,f16c")
 #define SSM_AVX2_INLINE_ inline __attribute__((always_inline)) SSM_AVX2
 #define SSM_AVX2_INLINE static SSM_AVX2_INLINE_
@@ -4023,6 +4473,7 @@ struct avx512 : avx2 {
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+#endif
 #undef SSM_UNROLL_8
 #endif
 } // namespace detail
@@ -4053,6 +4504,11 @@ template <class K> constexpr Kernels kernels_from() noexcept {
 template <class K> inline constexpr Kernels table = kernels_from<K>();
 
 #if defined(SSM_HAS_AVX2)
+SSM_LOCAL bool cpu_has_sse42() noexcept {
+    unsigned       a = 0, b = 0, c = 0, d = 0;
+    const unsigned both = 1u << 19 | 1u << 20; // 4.1 and 4.2
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & both) == both;
+}
 // AVX2 and F16C in the CPU, and the operating system saves the wide registers.
 SSM_LOCAL bool cpu_has_avx2() noexcept {
     unsigned a = 0, b = 0, c = 0, d = 0, lo = 0, hi = 0;
@@ -4071,6 +4527,15 @@ SSM_LOCAL bool cpu_has_avx512() noexcept {
     return (lo & 0xe6u) == 0xe6u && (b & all) == all && (c & vnni) != 0;
 }
 #endif
+#if defined(SSM_HAS_DOTPROD)
+SSM_LOCAL bool cpu_has_dotprod() noexcept {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#else
+    return (getauxval(16) >> 20 & 1u) != 0; // AT_HWCAP, HWCAP_ASIMDDP
+#endif
+}
+#endif
 
 SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this machine or not in this build
     switch (isa) {
@@ -4083,8 +4548,26 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
     case Isa::avx2:
         if (cpu_has_avx2()) return &table<avx2>;
         if (isa == Isa::avx2) return nullptr;
+        [[fallthrough]];
+    case Isa::sse42:
+        if (cpu_has_sse42()) return &table<sse42>;
+        if (isa == Isa::sse42) return nullptr;
+#elif defined(SSM_HAS_NEON)
+#if defined(SSM_HAS_DOTPROD)
+    case Isa::dotprod:
+        if (cpu_has_dotprod()) return &table<dotprod>;
+        if (isa == Isa::dotprod) return nullptr;
+        [[fallthrough]];
 #endif
+    case Isa::neon:
+        return &table<neon>;
+#elif defined(SSM_HAS_SIMD128)
+    case Isa::simd128:
+        return &table<simd128>;
+#endif
+#if !defined(SSM_HAS_NEON) && !defined(SSM_HAS_SIMD128)
         return &table<scalar>;
+#endif
     case Isa::scalar:
         return &table<scalar>;
     default:
@@ -4103,6 +4586,14 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "avx2";
     case Isa::avx512:
         return "avx512";
+    case Isa::sse42:
+        return "sse42";
+    case Isa::neon:
+        return "neon";
+    case Isa::dotprod:
+        return "dotprod";
+    case Isa::simd128:
+        return "simd128";
     }
     return nullptr;
 }
@@ -5890,8 +6381,8 @@ SSM_API void unmap_file(Blob* blob) noexcept {
 }
 #else // no files known here
 SSM_API Status map_file(Blob*, const char*) noexcept { return Status::unsupported; }
-SSM_API void   unmap_file(Blob* blob) noexcept {
-      if (blob != nullptr) *blob = Blob();
+SSM_API void unmap_file(Blob* blob) noexcept {
+    if (blob != nullptr) *blob = Blob();
 }
 #endif
 #endif // SSM_NO_FILES

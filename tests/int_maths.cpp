@@ -1,5 +1,5 @@
 // int_maths.cpp - the functions of one number that integer models are made of: against long double over their whole
-// range, against the slow engine, and one lane at a time against four. SPDX-License-Identifier: MIT
+// range, against the slow engine, and one lane at a time against two and four. SPDX-License-Identifier: MIT
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
@@ -48,6 +48,12 @@ template <class F> void one_by_one(int32_t* y, const int32_t* x, int32_t n) { ea
 template <class F> __attribute__((target("avx2,f16c"))) void four_by_four(int32_t* y, const int32_t* x, int32_t n) {
     each<F, i64x4>(y, x, n);
 }
+#define SSE42 __attribute__((target("sse4.2")))
+#else
+#define SSE42
+#endif
+#if defined(SSM_HAS_128)
+template <class F> SSE42 void two_by_two(int32_t* y, const int32_t* x, int32_t n) { each<F, i64x2>(y, x, n); }
 #endif
 
 // A million numbers of [low, high]: both ends and what is next to them, every power of two and its neighbours, an even
@@ -76,13 +82,19 @@ template <class F>
 Real largest_error(int64_t low, int64_t high, int in, int out, Real (*exact)(Real), int32_t worst_at = 0) {
     std::vector<int32_t> x = numbers(low, high);
     if (worst_at != 0) x[0] = worst_at;
-    std::vector<int32_t> one(x.size()), four(x.size());
+    std::vector<int32_t> one(x.size()), two(x.size()), four(x.size());
     one_by_one<F>(one.data(), x.data(), int32_t(x.size()));
     for (size_t i = 0; i < x.size(); i += 3) REQUIRE_MESSAGE(one[i] == low32(F::slowly(x[i])), x[i]);
 #if defined(SSM_HAS_AVX2)
     if (isa_runs_here(Isa::avx2)) {
         four_by_four<F>(four.data(), x.data(), int32_t(x.size()));
         for (size_t i = 0; i < x.size(); ++i) REQUIRE_MESSAGE(one[i] == four[i], x[i]);
+    }
+#endif
+#if defined(SSM_HAS_128)
+    if (isa_runs_here(Isa::sse42) || isa_runs_here(Isa::neon) || isa_runs_here(Isa::simd128)) {
+        two_by_two<F>(two.data(), x.data(), int32_t(x.size()));
+        for (size_t i = 0; i < x.size(); ++i) REQUIRE_MESSAGE(one[i] == two[i], x[i]);
     }
 #endif
     Real       worst = 0;
@@ -96,8 +108,7 @@ Real largest_error(int64_t low, int64_t high, int in, int out, Real (*exact)(Rea
 const Real pi = std::acos(Real(-1));
 } // namespace
 
-TEST_CASE(
-    "integer functions: within their bounds of the exact ones over their whole range, four lanes like one (slow)") {
+TEST_CASE("integer functions: within their bounds of the exact ones over their whole range, lanes like one (slow)") {
     // The bounds are what all inputs reach, tried one by one; `worst_at` is where.
     const auto logistic = [](Real x) { return 1 / (1 + std::exp(-x)); };
     const auto softplus = [](Real x) { return std::max(x, Real(0)) + std::log1p(std::exp(-std::fabs(x))); };

@@ -205,7 +205,8 @@ template <class K> Machine measure_machine(double seconds) {
 }
 Machine machine_of(ssm::Isa isa, double seconds) {
 #if defined(BENCH_AVX2)
-    if (isa != ssm::Isa::scalar) return measure_machine<avx2>(seconds); // 512-bit ones: as a measure, the same
+    if (isa == ssm::Isa::avx2 || isa == ssm::Isa::avx512)
+        return measure_machine<avx2>(seconds); // as a measure, the same
 #endif
     (void)isa;
     return measure_machine<scalar>(seconds);
