@@ -82,8 +82,8 @@
 //
 // Back-ends: scalar (everywhere); sse42, avx2, avx512 (x86-64, chosen at run time; the last needs VNNI); neon (AArch64,
 // and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang before 16 and
-// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128). Those of 128 bits serve the integer
-// engine; the float engine is scalar there. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86
+// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128). On 32-bit Arm, whose vectors lose
+// denormals, the float engine stays scalar. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86
 // needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
@@ -914,33 +914,39 @@ template <> struct lanes<float> {
 typedef float    f32x8 __attribute__((vector_size(32)));
 typedef int32_t  i32x8 __attribute__((vector_size(32)));
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
-template <> struct lanes<f32x8> {
-    using I = i32x8;
-    static SSM_INLINE f32x8 set(float x) noexcept { // of a variable, gcc makes one broadcast of the loop, eight
-        f32x8 v = {};                               // inserts of a list
-        if (__builtin_constant_p(x)) return f32x8{x, x, x, x, x, x, x, x};
+template <class F, class Integers, class Unsigned> struct vector_lanes {
+    using I = Integers;
+    static SSM_INLINE F set(float x) noexcept { // of a variable, gcc makes one broadcast of the loop, eight inserts of
+        F v = {};                               // a list
+        if (__builtin_constant_p(x)) return x - v;
 #if !defined(__clang__)
 #pragma GCC unroll 1
 #endif
-        for (int k = 0; k < 8; ++k) v[k] = x;
+        for (size_t k = 0; k < sizeof v / 4; ++k) v[k] = x;
         return v;
     }
-    static SSM_INLINE I     bits(const f32x8& x) noexcept { return reinterpret_cast<i32x8>(x); }
-    static SSM_INLINE f32x8 from_bits(const I& i) noexcept { return reinterpret_cast<f32x8>(i); }
-    static SSM_INLINE I     less(const f32x8& a, const f32x8& b) noexcept { return a < b; }
-    static SSM_INLINE I     equal(const f32x8& a, const f32x8& b) noexcept { return a == b; }
-    static SSM_INLINE I     shl(const I& i, int s) noexcept { return i << s; }
-    static SSM_INLINE I     add(const I& a, const I& b) noexcept {
-            return reinterpret_cast<I>(reinterpret_cast<u32x8>(a) + reinterpret_cast<u32x8>(b));
+    static SSM_INLINE I bits(const F& x) noexcept { return reinterpret_cast<I>(x); }
+    static SSM_INLINE F from_bits(const I& i) noexcept { return reinterpret_cast<F>(i); }
+    static SSM_INLINE I less(const F& a, const F& b) noexcept { return a < b; }
+    static SSM_INLINE I equal(const F& a, const F& b) noexcept { return a == b; }
+    static SSM_INLINE I shl(const I& i, int s) noexcept { return i << s; }
+    static SSM_INLINE I add(const I& a, const I& b) noexcept {
+        return reinterpret_cast<I>(reinterpret_cast<Unsigned>(a) + reinterpret_cast<Unsigned>(b));
     }
-    static SSM_INLINE I     to_int(const f32x8& x) noexcept { return __builtin_convertvector(x, i32x8); }
-    static SSM_INLINE f32x8 to_float(const I& i) noexcept { return __builtin_convertvector(i, f32x8); }
-    static SSM_INLINE bool  any(const I& mask) noexcept {
-         typedef int64_t i64x4 __attribute__((vector_size(32)));
-         const i64x4     m = reinterpret_cast<i64x4>(mask);
-         return ((m[0] | m[1]) | (m[2] | m[3])) != 0;
+    static SSM_INLINE I    to_int(const F& x) noexcept { return __builtin_convertvector(x, I); }
+    static SSM_INLINE F    to_float(const I& i) noexcept { return __builtin_convertvector(i, F); }
+    static SSM_INLINE bool any(const I& mask) noexcept {
+        int64_t m[sizeof mask / 8];
+        SSM_MEMCPY(m, &mask, sizeof m);
+        if constexpr (sizeof mask == 16) return (m[0] | m[1]) != 0;
+        else return ((m[0] | m[1]) | (m[2] | m[3])) != 0;
     }
 };
+template <> struct lanes<f32x8> : vector_lanes<f32x8, i32x8, u32x8> {};
+typedef float    f32x4 __attribute__((vector_size(16)));
+typedef int32_t  i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+template <> struct lanes<f32x4> : vector_lanes<f32x4, i32x4, u32x4> {};
 #endif
 
 template <class F, class I> SSM_INLINE F select(const I& mask, const F& a, const F& b) noexcept {
@@ -1478,7 +1484,7 @@ SSM_INLINE float element(const unsigned char* data, DType t, size_t i) noexcept 
     return t == DType::f16 ? f16_to_f32(h) : float_of(int32_t(uint32_t(h) << 16));
 }
 
-// Eight floats at a time for F = f32x8, one for F = float; a short last group is filled up with zeros.
+// Eight floats at a time for F = f32x8, four for f32x4, one for float; a short last group is filled up with zeros.
 template <class F> constexpr int32_t width = int32_t(sizeof(F) / sizeof(float));
 template <class F> SSM_INLINE F      load(const float* p, int32_t count) noexcept {
          F v = lanes<F>::set(0.0f);
@@ -1611,8 +1617,8 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
 // ---- 7. Recurrences -------------------------------------------------------------------------------------------------
 //
 // The four cells as formulas, the tables load() makes of their tensors, and the loops of the Mamba cells, written once
-// for F = float (the specification) and F = f32x8 (the back-ends). S4D's loop is the kernel s4d_scan. Exports S4dLayer,
-// MambaLayer, Row, mamba1_row, mamba2_row, mamba3_row.
+// for F = float (the specification), f32x8 and f32x4 (the back-ends). S4D's loop is the kernel s4d_scan. Exports
+// S4dLayer, MambaLayer, Row, mamba1_row, mamba2_row, mamba3_row.
 //
 // In a model with a state clip every new h is limited to it before it is read. A row's dt multiplies the step size:
 // time since the previous event, in training steps; the product is at most 22 in Mamba.
@@ -1785,7 +1791,7 @@ struct HeadScan {
     int32_t      N, ks, ranks, stride;
 };
 
-// The update and read-out of B blocks (1 or 2) of eight rows of h, for R ranks:
+// The update and read-out of B blocks (1 or 2) of eight rows of h, or of both halves (2) of one, for R ranks:
 //     h <- alpha h + sum_r w_r k0_r + sum_r v_r k_r,   o_r = sum_n h q_r
 // h: [block][N][8]; p: the first row; lane: of the first block, where F is one lane. h_in may be h_out. Returns a mask
 // of what has to be limited.
@@ -1793,12 +1799,12 @@ template <class F, int R, int B, bool Prev, bool Clip>
 SSM_INLINE typename lanes<F>::I scan_block(const HeadScan& a, float* o, const float* h_in, float* h_out,
                                            ptrdiff_t p) noexcept {
     using L = lanes<F>;
-    const ptrdiff_t rank = ptrdiff_t(a.N) * a.ks, block = ptrdiff_t(a.N) * 8;
+    const ptrdiff_t rank = ptrdiff_t(a.N) * a.ks, block = width<F> == 4 ? 4 : ptrdiff_t(a.N) * 8;
     const F         bound = L::set(a.clip);
     typename L::I   outside = L::bits(L::set(0.0f));
     Ranks<F, R>     first, second;
     first.start(a.w + p, a.v + p, a.stride);
-    second.start(a.w + p + (B - 1) * 8, a.v + p + (B - 1) * 8, a.stride);
+    second.start(a.w + p + (B - 1) * width<F>, a.v + p + (B - 1) * width<F>, a.stride);
     const float *k0 = a.k0, *k = a.k, *q = a.q;
     for (int32_t n = 0; n < a.N; ++n, k0 += a.ks, k += a.ks, q += a.ks, h_in += 8, h_out += 8) {
         F x = load<F>(h_in, 8) * a.alpha, y = B == 2 ? load<F>(h_in + block, 8) * a.alpha : x;
@@ -1815,7 +1821,7 @@ SSM_INLINE typename lanes<F>::I scan_block(const HeadScan& a, float* o, const fl
     }
     // Without a clip only NaN and Inf are limited, and those always reach a sum.
     const typename L::I wild = first.finish(o + p, a.stride);
-    const typename L::I wild2 = B == 2 ? second.finish(o + p + 8, a.stride) : wild;
+    const typename L::I wild2 = B == 2 ? second.finish(o + p + width<F>, a.stride) : wild;
     return Clip ? outside : wild | wild2;
 }
 template <class F, int R, int B, bool Prev>
@@ -1856,6 +1862,9 @@ SSM_INLINE bool scan_head(const HeadScan& a, float* o, const float* h_in, float*
         else if (width<F> == 8 && a.ranks == 1) outside = scan_clip<F, 1, 1, Prev>(a, o, h_in + at, to, p);
         else if (width<F> == 8 && Prev && a.ranks == 2) outside = scan_clip<F, 2, 1, Prev>(a, o, h_in + at, to, p);
         else if (width<F> == 8 && Prev && a.ranks == 4) outside = scan_clip<F, 4, 1, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 4 && a.ranks == 1) outside = scan_clip<F, 1, 2, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 4 && Prev && a.ranks == 2) outside = scan_clip<F, 2, 2, Prev>(a, o, h_in + at, to, p);
+        else if (width<F> == 4 && Prev && a.ranks == 4) outside = scan_clip<F, 4, 2, Prev>(a, o, h_in + at, to, p);
         else
             for (int32_t lane = 0; lane < 8; ++lane) hit |= scan_row(a, Prev, o, h_in + at + lane, to + lane, p + lane);
         for (int32_t lane = 0; outside && lane < rows; ++lane)
@@ -2905,7 +2914,6 @@ struct scalar {
 };
 
 #if defined(SSM_HAS_128)
-typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef int16_t i16x4 __attribute__((vector_size(8)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 // Lanes of 64 bits: what vector types of the compiler say by themselves. W as int64, U unsigned, V in halves of 32
@@ -3797,6 +3805,130 @@ template <class V> SSM_INLINE i16x8 lower_halves(const V& a, const V& b) noexcep
 #define SSM_128
 #endif
 struct vectors128 : scalar {
+#if !defined(__arm__) // whose vectors lose denormals
+    // Four weights, up-cast.
+    template <DType T> static SSM_INLINE f32x4 weights(const unsigned char* p) noexcept {
+        if constexpr (T == DType::f32) return vector_at<f32x4>(p);
+        else return reinterpret_cast<f32x4>(wide<i64x2>::extend(vector_at<i16x4>(p)) << 16); // bf16
+    }
+    template <DType T, int R>
+    static SSM_INLINE void multiply(f32x4* s, const unsigned char* w, size_t row_bytes, const float* x) noexcept {
+        const f32x4 a = vector_at<f32x4>(x), b = vector_at<f32x4>(x + 4);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r, w += row_bytes, s += 2)
+            s[0] = s[0] + weights<T>(w) * a, s[1] = s[1] + weights<T>(w + (T == DType::f32 ? 16 : 8)) * b;
+    }
+    // R rows (1 or 4) of one product. The last group of columns is read through a zero-padded copy.
+    template <DType T, int R>
+    static SSM_INLINE void rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
+                                int32_t cols) noexcept {
+        constexpr size_t size = T == DType::f32 ? 4 : 2;
+        f32x4            s[size_t(2 * R)] = {};
+        int32_t          k = 0;
+        for (; k + 8 <= cols; k += 8) multiply<T, R>(s, w + size_t(k) * size, row_bytes, x + k);
+        if (k < cols) {
+            float         x8[8] = {};
+            unsigned char w8[size_t(R)][32] = {};
+            copy(x8, x + k, size_t(cols - k) * 4);
+            for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
+            multiply<T, R>(s, w8[0], 32, x8);
+        }
+        const auto join = [&](int a, int b) { // of two rows: 0+4+2+6 and 1+5+3+7 of either
+            const f32x4 p = s[2 * a] + s[2 * a + 1], q = s[2 * b] + s[2 * b + 1];
+            return __builtin_shufflevector(p, q, 0, 1, 4, 5) + __builtin_shufflevector(p, q, 2, 3, 6, 7);
+        };
+        const f32x4 ab = join(0, R > 1), cd = join(R / 2, R - 1);
+        const f32x4 sums = __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+        for (int r = 0; r < R; ++r) y[r] = sums[r] + (bias != nullptr ? bias[r] : 0.0f);
+    }
+    // Groups of R rows over all n inputs. The last group may begin inside the one before.
+    template <DType T, int R>
+    static SSM_INLINE void groups(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
+                                  int32_t x_stride, int32_t n) noexcept {
+        const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
+        for (int32_t first = 0; first < W.rows; first += R) {
+            const int32_t o = first + R <= W.rows ? first : W.rows - R;
+            for (ptrdiff_t i = 0; i < n; ++i)
+                rows<T, R>(y + i * y_stride + o, W.data + size_t(o) * row_bytes, row_bytes,
+                           bias != nullptr ? bias + o : nullptr, x + i * x_stride, W.cols);
+        }
+    }
+    static SSM_128 void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
+                               int32_t x_stride, int32_t n) {
+        if (W.dtype == DType::f16) scalar::matmul(y, y_stride, W, bias, x, x_stride, n);
+        else if (W.dtype == DType::f32)
+            W.rows < 4 ? groups<DType::f32, 1>(y, y_stride, W, bias, x, x_stride, n)
+                       : groups<DType::f32, 4>(y, y_stride, W, bias, x, x_stride, n);
+        else
+            W.rows < 4 ? groups<DType::bf16, 1>(y, y_stride, W, bias, x, x_stride, n)
+                       : groups<DType::bf16, 4>(y, y_stride, W, bias, x, x_stride, n);
+    }
+    // As avx2's, for half a block at a time.
+    static SSM_128 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
+                                 const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
+                                 float clip) {
+        bool        hit = false;
+        const i32x4 bound = lanes<f32x4>::bits(lanes<f32x4>::set(clip));
+        for (ptrdiff_t k = 0; k < blocks * 8; k += 4) {
+            const ptrdiff_t at = k / 8 * modes, lane = k % 8;
+            const f32x4     d = vector_at<f32x4>(D + k);
+            float* const    first = h_out + at * 16 + lane;
+            for (ptrdiff_t t = 0; t < T; ++t) {
+                const f32x4  v = vector_at<f32x4>(u + t * stride + k);
+                f32x4        sum = {};
+                i32x4        top = {};
+                const float *x = t == 0 ? h_in + at * 16 + lane : first, *p = ab + at * 32 + lane;
+                const float* q = c + at * 16 + lane;
+                float*       to = first;
+                for (int32_t j = 0; j < modes; ++j, p += 32, q += 16, x += 16, to += 16) {
+                    const f32x4 xr = vector_at<f32x4>(x), xi = vector_at<f32x4>(x + 8);
+                    const f32x4 ar = vector_at<f32x4>(p), ai = vector_at<f32x4>(p + 8);
+                    const f32x4 r = (ar * xr - ai * xi) + vector_at<f32x4>(p + 16) * v;
+                    const f32x4 i = (ar * xi + ai * xr) + vector_at<f32x4>(p + 24) * v;
+                    store(to, r, 4), store(to + 8, i, 4);
+                    const i32x4 m = lanes<f32x4>::bits(magnitude(r)), n = lanes<f32x4>::bits(magnitude(i));
+                    top = m > top ? m : top, top = n > top ? n : top;
+                    sum = sum + (vector_at<f32x4>(q) * r - vector_at<f32x4>(q + 8) * i);
+                }
+                if (lanes<f32x4>::any(top > bound)) {
+                    float each[4] = {};
+                    to = first, q = c + at * 16 + lane;
+                    for (int32_t j = 0; j < modes; ++j, to += 16, q += 16)
+                        for (int l = 0; l < 4; ++l) {
+                            to[l] = limit(to[l], clip, &hit), to[l + 8] = limit(to[l + 8], clip, &hit);
+                            each[l] += q[l] * to[l] - q[l + 8] * to[l + 8];
+                        }
+                    sum = vector_at<f32x4>(each);
+                }
+                store(s + t * stride + k, f32x4(sum + d * v), 4);
+            }
+        }
+        return hit;
+    }
+    static SSM_128 void s4d_discretize(float* ab, const float* rho, const double* turns, const float* gain, float dt,
+                                       Disc disc, int32_t count) {
+        discretize_loop<f32x4>(ab, rho, turns, gain, dt, disc, count);
+    }
+    static SSM_128 void gelu(float* y, const float* x, int32_t n) { gelu_loop<f32x4>(y, x, n); }
+    static SSM_128 void glu(float* r, const float* v, int32_t n) { glu_loop<f32x4>(r, v, n); }
+    static SSM_128 void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
+        layer_norm_loop<f32x4>(y, x, weight, bias, n);
+    }
+    static SSM_128 void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
+        rms_norm_loop<f32x4>(y, x, weight, n);
+    }
+    static SSM_128 void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<f32x4>(y, x, z, n); }
+    static SSM_128 void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,
+                             int32_t n) {
+        conv_loop<f32x4>(y, taps, w, bias, K, n);
+    }
+#if !defined(SSM_HAS_SIMD128) // there one at a time is faster, up to 3 times in node
+    static SSM_128 bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, f32x4>(row); }
+    static SSM_128 bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, f32x4>(row); }
+    static SSM_128 bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, f32x4>(row); }
+#endif
+#endif
+
     static SSM_128 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                                  int32_t bits) {
         const Quotients t(largest_q<i64x2>(x, n), bits);
