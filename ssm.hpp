@@ -410,7 +410,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128 }; // avx512: with VNNI
+enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -753,6 +753,13 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_HAS_128 1
 #define SSM_HAS_SIMD128 1
 #include <wasm_simd128.h>
+#endif
+#endif
+// What the compiler's options say of processors without a question to ask at run time.
+#if defined(__GNUC__) && !defined(SSM_NO_SIMD)
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_NEON)
+#define SSM_HAS_DSP 1
+#include <arm_acle.h>
 #endif
 #endif
 #if defined(__clang__)
@@ -4608,6 +4615,165 @@ struct avx512 : avx2 {
 #endif
 #undef SSM_UNROLL_8
 #endif
+
+#if defined(SSM_HAS_DSP)
+// Projections of 8-bit codes, four rows at a time or one: K::dots8 and K::dots4 give R sums of rows from o on.
+template <class K, class Base> struct rows_of : Base {
+    template <int R>
+    static void rows(int32_t* y, int32_t y_stride, const Matrix& W, int32_t o, const unsigned char* codes,
+                     int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
+        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+        for (ptrdiff_t i = 0; i < n; ++i) {
+            const unsigned char* q = codes + i * code_stride;
+            int32_t              acc[R];
+            if (o < W.rows4) K::template dots4<R>(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, q);
+            else K::template dots8<R>(acc, W.data + (o - W.rows4) * cols, cols, q);
+            for (int32_t r = 0; r < R; ++r)
+                y[i * y_stride + o + r] = scalar::requantize(acc[r], scales + i * 2, W, o + r, 8);
+        }
+    }
+    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
+                         const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        for (int32_t o = 0, end = W.rows4; o < W.rows; end = W.rows) {
+            for (; o + 4 <= end; o += 4) rows<4>(y, y_stride, W, o, codes, code_stride, scales, n);
+            for (; o < end; ++o) rows<1>(y, y_stride, W, o, codes, code_stride, scales, n);
+        }
+    }
+};
+#endif
+
+#if defined(SSM_HAS_DSP)
+// Words of four codes, as pairs of 16 bits: those of bytes 0 and 2, and those of bytes 1 and 3.
+struct dsp : rows_of<dsp, scalar> {
+    static constexpr const char* name = "dsp";
+
+#if defined(__ARM_FEATURE_UNALIGNED)
+    static constexpr bool any_alignment = true;
+#else
+    static constexpr bool  any_alignment = false;
+#endif
+    template <bool Aligned> static SSM_INLINE uint32_t word(const unsigned char* p) noexcept {
+        uint32_t v;
+        if constexpr (Aligned) SSM_MEMCPY(&v, __builtin_assume_aligned(p, 4), 4);
+        else SSM_MEMCPY(&v, p, 4);
+        return v;
+    }
+    static SSM_INLINE int16x2_t even(uint32_t v) noexcept { return __sxtb16(v); }
+    static SSM_INLINE int16x2_t odd(uint32_t v) noexcept {
+        int16x2_t out; // gcc does not see that the rotation is part of it
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(out) : "r"(v));
+        return out;
+    }
+    // Four codes more: w of a row, e and o of the token.
+    static SSM_INLINE int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
+        return __smlad(odd(w), o, __smlad(even(w), e, sum));
+    }
+    // Sums of R rows (1 or 4) over `cols` codes, a multiple of 4. One row after the other, or registers do not suffice.
+#define SSM_ONE_BY_ONE __asm__ volatile("" ::: "memory")
+    template <bool Aligned, int R>
+    static __attribute__((noinline)) void words8(int32_t* out, const unsigned char* w0, ptrdiff_t stride,
+                                                 const unsigned char* q, ptrdiff_t cols) noexcept {
+        const unsigned char *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride, *const end = q + cols;
+        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        do {
+            const uint32_t  v = word<Aligned>(q);
+            const int16x2_t e = even(v), o = odd(v);
+            s0 = dot(word<Aligned>(w0), e, o, s0), q += 4, w0 += 4;
+            if constexpr (R == 4) {
+                SSM_ONE_BY_ONE;
+                s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
+                SSM_ONE_BY_ONE;
+                s2 = dot(word<Aligned>(w2), e, o, s2), w2 += 4;
+                SSM_ONE_BY_ONE;
+                s3 = dot(word<Aligned>(w3), e, o, s3), w3 += 4;
+            }
+        } while (q < end);
+        out[0] = s0;
+        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+    }
+    // The same of R rows (1 or 2) of int4. Nibbles stay where they are: sums of a group are 16 times too large, at most
+    // 16 * 32 * 8 * 127.
+    template <bool Aligned, int R>
+    static __attribute__((noinline)) void words4(int32_t* out, const unsigned char* w0, const unsigned char* sub,
+                                                 ptrdiff_t groups, const unsigned char* q) noexcept {
+        const unsigned char* w1 = w0 + groups * 16;
+        int32_t              s0 = 0, s1 = 0;
+        for (ptrdiff_t g = 0; g < groups; ++g, q += 16) {
+            int32_t                    part0 = 0, part1 = 0;
+            const unsigned char* const end = q + 16;
+            do {
+                const uint32_t  a = word<Aligned>(q), b = word<Aligned>(q + 16);
+                const int16x2_t a_e = even(a), a_o = odd(a), b_e = even(b), b_o = odd(b);
+                uint32_t        v = word<Aligned>(w0);
+                part0 = dot(v & 0xf0f0f0f0u, b_e, b_o, dot(v << 4 & 0xf0f0f0f0u, a_e, a_o, part0)), q += 4, w0 += 4;
+                if constexpr (R == 2) {
+                    SSM_ONE_BY_ONE;
+                    v = word<Aligned>(w1);
+                    part1 = dot(v & 0xf0f0f0f0u, b_e, b_o, dot(v << 4 & 0xf0f0f0f0u, a_e, a_o, part1)), w1 += 4;
+                }
+            } while (q < end);
+            s0 += (part0 >> 4) * static_cast<signed char>(sub[g]);
+            if constexpr (R == 2) s1 += (part1 >> 4) * static_cast<signed char>(sub[groups + g]);
+        }
+        out[0] = s0;
+        if constexpr (R == 2) out[1] = s1;
+    }
+#undef SSM_ONE_BY_ONE
+    static SSM_INLINE bool aligned(const unsigned char* w, ptrdiff_t stride, const unsigned char* q) noexcept {
+        return ((reinterpret_cast<uintptr_t>(w) | uintptr_t(stride) | reinterpret_cast<uintptr_t>(q)) & 3u) == 0;
+    }
+    template <int R>
+    static void dots8(int32_t* out, const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
+        const bool      fits = aligned(w, cols, q);
+        const ptrdiff_t whole = fits || any_alignment ? cols / 4 * 4 : 0;
+        for (int r = 0; r < R; ++r) out[r] = 0;
+        if (whole > 0) (fits ? words8<true, R> : words8<false, R>)(out, w, cols, q, whole);
+        for (ptrdiff_t k = whole; k < cols; ++k)
+            for (int r = 0; r < R; ++r)
+                out[r] += static_cast<signed char>(w[r * cols + k]) * static_cast<signed char>(q[k]);
+    }
+    template <int R>
+    static void dots4(int32_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                      const unsigned char* q) noexcept {
+        constexpr int step = R == 1 ? 1 : 2;
+        const auto    of = aligned(w, 0, q) ? words4<true, step> : words4<false, step>;
+        for (ptrdiff_t r = 0; r < R; r += step) of(out + r, w + r * groups * 16, sub + r * groups, groups, q);
+    }
+
+    // Row p of numbers, one rank, as scan_row_q(): 2^29 in front of the shift by 9 are the half of that by 21 behind
+    // it, and h' that fit 32 bits meet their limit there.
+    template <bool Prev, bool Each> static bool scan_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+        const int32_t *h = a.h_in + p * a.N, *const h_end = h + a.N, *k = a.k, *k0 = a.k0, *q = a.q;
+        const int32_t *each = a.alpha_each, v = a.v[p], w = Prev ? a.w[p] : 0, clip = a.clip;
+        int32_t*       to = a.h_out != nullptr ? a.h_out + p * a.N : nullptr;
+        int64_t        sum = 0;
+        bool           hit = false;
+        for (int32_t alpha = a.alpha; h < h_end; ++h) {
+            if constexpr (Each) alpha = *each++;
+            int64_t next = (product(alpha, *h) + ((1 << 29) + (1 << 8))) >> 9;
+            next += product(v, *k++);
+            if constexpr (Prev) next += product(w, *k0++);
+            next >>= 21;
+            int32_t x = int32_t(next);
+            if (x != next || uint32_t(x) + uint32_t(clip) > 2 * uint32_t(clip)) x = limit_q(next, clip, &hit);
+            if (to != nullptr) *to++ = x;
+            sum += product(x, *q++);
+        }
+        head_read<int64_t>(a, 0, p, 1, sum, 25);
+        return hit;
+    }
+    static bool scan_q(const HeadScanQ& a) {
+        if (a.X_in != nullptr || a.ranks != 1 || (a.w != nullptr && a.alpha_each != nullptr)) return scalar::scan_q(a);
+        const auto row = a.w != nullptr            ? scan_row<true, false>
+                         : a.alpha_each != nullptr ? scan_row<false, true>
+                                                   : scan_row<false, false>;
+        bool       hit = false;
+        for (int32_t p = 0; p < a.P; ++p) hit |= row(a, p);
+        return hit;
+    }
+};
+#endif
 } // namespace detail
 
 // ---- 10. Choosing a back-end ----------------------------------------------------------------------------------------
@@ -4672,6 +4838,10 @@ SSM_LOCAL bool cpu_has_dotprod() noexcept {
 SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this machine or not in this build
     switch (isa) {
     case Isa::best:
+#if defined(SSM_HAS_DSP)
+    case Isa::dsp:
+        return &table<dsp>;
+#endif
 #if defined(SSM_HAS_AVX2)
     case Isa::avx512:
         if (cpu_has_avx512()) return &table<avx512>;
@@ -4726,6 +4896,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "dotprod";
     case Isa::simd128:
         return "simd128";
+    case Isa::dsp:
+        return "dsp";
     }
     return nullptr;
 }

@@ -5,6 +5,7 @@
 #   make cross CROSS=quick          one of each kind, in a minute
 #   make cross TARGETS='cortex-m*'  those whose names match
 #   make cross CROSS=count          instructions of a step on the emulated ones, by cross/count.c; TARGETS as above
+#   make cross CROSS=kernels        integer kernels against the scalar ones, and instructions an operation (-O2)
 #   make cross CROSS=digests        writes tests/cross/digests.txt anew
 #   bash tests/cross.sh --packages  the Debian packages that the targets need, all or those chosen as above
 #
@@ -21,6 +22,8 @@ mkdir -p "$out" && out=$(cd "$out" && pwd) && rm -f "$out"/*.rc "$out"/*.err "$o
 cp $src/wasi.mjs $src/bochs.sh $src/bochs.S "$out" || exit # programs run there
 [ -n "${KEEP:-}" ] || trap 'rm -rf "$out"' EXIT
 which=${CROSS:-all}
+program=main.cpp level=-Os # of firmware
+[ "$which" != kernels ] || program=kernels.cpp level=-O2
 limit=120 # seconds, of a run
 warn="-Wall -Wextra -Wshadow -Wconversion -Werror"
 
@@ -65,7 +68,7 @@ hosted() {
     local cxx=$1
     shift
     echo 'int main() { return 0; }' | "$cxx" "$@" -x c++ - -o "$out/$b.program" 2>/dev/null || return 77
-    "$cxx" -std=c++17 -O2 $warn "$@" $src/main.cpp -o "$out/$b.program"
+    "$cxx" -std=c++17 -O2 $warn "$@" $src/$program -o "$out/$b.program"
 }
 wasm() { # [FLAG]...
     hosted clang++-14 --target=wasm32-wasi --sysroot=/usr -nostdlib++ -fno-exceptions -DSSM_NO_FILES "$@"
@@ -76,9 +79,9 @@ bare() {
     local cxx=$1-g++ nm=$1-nm start=$2 places=$3 memory=$4 floats='__(aeabi_[df]|(add|sub|mul|div|float|fix|extend|trunc)[a-z]*[ds]f)'
     shift 4
     command -v "$cxx" >/dev/null || return 77
-    set -- "$@" $warn -Os -ffreestanding -ffunction-sections -fdata-sections
+    set -- "$@" $warn $level -ffreestanding -ffunction-sections -fdata-sections
     "$cxx" "$@" -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -DSSM_NO_FILES -DCROSS_BARE \
-        "-DCROSS_MEMORY=$memory" -c $src/main.cpp -o "$out/$b.o" || return 1
+        "-DCROSS_MEMORY=$memory" -c $src/$program -o "$out/$b.o" || return 1
     if [[ " $* " == *" -DSSM_NO_FLOAT "* ]] && "$nm" -u "$out/$b.o" | grep -E "$floats"; then
         echo "the integer engine calls the float routines above"
         return 1
@@ -191,8 +194,12 @@ for t in "${targets[@]}"; do
         [[ $t != $pattern ]] || { chosen+=("$t"); break; }
     done
 done
-if [ "$which" = count ]; then
-    for i in "${!chosen[@]}"; do [[ ${runs[${chosen[i]}]} == qemu-* ]] || unset "chosen[i]"; done
+counts=
+if [ "$which" = count ] || [ "$which" = kernels ]; then
+    counts=yes
+    for i in "${!chosen[@]}"; do
+        [[ ${runs[${chosen[i]}]} == qemu-* ]] && [ "$which ${chosen[i]}" != "kernels cortex-m0" ] || unset "chosen[i]"
+    done # without a plugin, or with too little RAM
     chosen=("${chosen[@]}")
     gcc -O2 $warn -shared -fPIC -o "$out/count.so" $src/count.c || exit
 fi
@@ -217,7 +224,7 @@ job() { # BUILD TARGET...
         elif [ $rc != 0 ]; then echo build
         elif ! command -v "${1:-true}" >/dev/null; then echo "missing $(package_of "$1")"
         else
-            [ "$which" != count ] || [ $# = 0 ] || set -- "$1" -plugin "$out/count.so$(places "$out/$b.program")" -d plugin "${@:2}"
+            [ -z "$counts" ] || [ $# = 0 ] || set -- "$1" -plugin "$out/count.so$(places "$out/$b.program")" -d plugin "${@:2}"
             [ -f "$out/$b.o" ] || set -- "$@" "./$b.program" "${takes[$b]}"
             [ ! -f "$out/$b.o" ] || set -- "$@" "./$b.program"
             status=0
@@ -238,6 +245,7 @@ row() { # TARGET
         tail -n 20 "$out/${built[$t]}.log" >&2
         ;;
     *)
+        [ "$which" != kernels ] || { kernels "$t" "$rc"; return; }
         awk -v t="$t" -v on="${where[$t]}" -v rc="$rc" -v shipped="$shipped" -v floats="$float_names" -v needed="$(names "$out/${takes[${built[$t]}]}" | tr '\n' ' ')" '
             FILENAME != ARGV[2] { if ($1 !~ /^#/) want[$1] = $2 " " $3; next }
             $1 == "stack" { next }
@@ -290,6 +298,32 @@ counts() { # TARGET
                 for (i = 1; i <= k; ++i) printf " %s |", (name[i], each[j]) in steps ? steps[name[i], each[j]] : "-"
                 printf "\n"
             }
+        }' "$out/$1.err" "$out/$1.txt"
+}
+
+# The rows of a target's kernels: cases that agree with the scalar ones, and instructions an operation, by the difference
+# of two sizes: of a projection a multiply-add, of a scan a number of the state.
+kernels() { # TARGET STATUS
+    awk -v t="$1" -v on="${where[$1]}" -v rc="$2" '
+        FILENAME == ARGV[1] { if ($1 == "counted") count[++n] = $4; next }
+        $1 == "matmul" || $1 == "scan" {
+            id = $1 " " $2 " " $3; ++k
+            if (id == last) per[id] = (count[k] - before) / ($4 * $5 - size)
+            last = id; before = count[k]; size = $4 * $5
+            next
+        }
+        $0 == "end" { ended = 1 }
+        / FAIL / { why = $0; sub(/ FAIL /, ": ", why) }
+        NF == 2 && $2 ~ /^[0-9]+$/ && $1 != "stack" { each[++m] = $1; cases[$1] = $2 }
+        END {
+            if (why == "" && (!ended || n != k)) why = "no end"
+            if (why == "" && rc != 0) why = "exit status " rc
+            if (rc == 124) why = "too slow; " why
+            if (m == 0) each[m = 1] = ""
+            for (i = 1; i <= m; ++i)
+                printf "| %s | %s | %s | %s | %.2f | %.2f | %.0f | %s |\n", t, on, each[i], cases[each[i]],
+                    per["matmul " each[i] " 8"], per["matmul " each[i] " 4"], per["scan " each[i] " 32"],
+                    why == "" ? "pass" : "FAIL: " why
         }' "$out/$1.err" "$out/$1.txt"
 }
 
@@ -377,6 +411,7 @@ run() { # BUILD TARGET...
 [ "$which" != digests ] || chosen=($base)
 heads="back-ends $shipped golden float result"
 [ "$which" != count ] || heads="back-end $counted"
+[ "$which" != kernels ] || heads="back-end cases int8 int4 scan result"
 [ "$which" = digests ] || {
     printf '| target | where |'
     printf ' %s |' $heads
@@ -384,7 +419,7 @@ heads="back-ends $shipped golden float result"
     printf ' %.0s--- |' $heads
     printf '\n'
 }
-run $base $base
+if [ "$which" = kernels ]; then : >"$out/expected"; else run $base $base; fi
 for t in "${chosen[@]}"; do
     serves=()
     for u in "${chosen[@]}"; do [ "${built[$u]}" != "${built[$t]}" ] || serves+=("$u"); done

@@ -14,35 +14,20 @@
 #define SSM_IMPLEMENTATION
 #include "../../ssm.hpp"
 
+#include "program.hpp"
 #ifdef CROSS_BARE
-extern "C" void                board_write(const char* text);
 extern "C" const unsigned char cross_models[], cross_models_end[];
-#else
-#include <stdio.h>
-static void board_write(const char* text) { fputs(text, stdout); }
 #endif
 #ifndef CROSS_MEMORY
 #define CROSS_MEMORY 4000000
 #endif
-
-// Places for count.c: around each step of made-up events, and behind each model.
-#if defined(__GNUC__)
-#define CROSS_PLACE(name, k)                                                                                           \
-    extern "C" __attribute__((noinline)) void name() { __asm__ volatile("" ::"i"(k) : "memory"); }
-#else
-#define CROSS_PLACE(name, k)                                                                                           \
-    static void name() {}
-#endif
-CROSS_PLACE(cross_begin, 1)
-CROSS_PLACE(cross_end, 2)
-CROSS_PLACE(cross_next, 3)
 
 namespace {
 using ssm::Status;
 
 constexpr int32_t batch = 4, pieces[] = {1, 3, 7, 2, 4, 5}, longest = 7, rounds = 3; // within and beyond the batch
 
-// ---- Memory and text
+// ---- Memory
 
 alignas(16) unsigned char memory[CROSS_MEMORY];
 
@@ -58,30 +43,6 @@ struct Ram { // what is left of memory[]; null once something did not fit
     }
 };
 
-struct Text {
-    char  s[80];
-    char* end = s;
-    Text& add(const char* t) {
-        while (*t != 0 && end < s + sizeof s - 1) *end++ = *t++;
-        *end = 0;
-        return *this;
-    }
-    Text& add(uint32_t n) {
-        char  digits[12];
-        char* d = digits + 11;
-        *d = 0;
-        do *--d = static_cast<char>('0' + n % 10);
-        while ((n /= 10) != 0);
-        return add(d);
-    }
-    Text& hex(uint64_t n) {
-        for (int k = 60; k >= 0; k -= 4) {
-            const char digit[] = {"0123456789abcdef"[n >> k & 15u], 0};
-            add(digit);
-        }
-        return *this;
-    }
-};
 bool same(const void* a, const void* b, size_t n) {
     const unsigned char *p = static_cast<const unsigned char*>(a), *q = static_cast<const unsigned char*>(b);
     for (size_t i = 0; i < n; ++i)
