@@ -410,7 +410,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp }; // avx512: with VNNI
+enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp, helium }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -760,6 +760,10 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_NEON)
 #define SSM_HAS_DSP 1
 #include <arm_acle.h>
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) // some compilers define it as 0
+#define SSM_HAS_HELIUM 1
+#include <arm_mve.h>
+#endif
 #endif
 #endif
 #if defined(__clang__)
@@ -4774,6 +4778,84 @@ struct dsp : rows_of<dsp, scalar> {
     }
 };
 #endif
+
+#if defined(SSM_HAS_HELIUM)
+// Vectors of 128 bits, whose products are summed up in general registers; scans as dsp.
+struct helium : rows_of<helium, dsp> {
+    static constexpr const char* name = "helium";
+
+    static SSM_INLINE int8x16_t load(const unsigned char* p) noexcept {
+        return vldrbq_s8(reinterpret_cast<const int8_t*>(p));
+    }
+    static SSM_INLINE int8x16_t load(const unsigned char* p, mve_pred16_t first) noexcept {
+        return vldrbq_z_s8(reinterpret_cast<const int8_t*>(p), first);
+    }
+    template <int R>
+    static void dots8(int32_t* out, const unsigned char* w0, ptrdiff_t cols, const unsigned char* q) noexcept {
+        const unsigned char *w1 = w0 + cols, *w2 = w1 + cols, *w3 = w2 + cols;
+        int32_t              s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        for (const unsigned char* end = w0 + cols / 16 * 16; w0 < end; w0 += 16, q += 16) {
+            const int8x16_t v = load(q);
+            s0 = vmladavaq_s8(s0, load(w0), v);
+            if constexpr (R == 4) {
+                s1 = vmladavaq_s8(s1, load(w1), v), w1 += 16;
+                s2 = vmladavaq_s8(s2, load(w2), v), w2 += 16;
+                s3 = vmladavaq_s8(s3, load(w3), v), w3 += 16;
+            }
+        }
+        if (cols % 16 != 0) { // zeros past the end of a row
+            const mve_pred16_t rest = vctp8q(uint32_t(cols % 16));
+            const int8x16_t    v = load(q, rest);
+            s0 = vmladavaq_s8(s0, load(w0, rest), v);
+            if constexpr (R == 4) {
+                s1 = vmladavaq_s8(s1, load(w1, rest), v), s2 = vmladavaq_s8(s2, load(w2, rest), v);
+                s3 = vmladavaq_s8(s3, load(w3, rest), v);
+            }
+        }
+        out[0] = s0;
+        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+    }
+    // A group of int4 is one vector; its nibbles stay where they are, as in words4().
+    static SSM_INLINE int32_t group(const unsigned char* w, const unsigned char* sub, int8x16_t low,
+                                    int8x16_t high) noexcept {
+        const int8x16_t v = load(w);
+        const int32_t   part =
+            vmladavaq_s8(vmladavq_s8(vshlq_n_s8(v, 4), low), vandq_s8(v, vdupq_n_s8(static_cast<int8_t>(-16))), high);
+        return (part >> 4) * static_cast<signed char>(*sub);
+    }
+    template <int R>
+    static void dots4(int32_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                      const unsigned char* q) noexcept {
+        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        for (const unsigned char* end = sub + groups; sub < end; ++sub, w += 16, q += 32) {
+            const int8x16_t low = load(q), high = load(q + 16);
+            s0 += group(w, sub, low, high);
+            if constexpr (R == 4) {
+                s1 += group(w + groups * 16, sub + groups, low, high);
+                s2 += group(w + groups * 32, sub + groups * 2, low, high);
+                s3 += group(w + groups * 48, sub + groups * 3, low, high);
+            }
+        }
+        out[0] = s0;
+        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+    }
+    // The upper half of (x << sh) R, rounded on. Codes stay within +-127 or +-32767 by themselves.
+    static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                         int32_t bits) {
+        uint32_t top = 0;
+        for (int32_t i = 0; i < n; i += 4) top = vmaxavq_s32(top, vldrwq_z_s32(x + i, vctp32q(uint32_t(n - i))));
+        const Quotients t(top, bits);
+        const int32x4_t R = vdupq_n_s32(int32_t(t.R));
+        for (int32_t i = 0; i < padded_n; i += 4) { // whole vectors: padded_n is a multiple of 32
+            const int32x4_t v = vldrwq_z_s32(x + i, vctp32q(uint32_t(n > i ? n - i : 0)));
+            const int32x4_t product = vmulhq_s32(vshlq_r_s32(v, t.sh), R);
+            if (bits == 8) vstrbq_s32(reinterpret_cast<int8_t*>(codes + i), vrshrq_n_s32(product, 22));
+            else vstrhq_s32(reinterpret_cast<int16_t*>(codes) + i, vrshrq_n_s32(product, 14));
+        }
+        scale[0] = t.num, scale[1] = t.den;
+    }
+};
+#endif
 } // namespace detail
 
 // ---- 10. Choosing a back-end ----------------------------------------------------------------------------------------
@@ -4838,7 +4920,10 @@ SSM_LOCAL bool cpu_has_dotprod() noexcept {
 SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this machine or not in this build
     switch (isa) {
     case Isa::best:
-#if defined(SSM_HAS_DSP)
+#if defined(SSM_HAS_HELIUM)
+    case Isa::helium:
+        return &table<helium>;
+#elif defined(SSM_HAS_DSP)
     case Isa::dsp:
         return &table<dsp>;
 #endif
@@ -4898,6 +4983,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "simd128";
     case Isa::dsp:
         return "dsp";
+    case Isa::helium:
+        return "helium";
     }
     return nullptr;
 }
