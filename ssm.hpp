@@ -410,7 +410,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp, helium }; // avx512: with VNNI
+enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp, helium, rvv }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -764,6 +764,9 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_HAS_HELIUM 1
 #include <arm_mve.h>
 #endif
+#elif defined(__riscv_v) && defined(__riscv_v_intrinsic) && __riscv_v_intrinsic >= 11000
+#define SSM_HAS_RVV 1
+#include <riscv_vector.h>
 #endif
 #endif
 #if defined(__clang__)
@@ -4620,28 +4623,29 @@ struct avx512 : avx2 {
 #undef SSM_UNROLL_8
 #endif
 
-#if defined(SSM_HAS_DSP)
-// Projections of 8-bit codes, four rows at a time or one: K::dots8 and K::dots4 give R sums of rows from o on.
+#if defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV)
+// Projections of 8-bit codes, four rows of one kind at a time: K::dots8 and K::dots4 give their sums. The last four may
+// begin among those before; fewer than four in all go the long way.
 template <class K, class Base> struct rows_of : Base {
-    template <int R>
-    static void rows(int32_t* y, int32_t y_stride, const Matrix& W, int32_t o, const unsigned char* codes,
-                     int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
-        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-        for (ptrdiff_t i = 0; i < n; ++i) {
-            const unsigned char* q = codes + i * code_stride;
-            int32_t              acc[R];
-            if (o < W.rows4) K::template dots4<R>(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, q);
-            else K::template dots8<R>(acc, W.data + (o - W.rows4) * cols, cols, q);
-            for (int32_t r = 0; r < R; ++r)
-                y[i * y_stride + o + r] = scalar::requantize(acc[r], scales + i * 2, W, o + r, 8);
-        }
-    }
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
         if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
-        for (int32_t o = 0, end = W.rows4; o < W.rows; end = W.rows) {
-            for (; o + 4 <= end; o += 4) rows<4>(y, y_stride, W, o, codes, code_stride, scales, n);
-            for (; o < end; ++o) rows<1>(y, y_stride, W, o, codes, code_stride, scales, n);
+        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+        for (int32_t o = 0; o < W.rows;) {
+            const bool    four = o < W.rows4;
+            const int32_t begin = four ? 0 : W.rows4, end = four ? W.rows4 : W.rows, rows = end - begin < 4 ? 1 : 4,
+                          at = o + rows <= end ? o : end - rows;
+            for (ptrdiff_t i = 0; i < n; ++i) {
+                const unsigned char* q = codes + i * code_stride;
+                const auto*          q8 = reinterpret_cast<const signed char*>(q);
+                int32_t              acc[4];
+                if (rows == 1) acc[0] = int32_t(four ? scalar::dot4(W, at, q8) : scalar::dot8(W, at, q8));
+                else if (four) K::dots4(acc, W.data4 + at * groups * 16, W.sub + at * groups, groups, q);
+                else K::dots8(acc, W.data + (at - W.rows4) * cols, cols, q);
+                for (int32_t r = 0; r < rows; ++r)
+                    y[i * y_stride + at + r] = scalar::requantize(acc[r], scales + i * 2, W, at + r, 8);
+            }
+            o = at + rows;
         }
     }
 };
@@ -4663,7 +4667,7 @@ struct dsp : rows_of<dsp, scalar> {
         else SSM_MEMCPY(&v, p, 4);
         return v;
     }
-    static SSM_INLINE int16x2_t even(uint32_t v) noexcept { return __sxtb16(v); }
+    static SSM_INLINE int16x2_t even(uint32_t v) noexcept { return __sxtb16(int8x4_t(v)); }
     static SSM_INLINE int16x2_t odd(uint32_t v) noexcept {
         int16x2_t out; // gcc does not see that the rotation is part of it
         __asm__("sxtb16 %0, %1, ror #8" : "=r"(out) : "r"(v));
@@ -4673,9 +4677,9 @@ struct dsp : rows_of<dsp, scalar> {
     static SSM_INLINE int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
         return __smlad(odd(w), o, __smlad(even(w), e, sum));
     }
-    // Sums of R rows (1 or 4) over `cols` codes, a multiple of 4. One row after the other, or registers do not suffice.
+    // Sums of four rows over `cols` codes, a multiple of 4. One row after the other, or registers do not suffice.
 #define SSM_ONE_BY_ONE __asm__ volatile("" ::: "memory")
-    template <bool Aligned, int R>
+    template <bool Aligned>
     static __attribute__((noinline)) void words8(int32_t* out, const unsigned char* w0, ptrdiff_t stride,
                                                  const unsigned char* q, ptrdiff_t cols) noexcept {
         const unsigned char *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride, *const end = q + cols;
@@ -4684,21 +4688,22 @@ struct dsp : rows_of<dsp, scalar> {
             const uint32_t  v = word<Aligned>(q);
             const int16x2_t e = even(v), o = odd(v);
             s0 = dot(word<Aligned>(w0), e, o, s0), q += 4, w0 += 4;
-            if constexpr (R == 4) {
-                SSM_ONE_BY_ONE;
-                s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
-                SSM_ONE_BY_ONE;
-                s2 = dot(word<Aligned>(w2), e, o, s2), w2 += 4;
-                SSM_ONE_BY_ONE;
-                s3 = dot(word<Aligned>(w3), e, o, s3), w3 += 4;
-            }
+            SSM_ONE_BY_ONE;
+            s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
+            SSM_ONE_BY_ONE;
+            s2 = dot(word<Aligned>(w2), e, o, s2), w2 += 4;
+            SSM_ONE_BY_ONE;
+            s3 = dot(word<Aligned>(w3), e, o, s3), w3 += 4;
         } while (q < end);
-        out[0] = s0;
-        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+        out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
     }
-    // The same of R rows (1 or 2) of int4. Nibbles stay where they are: sums of a group are 16 times too large, at most
+    static SSM_INLINE int32_t dot_nibbles(uint32_t w, uint32_t low, uint32_t high, int32_t sum) noexcept {
+        sum = dot(w << 4 & 0xf0f0f0f0u, even(low), odd(low), sum);
+        return dot(w & 0xf0f0f0f0u, even(high), odd(high), sum);
+    }
+    // The same of two rows of int4. Nibbles stay where they are: sums of a group are 16 times too large, at most
     // 16 * 32 * 8 * 127.
-    template <bool Aligned, int R>
+    template <bool Aligned>
     static __attribute__((noinline)) void words4(int32_t* out, const unsigned char* w0, const unsigned char* sub,
                                                  ptrdiff_t groups, const unsigned char* q) noexcept {
         const unsigned char* w1 = w0 + groups * 16;
@@ -4707,42 +4712,33 @@ struct dsp : rows_of<dsp, scalar> {
             int32_t                    part0 = 0, part1 = 0;
             const unsigned char* const end = q + 16;
             do {
-                const uint32_t  a = word<Aligned>(q), b = word<Aligned>(q + 16);
-                const int16x2_t a_e = even(a), a_o = odd(a), b_e = even(b), b_o = odd(b);
-                uint32_t        v = word<Aligned>(w0);
-                part0 = dot(v & 0xf0f0f0f0u, b_e, b_o, dot(v << 4 & 0xf0f0f0f0u, a_e, a_o, part0)), q += 4, w0 += 4;
-                if constexpr (R == 2) {
-                    SSM_ONE_BY_ONE;
-                    v = word<Aligned>(w1);
-                    part1 = dot(v & 0xf0f0f0f0u, b_e, b_o, dot(v << 4 & 0xf0f0f0f0u, a_e, a_o, part1)), w1 += 4;
-                }
+                const uint32_t low = word<Aligned>(q), high = word<Aligned>(q + 16);
+                part0 = dot_nibbles(word<Aligned>(w0), low, high, part0), q += 4, w0 += 4;
+                SSM_ONE_BY_ONE;
+                part1 = dot_nibbles(word<Aligned>(w1), low, high, part1), w1 += 4;
             } while (q < end);
             s0 += (part0 >> 4) * static_cast<signed char>(sub[g]);
-            if constexpr (R == 2) s1 += (part1 >> 4) * static_cast<signed char>(sub[groups + g]);
+            s1 += (part1 >> 4) * static_cast<signed char>(sub[groups + g]);
         }
-        out[0] = s0;
-        if constexpr (R == 2) out[1] = s1;
+        out[0] = s0, out[1] = s1;
     }
 #undef SSM_ONE_BY_ONE
     static SSM_INLINE bool aligned(const unsigned char* w, ptrdiff_t stride, const unsigned char* q) noexcept {
         return ((reinterpret_cast<uintptr_t>(w) | uintptr_t(stride) | reinterpret_cast<uintptr_t>(q)) & 3u) == 0;
     }
-    template <int R>
     static void dots8(int32_t* out, const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
         const bool      fits = aligned(w, cols, q);
         const ptrdiff_t whole = fits || any_alignment ? cols / 4 * 4 : 0;
-        for (int r = 0; r < R; ++r) out[r] = 0;
-        if (whole > 0) (fits ? words8<true, R> : words8<false, R>)(out, w, cols, q, whole);
+        for (int r = 0; r < 4; ++r) out[r] = 0;
+        if (whole > 0) (fits ? words8<true> : words8<false>)(out, w, cols, q, whole);
         for (ptrdiff_t k = whole; k < cols; ++k)
-            for (int r = 0; r < R; ++r)
+            for (int r = 0; r < 4; ++r)
                 out[r] += static_cast<signed char>(w[r * cols + k]) * static_cast<signed char>(q[k]);
     }
-    template <int R>
     static void dots4(int32_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
                       const unsigned char* q) noexcept {
-        constexpr int step = R == 1 ? 1 : 2;
-        const auto    of = aligned(w, 0, q) ? words4<true, step> : words4<false, step>;
-        for (ptrdiff_t r = 0; r < R; r += step) of(out + r, w + r * groups * 16, sub + r * groups, groups, q);
+        const auto of = aligned(w, 0, q) ? words4<true> : words4<false>;
+        of(out, w, sub, groups, q), of(out + 2, w + groups * 32, sub + groups * 2, groups, q);
     }
 
     // Row p of numbers, one rank, as scan_row_q(): 2^29 in front of the shift by 9 are the half of that by 21 behind
@@ -4779,66 +4775,66 @@ struct dsp : rows_of<dsp, scalar> {
 };
 #endif
 
-#if defined(SSM_HAS_HELIUM)
-// Vectors of 128 bits, whose products are summed up in general registers; scans as dsp.
-struct helium : rows_of<helium, dsp> {
-    static constexpr const char* name = "helium";
-
-    static SSM_INLINE int8x16_t load(const unsigned char* p) noexcept {
-        return vldrbq_s8(reinterpret_cast<const int8_t*>(p));
-    }
-    static SSM_INLINE int8x16_t load(const unsigned char* p, mve_pred16_t first) noexcept {
-        return vldrbq_z_s8(reinterpret_cast<const int8_t*>(p), first);
-    }
-    template <int R>
+#if defined(SSM_HAS_HELIUM) || defined(SSM_HAS_RVV)
+// Those sums by vectors of N = K::count() codes: K says what one is and how products with two rows join one sum each;
+// int4 codes come in groups, as 16 bytes.
+template <class K, class Base> struct vectors_of : rows_of<K, Base> {
     static void dots8(int32_t* out, const unsigned char* w0, ptrdiff_t cols, const unsigned char* q) noexcept {
-        const unsigned char *w1 = w0 + cols, *w2 = w1 + cols, *w3 = w2 + cols;
-        int32_t              s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-        for (const unsigned char* end = w0 + cols / 16 * 16; w0 < end; w0 += 16, q += 16) {
-            const int8x16_t v = load(q);
-            s0 = vmladavaq_s8(s0, load(w0), v);
-            if constexpr (R == 4) {
-                s1 = vmladavaq_s8(s1, load(w1), v), w1 += 16;
-                s2 = vmladavaq_s8(s2, load(w2), v), w2 += 16;
-                s3 = vmladavaq_s8(s3, load(w3), v), w3 += 16;
-            }
+        const ptrdiff_t      N = K::count(), left = cols % N;
+        const unsigned char *w1 = w0 + cols, *w2 = w1 + cols, *w3 = w2 + cols, *const end = w1 - left;
+        auto s0 = K::zero(N), s1 = s0, s2 = s0, s3 = s0;
+        for (; w0 < end; q += N, w0 += N) {
+            const auto x = K::load(q, N);
+            K::dot2(s0, s1, K::load(w0, N), K::load(w1, N), x, N), w1 += N;
+            K::dot2(s2, s3, K::load(w2, N), K::load(w3, N), x, N), w2 += N, w3 += N;
         }
-        if (cols % 16 != 0) { // zeros past the end of a row
-            const mve_pred16_t rest = vctp8q(uint32_t(cols % 16));
-            const int8x16_t    v = load(q, rest);
-            s0 = vmladavaq_s8(s0, load(w0, rest), v);
-            if constexpr (R == 4) {
-                s1 = vmladavaq_s8(s1, load(w1, rest), v), s2 = vmladavaq_s8(s2, load(w2, rest), v);
-                s3 = vmladavaq_s8(s3, load(w3, rest), v);
-            }
+        if (left > 0) { // zeros past the end of a row
+            const auto x = K::first(q, left, N);
+            K::dot2(s0, s1, K::first(w0, left, N), K::first(w1, left, N), x, N);
+            K::dot2(s2, s3, K::first(w2, left, N), K::first(w3, left, N), x, N);
         }
-        out[0] = s0;
-        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+        out[0] = K::sum(s0, N), out[1] = K::sum(s1, N), out[2] = K::sum(s2, N), out[3] = K::sum(s3, N);
     }
-    // A group of int4 is one vector; its nibbles stay where they are, as in words4().
-    static SSM_INLINE int32_t group(const unsigned char* w, const unsigned char* sub, int8x16_t low,
-                                    int8x16_t high) noexcept {
-        const int8x16_t v = load(w);
-        const int32_t   part =
-            vmladavaq_s8(vmladavq_s8(vshlq_n_s8(v, 4), low), vandq_s8(v, vdupq_n_s8(static_cast<int8_t>(-16))), high);
-        return (part >> 4) * static_cast<signed char>(*sub);
-    }
-    template <int R>
     static void dots4(int32_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
                       const unsigned char* q) noexcept {
-        int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        auto s0 = K::zero(16), s1 = s0, s2 = s0, s3 = s0;
         for (const unsigned char* end = sub + groups; sub < end; ++sub, w += 16, q += 32) {
-            const int8x16_t low = load(q), high = load(q + 16);
-            s0 += group(w, sub, low, high);
-            if constexpr (R == 4) {
-                s1 += group(w + groups * 16, sub + groups, low, high);
-                s2 += group(w + groups * 32, sub + groups * 2, low, high);
-                s3 += group(w + groups * 48, sub + groups * 3, low, high);
-            }
+            const auto low = K::sixteen(q), high = K::sixteen(q + 16);
+            s0 = K::group(s0, w, *sub, low, high), s1 = K::group(s1, w + groups * 16, sub[groups], low, high);
+            s2 = K::group(s2, w + groups * 32, sub[groups * 2], low, high);
+            s3 = K::group(s3, w + groups * 48, sub[groups * 3], low, high);
         }
-        out[0] = s0;
-        if constexpr (R == 4) out[1] = s1, out[2] = s2, out[3] = s3;
+        out[0] = K::sum4(s0), out[1] = K::sum4(s1), out[2] = K::sum4(s2), out[3] = K::sum4(s3);
     }
+};
+#endif
+
+#if defined(SSM_HAS_HELIUM)
+// Vectors of 128 bits, whose products are summed up in general registers; scans as dsp.
+struct helium : vectors_of<helium, dsp> {
+    static constexpr const char* name = "helium";
+
+    static constexpr ptrdiff_t  count() noexcept { return 16; }
+    static SSM_INLINE int8x16_t sixteen(const unsigned char* p) noexcept {
+        return vldrbq_s8(reinterpret_cast<const int8_t*>(p));
+    }
+    static SSM_INLINE int8x16_t load(const unsigned char* p, ptrdiff_t) noexcept { return sixteen(p); }
+    static SSM_INLINE int8x16_t first(const unsigned char* p, ptrdiff_t n, ptrdiff_t) noexcept {
+        return vldrbq_z_s8(reinterpret_cast<const int8_t*>(p), vctp8q(uint32_t(n)));
+    }
+    static SSM_INLINE int32_t zero(ptrdiff_t) noexcept { return 0; }
+    static SSM_INLINE void    dot2(int32_t& s, int32_t& t, int8x16_t w, int8x16_t v, int8x16_t x, ptrdiff_t) noexcept {
+           s = vmladavaq_s8(s, w, x), t = vmladavaq_s8(t, v, x);
+    }
+    static SSM_INLINE int32_t sum(int32_t s, ptrdiff_t) noexcept { return s; }
+    // Nibbles stay where they are, as in words4().
+    static SSM_INLINE int32_t group(int32_t s, const unsigned char* w, unsigned char sub, int8x16_t low,
+                                    int8x16_t high) noexcept {
+        const int8x16_t v = sixteen(w), upper = vandq_s8(v, vdupq_n_s8(static_cast<int8_t>(-16)));
+        const int32_t   part = vmladavaq_s8(vmladavq_s8(vshlq_n_s8(v, 4), low), upper, high);
+        return s + (part >> 4) * static_cast<signed char>(sub);
+    }
+    static SSM_INLINE int32_t sum4(int32_t s) noexcept { return s; }
     // The upper half of (x << sh) R, rounded on. Codes stay within +-127 or +-32767 by themselves.
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                          int32_t bits) {
@@ -4853,6 +4849,88 @@ struct helium : rows_of<helium, dsp> {
             else vstrhq_s32(reinterpret_cast<int16_t*>(codes) + i, vrshrq_n_s32(product, 14));
         }
         scale[0] = t.num, scale[1] = t.den;
+    }
+};
+#endif
+
+#if defined(SSM_HAS_RVV)
+// RISC-V's vectors, of any length from 128 bits on.
+struct rvv : vectors_of<rvv, scalar> {
+    static constexpr const char* name = "rvv";
+
+    static SSM_INLINE ptrdiff_t count() noexcept { return ptrdiff_t(__riscv_vsetvlmax_e8m2()); }
+    static SSM_INLINE vint8m2_t load(const unsigned char* p, ptrdiff_t N) noexcept {
+        return __riscv_vle8_v_i8m2(reinterpret_cast<const int8_t*>(p), size_t(N));
+    }
+    static SSM_INLINE vint8m2_t first(const unsigned char* p, ptrdiff_t n, ptrdiff_t N) noexcept {
+        return __riscv_vle8_v_i8m2_tu(__riscv_vmv_v_x_i8m2(0, size_t(N)), reinterpret_cast<const int8_t*>(p),
+                                      size_t(n));
+    }
+    // Half as many sums as codes, each of two products: at most 2 * 128 * 127, which 16 bits hold.
+    static SSM_INLINE vint32m4_t zero(ptrdiff_t) noexcept {
+        return __riscv_vmv_v_x_i32m4(0, __riscv_vsetvlmax_e32m4());
+    }
+    static SSM_INLINE vint32m4_t add(vint32m4_t s, vint16m4_t p, ptrdiff_t N) noexcept {
+        const size_t n = size_t(N) / 2;
+        return __riscv_vwadd_wv_i32m4(
+            s, __riscv_vadd_vv_i16m2(__riscv_vget_v_i16m4_i16m2(p, 0), __riscv_vget_v_i16m4_i16m2(p, 1), n), n);
+    }
+    static SSM_INLINE void dot2(vint32m4_t& s, vint32m4_t& t, vint8m2_t w, vint8m2_t v, vint8m2_t x,
+                                ptrdiff_t N) noexcept {
+        const vint16m4_t p = __riscv_vwmul_vv_i16m4(w, x, size_t(N)), q = __riscv_vwmul_vv_i16m4(v, x, size_t(N));
+        s = add(s, p, N), t = add(t, q, N);
+    }
+    static SSM_INLINE int64_t wide_sum(vint32m4_t v, size_t n) noexcept {
+        return __riscv_vmv_x_s_i64m1_i64(__riscv_vwredsum_vs_i32m4_i64m1(v, __riscv_vmv_s_x_i64m1(0, 1), n));
+    }
+    static SSM_INLINE int32_t   sum(vint32m4_t s, ptrdiff_t N) noexcept { return int32_t(wide_sum(s, size_t(N) / 2)); }
+    static SSM_INLINE vint8m1_t sixteen(const unsigned char* p) noexcept {
+        return __riscv_vle8_v_i8m1(reinterpret_cast<const int8_t*>(p), 16);
+    }
+    // Sixteen sums of a row's groups, nibbles where they are: at most 512 * 127 * 2 * 128 * 127, below 2^31.
+    static SSM_INLINE vint32m4_t group(vint32m4_t s, const unsigned char* w, unsigned char sub, vint8m1_t low,
+                                       vint8m1_t high) noexcept {
+        const vint8m1_t  v = sixteen(w), upper = __riscv_vand_vx_i8m1(v, -16, 16);
+        const vint16m2_t part = __riscv_vwmul_vv_i16m2(__riscv_vsll_vx_i8m1(v, 4, 16), low, 16);
+        return __riscv_vwmacc_vx_i32m4(s, static_cast<signed char>(sub), __riscv_vwmacc_vv_i16m2(part, upper, high, 16),
+                                       16);
+    }
+    static SSM_INLINE int32_t sum4(vint32m4_t s) noexcept { return int32_t(wide_sum(s, 16) >> 4); }
+
+    // Rows of numbers as scan_row_q(), with any number of ranks, vl numbers at a time; see dsp for the roundings.
+    static SSM_INLINE vint32m2_t words(const int32_t* p, size_t n) noexcept { return __riscv_vle32_v_i32m2(p, n); }
+    static bool                  scan_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+                         int64_t sum[max_mimo_rank] = {};
+                         size_t  hits = 0;
+                         for (ptrdiff_t i = 0; i < a.N;) {
+                             const size_t     n = __riscv_vsetvl_e32m2(size_t(a.N - i));
+                             const vint32m2_t h = words(a.h_in + p * a.N + i, n);
+                             vint64m4_t       x = a.alpha_each == nullptr ? __riscv_vwmul_vx_i64m4(h, a.alpha, n)
+                                                                          : __riscv_vwmul_vv_i64m4(h, words(a.alpha_each + i, n), n);
+                             x = __riscv_vsra_vx_i64m4(__riscv_vadd_vx_i64m4(x, (1 << 29) + (1 << 8), n), 9, n);
+                             for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+                                 x = __riscv_vwmacc_vx_i64m4(x, a.v[r * a.P + p], words(a.k + r * a.k_stride + i, n), n);
+                                 if (a.w == nullptr) continue;
+                x = __riscv_vwmacc_vx_i64m4(x, a.w[r * a.P + p], words(a.k0 + r * a.k_stride + i, n), n);
+            }
+                             x = __riscv_vsra_vx_i64m4(x, 21, n);
+                             const vint64m4_t limited = __riscv_vmax_vx_i64m4(__riscv_vmin_vx_i64m4(x, a.clip, n), -a.clip, n);
+                             const vint32m2_t to = __riscv_vncvt_x_x_w_i32m2(limited, n);
+                             hits += __riscv_vcpop_m_b16(__riscv_vmsne_vv_i64m4_b16(x, limited, n), n);
+                             if (a.h_out != nullptr) __riscv_vse32_v_i32m2(a.h_out + p * a.N + i, to, n);
+            for (ptrdiff_t r = 0; r < a.ranks; ++r)
+                sum[r] += __riscv_vmv_x_s_i64m1_i64(__riscv_vredsum_vs_i64m4_i64m1(
+                                     __riscv_vwmul_vv_i64m4(to, words(a.q + r * a.k_stride + i, n), n), __riscv_vmv_s_x_i64m1(0, 1), n));
+            i += ptrdiff_t(n);
+        }
+                         for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 25);
+        return hits > 0;
+    }
+    static bool scan_q(const HeadScanQ& a) {
+        if (a.X_in != nullptr) return scalar::scan_q(a);
+        bool hit = false;
+        for (int32_t p = 0; p < a.P; ++p) hit |= scan_row(a, p);
+        return hit;
     }
 };
 #endif
@@ -4926,6 +5004,9 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
 #elif defined(SSM_HAS_DSP)
     case Isa::dsp:
         return &table<dsp>;
+#elif defined(SSM_HAS_RVV)
+    case Isa::rvv:
+        return &table<rvv>;
 #endif
 #if defined(SSM_HAS_AVX2)
     case Isa::avx512:
@@ -4985,6 +5066,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "dsp";
     case Isa::helium:
         return "helium";
+    case Isa::rvv:
+        return "rvv";
     }
     return nullptr;
 }
