@@ -82,9 +82,10 @@
 //
 // Back-ends: scalar (everywhere); sse42, avx2, avx512 (x86-64, chosen at run time; the last needs VNNI); neon (AArch64,
 // and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang before 16 and
-// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128). On 32-bit Arm, whose vectors lose
-// denormals, the float engine stays scalar. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86
-// needs -msse2 -mfpmath=sse; -ffast-math is refused.
+// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where the compiler's
+// options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv (RISC-V vectors
+// of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays scalar. GCC 12 and clang
+// 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -2730,7 +2731,8 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
-// in this file with an intrinsic. Exports scalar, avx2, avx512, sse42, neon, dotprod, simd128.
+// in this file with an intrinsic. Exports scalar, avx2, avx512, sse42, neon, dotprod, simd128, and of
+// integer models alone dsp, helium, rvv.
 //
 // To add one: say in section 2 when it can be built, write its struct here, and give it a place at the end of Isa, a
 // name in isa_name() and a line in kernels_of(), before what is slower. tests/int_kernels.cpp then tries every length
