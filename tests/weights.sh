@@ -5,7 +5,7 @@ set -e
 ssm=$1
 cd "$(dirname "$0")/.."
 (cd weights && sha256sum --quiet -c SHA256SUMS)
-for model in next next-i8 next-i4 parity parity-i8 parity-i4; do
+for model in next next-i8 next-i4 parity parity-i8 parity-i4 smnist smnist-i8 smnist-i4; do
     "$ssm" inspect weights/$model.safetensors >/dev/null
     for isa in scalar best; do
         "$ssm" score weights/$model.safetensors --isa $isa < tests/golden/${model%%-*}.records | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of $model on tests/golden/${model%%-*}.records changed ($isa)"; exit 1; }

@@ -1,9 +1,9 @@
 #!/bin/sh
 # make.sh - trains the shipped models again: make.sh PATH-OF-SSM FOLDER, where FOLDER holds the data sets' folders.
 #
-# FOLDER/gittouch/train: .ev files (see next.md for where the data comes from); parity needs no data. The result must have
-# the checksums of SHA256SUMS on x86-64 with AVX2 and FMA; other machines (for parity: another C library, too) may differ in
-# the last bits of the weights.
+# FOLDER/gittouch/train: .ev files (see next.md for where the data comes from); FOLDER/smnist: IDX files (smnist.md); parity
+# needs no data. The result must have the checksums of SHA256SUMS on x86-64 with AVX2 and FMA, for smnist with AVX-512; other
+# machines (for parity: another C library, too) may differ in the last bits of the weights.
 # SPDX-License-Identifier: MIT
 set -e
 ssm=$1 data=$2
@@ -18,12 +18,28 @@ integers() {
 }
 "$ssm" train tools/train/parity.cfg --out weights/parity.safetensors
 integers parity --snap
-if [ ! -d "$data/gittouch/train" ]; then
-    (cd weights && grep parity SHA256SUMS | sha256sum -c)
-    echo "next skipped: no folder $data/gittouch/train; use: make weights DATA=FOLDER" >&2
-    exit 1
+models=parity
+if [ -d "$data/gittouch/train" ]; then
+    "$ssm" train tools/train/next.cfg --set "data=$data/gittouch/train" --set plot=weights/next.svg --out weights/next.safetensors
+    integers next
+    models="$models next"
 fi
-"$ssm" train tools/train/next.cfg --set "data=$data/gittouch/train" --set plot=weights/next.svg --out weights/next.safetensors
-integers next
+if [ -d "$data/smnist" ]; then # about half an hour on two cores
+    "$ssm" train tools/train/smnist.cfg --set "data=$data/smnist" --set plot=weights/smnist.svg --out weights/smnist.safetensors
+    for w in i8 i4; do
+        "$ssm" train tools/train/smnist-qat.cfg --set "data=$data/smnist" --set qat=$w --set from=weights/smnist.safetensors \
+            --out "weights/smnist-qat.tmp"
+        "$ssm" quantize weights/smnist-qat.tmp "weights/smnist-$w.safetensors" --weights $w --gaps off >/dev/null
+        rm weights/smnist-qat.tmp
+    done
+    models="$models smnist"
+fi
 cd weights
-sha256sum -c SHA256SUMS
+for model in $models; do grep -E " $model(-|\.)" SHA256SUMS; done | sha256sum -c
+for model in next smnist; do
+    case " $models " in
+    *" $model "*) ;;
+    *) echo "$model skipped: its data is not in $data; use: make weights DATA=FOLDER" >&2; skipped=1 ;;
+    esac
+done
+exit "${skipped:-0}"
