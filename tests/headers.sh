@@ -20,19 +20,19 @@ missing() {
 host() {
     cxx=$1 x=$out/$1.o
     plain="-fno-exceptions -fno-rtti -I. -c"
-    for how in "-std=c++17 -O0" "-std=c++17 -O2" "-std=c++17 -O3" "-std=c++17 -Os" "-std=c++20 -O1"; do
+    for how in "-std=c++17 -O0" "-std=c++17 -O3" "-std=c++17 -Os" "-std=c++20 -O1"; do
         $cxx $how $warn $plain "$out/full.cpp" -o "$x" || return
     done
     for switch in -DSSM_DEBUG -DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_INTEGER "-DSSM_NO_FILES -DSSM_STATIC" -DSSM_NO_S4D \
         "-DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2" "-DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3" \
         "-DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_FILES -DSSM_STATIC"; do
-        $cxx -std=c++17 -O1 $warn $switch $plain "$out/full.cpp" -o "$x" || return
+        $cxx -std=c++17 -O0 $warn $switch $plain "$out/full.cpp" -o "$x" || return
     done
     for std in c++17 c++20; do
         $cxx -std=$std $warn $plain "$out/declarations.cpp" -o "$x" && $cxx -std=$std $warn $plain "$out/late.cpp" -o "$x" || return
     done
     # No heap, no library calls but the three that compilers make of plain loops.
-    $cxx -std=c++17 -O2 -DSSM_NO_FILES -fno-exceptions -fno-rtti -I. -c "$out/full.cpp" -o "$x" || return
+    $cxx -std=c++17 -O2 $warn -DSSM_NO_FILES $plain "$out/full.cpp" -o "$x" || return
     if nm --undefined-only "$x" | grep -vE ' (memcpy|memset|strlen|__stack_chk_fail|_GLOBAL_OFFSET_TABLE_)$'; then
         echo "$cxx: the header calls the functions above"
         return 1
