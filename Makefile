@@ -69,11 +69,13 @@ asan:
 
 # What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
 VALGRIND_SKIP = *slow)*
+VALGRIND_OPT = -O1
+VALGRIND_BUILD = $(BUILD)/valgrind
 valgrind-all: VALGRIND_SKIP = *(very slow)*
 valgrind valgrind-all:
 	sh tests/need.sh valgrind
-	$(MAKE) OPT=-O1 BUILD=$(BUILD)/valgrind $(BUILD)/valgrind/test
-	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(BUILD)/valgrind/test --test-case-exclude="$(VALGRIND_SKIP)"
+	$(MAKE) OPT=$(VALGRIND_OPT) BUILD=$(VALGRIND_BUILD) $(VALGRIND_BUILD)/test
+	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(VALGRIND_BUILD)/test --test-case-exclude="$(VALGRIND_SKIP)"
 
 # The header alone: every compiler that is here, every switch, a Cortex-M4 build without libc.
 headers:
