@@ -82,10 +82,11 @@
 //
 // Back-ends: scalar (everywhere); sse42, avx2, avx512 (x86-64, chosen at run time; the last needs VNNI); neon (AArch64,
 // and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang before 16 and
-// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where the compiler's
-// options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv (RISC-V vectors
-// of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays scalar. GCC 12 and clang
-// 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is refused.
+// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where the
+// compiler's options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv
+// (RISC-V vectors of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays scalar.
+// GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is
+// refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -411,7 +412,19 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states = 1, int32_t batc
 
 // ---- Loading
 
-enum class Isa : uint8_t { best, scalar, avx2, avx512, sse42, neon, dotprod, simd128, dsp, helium, rvv }; // avx512: with VNNI
+enum class Isa : uint8_t {
+    best,
+    scalar,
+    avx2,
+    avx512,
+    sse42,
+    neon,
+    dotprod,
+    simd128,
+    dsp,
+    helium,
+    rvv
+}; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
     const Config* expect = nullptr;    // firmware: refuse any blob whose shape is not exactly this
@@ -2741,6 +2754,51 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 
 namespace detail {
 
+// The kernels that are one loop for any type of number, said once: ATTR is what lets a function use the instructions.
+#define SSM_FLOAT_LOOPS(ATTR, TYPE)                                                                                    \
+    static ATTR void s4d_discretize(float* ab, const float* rho, const double* turns, const float* gain, float dt,     \
+                                    Disc disc, int32_t count) {                                                        \
+        discretize_loop<TYPE>(ab, rho, turns, gain, dt, disc, count);                                                  \
+    }                                                                                                                  \
+    static ATTR void gelu(float* y, const float* x, int32_t n) { gelu_loop<TYPE>(y, x, n); }                           \
+    static ATTR void glu(float* r, const float* v, int32_t n) { glu_loop<TYPE>(r, v, n); }                             \
+    static ATTR void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {         \
+        layer_norm_loop<TYPE>(y, x, weight, bias, n);                                                                  \
+    }                                                                                                                  \
+    static ATTR void rms_norm(float* y, const float* x, const float* weight, int32_t n) {                              \
+        rms_norm_loop<TYPE>(y, x, weight, n);                                                                          \
+    }                                                                                                                  \
+    static ATTR void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<TYPE>(y, x, z, n); }        \
+    static ATTR void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,            \
+                          int32_t n) {                                                                                 \
+        conv_loop<TYPE>(y, taps, w, bias, K, n);                                                                       \
+    }
+#define SSM_FLOAT_CELLS(ATTR, TYPE)                                                                                    \
+    static ATTR bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, TYPE>(row); }                      \
+    static ATTR bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, TYPE>(row); }                      \
+    static ATTR bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, TYPE>(row); }
+#define SSM_INTEGER_LOOPS(ATTR, TYPE)                                                                                  \
+    static ATTR void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<TYPE>(r, v, n); }                     \
+    static ATTR void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<TYPE>(y, x, n); }                   \
+    static ATTR void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<TYPE>(r, v, n); }                     \
+    static ATTR void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,            \
+                                  int32_t n) {                                                                         \
+        layer_norm_loop_q<TYPE>(y, x, weight, bias, n);                                                                \
+    }                                                                                                                  \
+    static ATTR void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {                      \
+        rms_norm_loop_q<TYPE>(y, x, weight, n, 24);                                                                    \
+    }                                                                                                                  \
+    static ATTR void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {                               \
+        gate_loop_q<TYPE>(y, x, z, n);                                                                                 \
+    }                                                                                                                  \
+    static ATTR void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,  \
+                            int32_t n) {                                                                               \
+        conv_loop_q<TYPE>(y, taps, w, bias, K, n);                                                                     \
+    }                                                                                                                  \
+    static ATTR bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, TYPE>(row); }                \
+    static ATTR bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, TYPE>(row); }                \
+    static ATTR bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, TYPE>(row); }
+
 struct scalar {
     static constexpr const char* name = "scalar";
 
@@ -2786,25 +2844,8 @@ struct scalar {
         return hit;
     }
 
-    static void s4d_discretize(float* ab, const float* rho, const double* turns, const float* gain, float dt, Disc disc,
-                               int32_t count) {
-        discretize_loop<float>(ab, rho, turns, gain, dt, disc, count);
-    }
-    static void gelu(float* y, const float* x, int32_t n) { gelu_loop<float>(y, x, n); }
-    static void glu(float* r, const float* v, int32_t n) { glu_loop<float>(r, v, n); }
-    static void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
-        layer_norm_loop<float>(y, x, weight, bias, n);
-    }
-    static void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
-        rms_norm_loop<float>(y, x, weight, n);
-    }
-    static void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<float>(y, x, z, n); }
-    static void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n) {
-        conv_loop<float>(y, taps, w, bias, K, n);
-    }
-    static bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, float>(row); }
-    static bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, float>(row); }
-    static bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, float>(row); }
+    SSM_FLOAT_LOOPS(, float)
+    SSM_FLOAT_CELLS(, float)
 
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                          int32_t bits) {
@@ -2910,23 +2951,7 @@ struct scalar {
         for (int32_t p = 0; p < a.P; ++p) hit |= a.X_in != nullptr ? scan_codes(a, p) : scan_row_q(a, p);
         return hit;
     }
-    static void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<int64_t>(r, v, n); }
-    static void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<int64_t>(y, x, n); }
-    static void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<int64_t>(r, v, n); }
-    static void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias, int32_t n) {
-        layer_norm_loop_q<int64_t>(y, x, weight, bias, n);
-    }
-    static void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
-        rms_norm_loop_q<int64_t>(y, x, weight, n, 24);
-    }
-    static void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) { gate_loop_q<int64_t>(y, x, z, n); }
-    static void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
-                       int32_t n) {
-        conv_loop_q<int64_t>(y, taps, w, bias, K, n);
-    }
-    static bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, int64_t>(row); }
-    static bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, int64_t>(row); }
-    static bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, int64_t>(row); }
+    SSM_INTEGER_LOOPS(, int64_t)
 };
 
 #if defined(SSM_HAS_128)
@@ -3921,27 +3946,9 @@ struct vectors128 : scalar {
         }
         return hit;
     }
-    static SSM_128 void s4d_discretize(float* ab, const float* rho, const double* turns, const float* gain, float dt,
-                                       Disc disc, int32_t count) {
-        discretize_loop<f32x4>(ab, rho, turns, gain, dt, disc, count);
-    }
-    static SSM_128 void gelu(float* y, const float* x, int32_t n) { gelu_loop<f32x4>(y, x, n); }
-    static SSM_128 void glu(float* r, const float* v, int32_t n) { glu_loop<f32x4>(r, v, n); }
-    static SSM_128 void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
-        layer_norm_loop<f32x4>(y, x, weight, bias, n);
-    }
-    static SSM_128 void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
-        rms_norm_loop<f32x4>(y, x, weight, n);
-    }
-    static SSM_128 void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<f32x4>(y, x, z, n); }
-    static SSM_128 void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,
-                             int32_t n) {
-        conv_loop<f32x4>(y, taps, w, bias, K, n);
-    }
+    SSM_FLOAT_LOOPS(SSM_128, f32x4)
 #if !defined(SSM_HAS_SIMD128) // there one at a time is faster, up to 3 times in node
-    static SSM_128 bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, f32x4>(row); }
-    static SSM_128 bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, f32x4>(row); }
-    static SSM_128 bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, f32x4>(row); }
+    SSM_FLOAT_CELLS(SSM_128, f32x4)
 #endif
 #endif
 
@@ -3976,26 +3983,7 @@ struct vectors128 : scalar {
     }
     static SSM_128 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x2>(a); }
     static SSM_128 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x2>(a); }
-    static SSM_128 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x2>(r, v, n); }
-    static SSM_128 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x2>(y, x, n); }
-    static SSM_128 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x2>(r, v, n); }
-    static SSM_128 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
-                                     int32_t n) {
-        layer_norm_loop_q<i64x2>(y, x, weight, bias, n);
-    }
-    static SSM_128 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
-        rms_norm_loop_q<i64x2>(y, x, weight, n, 24);
-    }
-    static SSM_128 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
-        gate_loop_q<i64x2>(y, x, z, n);
-    }
-    static SSM_128 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
-                               int32_t n) {
-        conv_loop_q<i64x2>(y, taps, w, bias, K, n);
-    }
-    static SSM_128 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x2>(row); }
-    static SSM_128 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x2>(row); }
-    static SSM_128 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x2>(row); }
+    SSM_INTEGER_LOOPS(SSM_128, i64x2)
 };
 #undef SSM_128
 #if defined(SSM_HAS_AVX2)
@@ -4167,26 +4155,8 @@ struct avx2 : scalar {
             }
         return _mm256_load_ps(sum);
     }
-    static SSM_AVX2 void s4d_discretize(float* ab, const float* rho, const double* turns, const float* gain, float dt,
-                                        Disc disc, int32_t count) {
-        discretize_loop<f32x8>(ab, rho, turns, gain, dt, disc, count);
-    }
-    static SSM_AVX2 void gelu(float* y, const float* x, int32_t n) { gelu_loop<f32x8>(y, x, n); }
-    static SSM_AVX2 void glu(float* r, const float* v, int32_t n) { glu_loop<f32x8>(r, v, n); }
-    static SSM_AVX2 void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {
-        layer_norm_loop<f32x8>(y, x, weight, bias, n);
-    }
-    static SSM_AVX2 void rms_norm(float* y, const float* x, const float* weight, int32_t n) {
-        rms_norm_loop<f32x8>(y, x, weight, n);
-    }
-    static SSM_AVX2 void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<f32x8>(y, x, z, n); }
-    static SSM_AVX2 void conv(float* y, const float* const* taps, const float* w, const float* bias, int32_t K,
-                              int32_t n) {
-        conv_loop<f32x8>(y, taps, w, bias, K, n);
-    }
-    static SSM_AVX2 bool mamba1(const Row<float>& row) { return mamba_row<Arch::mamba1, f32x8>(row); }
-    static SSM_AVX2 bool mamba2(const Row<float>& row) { return mamba_row<Arch::mamba2, f32x8>(row); }
-    static SSM_AVX2 bool mamba3(const Row<float>& row) { return mamba_row<Arch::mamba3, f32x8>(row); }
+    SSM_FLOAT_LOOPS(SSM_AVX2, f32x8)
+    SSM_FLOAT_CELLS(SSM_AVX2, f32x8)
 
     // ---- Of integers
 
@@ -4440,26 +4410,7 @@ struct avx2 : scalar {
 
     static SSM_AVX2 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x4>(a); }
     static SSM_AVX2 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x4>(a); }
-    static SSM_AVX2 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x4>(r, v, n); }
-    static SSM_AVX2 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x4>(y, x, n); }
-    static SSM_AVX2 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x4>(r, v, n); }
-    static SSM_AVX2 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
-                                      int32_t n) {
-        layer_norm_loop_q<i64x4>(y, x, weight, bias, n);
-    }
-    static SSM_AVX2 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
-        rms_norm_loop_q<i64x4>(y, x, weight, n, 24);
-    }
-    static SSM_AVX2 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
-        gate_loop_q<i64x4>(y, x, z, n);
-    }
-    static SSM_AVX2 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias,
-                                int32_t K, int32_t n) {
-        conv_loop_q<i64x4>(y, taps, w, bias, K, n);
-    }
-    static SSM_AVX2 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x4>(row); }
-    static SSM_AVX2 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x4>(row); }
-    static SSM_AVX2 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x4>(row); }
+    SSM_INTEGER_LOOPS(SSM_AVX2, i64x4)
 };
 
 #if !defined(__clang__)
@@ -4592,26 +4543,7 @@ struct avx512 : avx2 {
     static SSM_AVX512 bool s4d_scan_q(const S4dScanQ& a) {
         return a.modes % 8 == 0 ? s4d_vectors<i64x8>(a) : avx2::s4d_scan_q(a);
     }
-    static SSM_AVX512 void add_q(int32_t* r, const int32_t* v, int32_t n) { add_loop_q<i64x8>(r, v, n); }
-    static SSM_AVX512 void gelu_q(int32_t* y, const int32_t* x, int32_t n) { gelu_loop_q<i64x8>(y, x, n); }
-    static SSM_AVX512 void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<i64x8>(r, v, n); }
-    static SSM_AVX512 void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,
-                                        int32_t n) {
-        layer_norm_loop_q<i64x8>(y, x, weight, bias, n);
-    }
-    static SSM_AVX512 void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {
-        rms_norm_loop_q<i64x8>(y, x, weight, n, 24);
-    }
-    static SSM_AVX512 void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {
-        gate_loop_q<i64x8>(y, x, z, n);
-    }
-    static SSM_AVX512 void conv_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias,
-                                  int32_t K, int32_t n) {
-        conv_loop_q<i64x8>(y, taps, w, bias, K, n);
-    }
-    static SSM_AVX512 bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, i64x8>(row); }
-    static SSM_AVX512 bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, i64x8>(row); }
-    static SSM_AVX512 bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, i64x8>(row); }
+    SSM_INTEGER_LOOPS(SSM_AVX512, i64x8)
 };
 #undef SSM_AVX2_INLINE
 #undef SSM_AVX2_INLINE_
@@ -4661,7 +4593,7 @@ struct dsp : rows_of<dsp, scalar> {
 #if defined(__ARM_FEATURE_UNALIGNED)
     static constexpr bool any_alignment = true;
 #else
-    static constexpr bool  any_alignment = false;
+    static constexpr bool any_alignment = false;
 #endif
     template <bool Aligned> static SSM_INLINE uint32_t word(const unsigned char* p) noexcept {
         uint32_t v;
@@ -4936,6 +4868,9 @@ struct rvv : vectors_of<rvv, scalar> {
     }
 };
 #endif
+#undef SSM_FLOAT_LOOPS
+#undef SSM_FLOAT_CELLS
+#undef SSM_INTEGER_LOOPS
 } // namespace detail
 
 // ---- 10. Choosing a back-end ----------------------------------------------------------------------------------------
