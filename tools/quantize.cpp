@@ -399,6 +399,11 @@ void Maker::fractions(const std::vector<Modes>& all) {
     for (const Modes& m : all) {
         for (double v : m.b) b = std::max(b, std::fabs(v));
         for (double v : m.g) g = std::max(g, std::fabs(v));
+        // Over a longer gap b = g (a - 1) grows: to |g|, or where the mode turns to what half a turn leaves.
+        for (size_t k = 0; gaps_ && k < m.rho.size(); ++k) {
+            const double turn = std::fabs(m.turns[k]), left = turn > 0 ? std::exp(-m.rho[k] * 0.5 / turn) : 0;
+            b = std::max(b, std::hypot(m.g[2 * k], m.g[2 * k + 1]) * (1 + left));
+        }
     }
     b_frac_ = largest_fraction(b, 31), g_frac_ = largest_fraction(g, 29);
     const std::string name = s4d_name("s4_layers.0.", "log_dt");
