@@ -5,17 +5,31 @@
 # SPDX-License-Identifier: MIT
 ssm=$1
 here=$(cd "$(dirname "$0")/.." && pwd)
-history() {
-    if [ -e "$here/.git" ] && command -v git >/dev/null; then
-        git -C "$here" log --reverse --no-merges --name-status -M --format='commit %ct %an%x09%s'
-    else
-        cat "$here/tests/golden/history.ev"
-    fi
-}
-if [ -e "$here/.git" ] && command -v git >/dev/null; then
-    echo "The history of this repository (git log), into: ssm rank weights/next.safetensors --backtest 0.5"
+model=$here/weights/relevance-i8.safetensors
+git() { command git -C "$here" "$@"; }
+if [ -e "$here/.git" ] && command -v git >/dev/null && [ "$(git rev-list --no-merges --count HEAD)" -gt 1 ]; then
+    what="git log" past="git log before it"
+    subject=$(git log --no-merges -1 --format=%s)
+    history() { git log --reverse --no-merges --name-status -M --format='commit %ct %an%x09%s'; }
+    before() { git log --skip=1 --reverse --no-merges --name-status -M --format='commit %ct %an%x09%s'; }
+    touched() { git log --no-merges -1 --name-only --format=; }
 else
-    echo "No git checkout here: the bundled history of this project, into: ssm rank weights/next.safetensors --backtest 0.5"
+    what="tests/golden/history.ev" past=$what
+    subject="Measure the tests under valgrind"
+    history() { cat "$here/tests/golden/history.ev"; }
+    before() { history; }
+    touched() { :; }
+fi
+echo "Told each commit's subject, author and time: which files does it touch?"
+echo "\$ $what | ssm rank weights/relevance-i8.safetensors --backtest 0.5 --top 0"
+history | "$ssm" rank "$model" --backtest 0.5 --top 0 || exit
+echo
+echo "The task of the latest commit, \"$subject\":"
+echo "\$ $past | ssm rank weights/relevance-i8.safetensors --query \"$subject\""
+before | "$ssm" rank "$model" --query "$subject" --top 10 || exit
+if [ -n "$(touched)" ]; then
+    echo "It touched: $(touched | head -20 | tr '\n' ' ')"
 fi
 echo
-history | "$ssm" rank "$here/weights/next.safetensors" --backtest 0.5 --top 10
+echo "And with nothing known of the next commit:"
+history | "$ssm" rank "$model" --top 5

@@ -17,4 +17,11 @@ for model in next next-i8 next-i4; do
         "$ssm" rank weights/$model.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev | cmp - $expected || { echo "FAIL: the ranking of tests/golden/history.ev by $model changed ($isa)"; exit 1; }
     done
 done
+for model in relevance relevance-i8 relevance-i4; do # what comes, with a task in words and without
+    for isa in scalar best; do
+        { "$ssm" rank weights/$model.safetensors --isa $isa --top 5 --backtest 0.5 < tests/golden/history.ev
+          "$ssm" rank weights/$model.safetensors --isa $isa --top 5 --query "Fuzz the loader of integer models" < tests/golden/history.ev
+        } | cmp - tests/golden/history-$model.expected || { echo "FAIL: the ranking of tests/golden/history.ev by $model changed ($isa)"; exit 1; }
+    done
+done
 echo "weights: ok"

@@ -15,7 +15,8 @@ namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm eval MODEL DATA [--track next] [--isa NAME] [--threads N]\n"
+    "usage: ssm eval MODEL DATA [--track next|query] [--ranks DIR] [--learn] [--items N] [--event-bytes B]\n"
+    "                [--isa NAME] [--threads N]\n"
     "\n"
     "Measures a model on the folder DATA. What is done depends on the model's metadata \"task\":\n"
     "\n"
@@ -23,9 +24,15 @@ const char help[] =
     "in row\n"
     "            order, d_input at a time; the class is the largest output after the last step.\n"
     "            Prints `metric: value` lines: accuracy (percent), loss (mean cross-entropy, nats), count, bytes.\n"
-    "  next      DATA holds .ev change histories. Each is replayed; the last fifth of its commits is measured.\n"
+    "  next, relevance  DATA holds .ev change histories. Each is replayed; the last fifth of its commits is measured.\n"
     "\n"
-    "  --track next  which question to ask of histories\n"
+    "  --track T     which question to ask of histories: next, what the coming commit touches, or (relevance) query,\n"
+    "                the same with its words, author and time known (default: next for next, query for relevance)\n"
+    "  --learn       track query: the head of the sidecar learns from each commit from the 50th on, once it\n"
+    "                is known\n"
+    "  --items N, --event-bytes B   task relevance: items kept (4096) and bytes for past events (262144); less memory\n"
+    "                forgets more\n"
+    "  --ranks DIR   of histories: write each ranking to DIR/PROJECT.txt, a commit's index and its files, best first\n"
     "  --threads N   at most N threads (default: one for each core); the result does not depend on it\n"
     "  --isa NAME    run on this back-end\n";
 
@@ -173,10 +180,16 @@ int eval_classify(const char* model_path, const std::string& folder, ssm::Isa is
 
 int verb_eval(int argc, char** argv) {
     const char* track = nullptr;
+    HistoryEval how;
+    int64_t     items = how.limits.items, event_bytes = how.limits.event_bytes;
     ssm::Isa    isa = ssm::Isa::best;
     int64_t     threads = 0;
     Options     options("eval", help);
-    options.text("--track", &track).isa(&isa).integer("--threads", &threads, 1, 1024);
+    options.flag("--learn", &how.learn)
+        .integer("--items", &items, 16, 65535)
+        .integer("--event-bytes", &event_bytes, 4096, 737280)
+        .text("--ranks", &how.ranks)
+        .word("--track", &track, {"next", "query"}).isa(&isa).integer("--threads", &threads, 1, 1024);
     int status = options.read(argc, argv, 2, 2);
     if (status != go_on) return status;
     const char *path = options.operands[0], *data = options.operands[1];
@@ -187,14 +200,19 @@ int verb_eval(int argc, char** argv) {
         if ((status = open_container("eval", path, &file)) != done) return status;
         if (!file.metadata("task", &task))
             return fail(bad_file, "eval",
-                        escape(path, 160) + ": metadata \"task\": missing, expected classify or next");
+                        escape(path, 160) + ": metadata \"task\": missing, expected classify, next or relevance");
     }
-    if (task != "next" && track != nullptr) return fail(bad_usage, "eval", "--track is for models of task next");
+    const bool histories = task == "next" || task == "relevance";
+    if (!histories && (track != nullptr || how.ranks != nullptr || how.learn))
+        return fail(bad_usage, "eval", "--track and --ranks are for models of change histories");
     if (task == "classify") return eval_classify(path, data, isa, threads);
-    if (task != "next")
+    if (!histories)
         return fail(bad_file, "eval",
-                    escape(path, 160) + ": metadata \"task\": got \"" + escape(task) + "\", expected classify or next");
-    if (track != nullptr && std::strcmp(track, "next") != 0)
-        return fail(bad_usage, "eval", "--track: got \"" + escape(track) + "\", expected next");
-    return eval_next(path, data, 0.2, isa);
+                    escape(path, 160) + ": metadata \"task\": got \"" + escape(task) +
+                        "\", expected classify, next or relevance");
+    how.asked = track != nullptr ? std::strcmp(track, "query") == 0 : task == "relevance";
+    how.isa = isa, how.limits.items = uint32_t(items), how.limits.event_bytes = uint32_t(event_bytes);
+    if (how.asked && task == "next") return fail(bad_usage, "eval", "--track query is for models of task relevance");
+    if (how.learn && !how.asked) return fail(bad_usage, "eval", "--learn goes with track query");
+    return eval_history(path, data, how);
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include "next.hpp"
 
-#include "tool.hpp"
+#include "relevance.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -42,7 +42,7 @@ bool Ranker::open(const ssm::Model& model, const ssm::Scratch& scratch, const st
     return true;
 }
 
-size_t Ranker::bytes_per_file() const { return stride_ + 8; } // 8: index of the file's last touch
+size_t Ranker::state_bytes() const { return states_.size() * 4 + tracker_.files() * 8; } // 8: index of the last touch
 
 bool Ranker::apply(const history::Event& e) {
     int32_t top = -1;
@@ -61,7 +61,7 @@ bool Ranker::apply(const history::Event& e) {
            rows_.empty();
 }
 
-std::vector<float> Ranker::scores(const std::vector<int32_t>& candidates) {
+std::vector<float> Ranker::scores(const std::vector<int32_t>& candidates, const history::Event*) {
     std::vector<float> y(candidates.size());
     x_.clear(), dt_.clear(), rows_.clear();
     for (int32_t id : candidates) {
@@ -77,23 +77,28 @@ std::vector<float> Ranker::scores(const std::vector<int32_t>& candidates) {
     return y;
 }
 
-bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double fraction, int32_t warm_up,
-              Backtest* out, const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query) {
+bool backtest(HistoryRanker* ranker, const std::vector<history::Event>& events, bool asked, double fraction,
+              int32_t warm_up, Backtest* out, const std::function<void(int64_t, const std::vector<int32_t>&)>& on_query) {
     *out = Backtest();
     fraction = std::round(fraction * 1e6) / 1e6; // 0.2 that came through a float is 0.2 again
     out->from = int64_t(double(events.size()) * (1 - fraction) + 1e-6);
     std::vector<int32_t> targets, order;
     for (const history::Event& e : events) {
         const history::Tracker& t = ranker->tracker();
-        if (t.index() >= out->from && t.query(e, warm_up, &targets)) {
+        if ((t.index() >= out->from || ranker->learns()) && t.query(e, warm_up, &targets)) {
             const std::vector<int32_t> candidates = t.candidates();
+            const std::vector<float>   scores = ranker->scores(candidates, asked ? &e : nullptr);
+            if (t.index() < out->from) {
+                if (!ranker->apply(e)) return false;
+                continue;
+            }
             std::vector<float>         recency, decayed;
             for (int32_t id : candidates)
                 recency.push_back(float(t.recency(id))), decayed.push_back(float(t.decayed(id)));
             const int32_t n = int32_t(targets.size());
             out->recency.add(history::rank_targets(candidates, recency, targets), n);
             out->decayed.add(history::rank_targets(candidates, decayed, targets), n);
-            out->model.add(history::rank_targets(candidates, ranker->scores(candidates), targets, &order), n);
+            out->model.add(history::rank_targets(candidates, scores, targets, &order), n);
             if (on_query) on_query(t.index(), order);
         }
         if (!ranker->apply(e)) return false;
@@ -101,20 +106,37 @@ bool backtest(Ranker* ranker, const std::vector<history::Event>& events, double 
     return true;
 }
 
+std::string ranks_line(int64_t i, const std::vector<int32_t>& order) {
+    std::string line = std::to_string(i);
+    for (int32_t id : order) line += ' ', line += std::to_string(id);
+    return line + '\n';
+}
+
+std::unique_ptr<HistoryRanker> open_ranker(const tool::OpenModel& m, const ssm::Scratch& scratch,
+                                           memory::Limits limits, std::string* why) {
+    std::string task, input;
+    if (!m.metadata("task", &task)) return *why = "metadata \"task\": missing, expected next or relevance", nullptr;
+    if (task != "next" && task != "relevance")
+        return *why = "metadata \"task\": got \"" + tool::escape(task) + "\", expected next or relevance", nullptr;
+    if (!m.metadata("input", &input))
+        return *why = "metadata \"input\": missing, expected the names of its inputs", nullptr;
+    if (task == "relevance") return relevance::open_ranker(m.model, scratch, input, limits, why);
+    auto ranker = std::make_unique<Ranker>();
+    if (!ranker->open(m.model, scratch, input, why)) return nullptr;
+    return ranker;
+}
+
 } // namespace next
 
-int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa isa) {
+int eval_history(const char* model_path, const char* dir, const HistoryEval& how) {
     using namespace tool;
     OpenModel m;
-    int       status = open_model("eval", model_path, isa, 0, next::batch, &m);
+    int       status = open_model("eval", model_path, how.isa, 0, next::batch, &m);
     if (status != done) return status;
     ssm::Scratch scratch;
     if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok)
         return fail(bad_file, "eval", escape(model_path) + ": no room for its scratch");
-    std::string features, why;
-    if (!m.metadata("input", &features))
-        return fail(bad_file, "eval",
-                    escape(model_path) + ": metadata \"input\": missing, expected the names of its inputs");
+    std::string why;
 
     std::vector<std::string> names;
     if (DIR* d = ::opendir(dir); d != nullptr) {
@@ -128,6 +150,7 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
     std::sort(names.begin(), names.end());
 
     Output                      out(1);
+    size_t                      bytes = 0;
     std::vector<next::Backtest> all;
     const struct {
         const char*      name;
@@ -145,13 +168,20 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
         std::vector<history::Event> events;
         if (!history::read_file(std::string(dir) + "/" + name, &events, &why))
             return fail(io_error, "eval", escape(name) + ": " + escape(why, 300));
-        next::Ranker   ranker;
-        next::Backtest b;
-        if (!ranker.open(m.model, scratch, features, &why))
-            return fail(bad_file, "eval", escape(model_path) + ": " + why);
-        if (!next::backtest(&ranker, events, fraction, history::warm_up, &b, nullptr))
+        const std::unique_ptr<next::HistoryRanker> ranker =
+            how.learn ? relevance::open_learner("eval", model_path, how.isa, how.limits, &why)
+                      : next::open_ranker(m, scratch, how.limits, &why);
+        next::Backtest                             b;
+        if (ranker == nullptr) return fail(bad_file, "eval", escape(model_path) + ": " + why);
+        std::string lines;
+        const auto  keep = [&](int64_t i, const std::vector<int32_t>& order) { lines += next::ranks_line(i, order); };
+        if (!next::backtest(ranker.get(), events, how.asked, how.fraction, history::warm_up, &b,
+                            how.ranks != nullptr ? keep : std::function<void(int64_t, const std::vector<int32_t>&)>()))
             return fail(io_error, "eval", escape(name) + ": a step was refused");
         all.push_back(b);
+        bytes = std::max(bytes, ranker->state_bytes());
+        const std::string file = how.ranks == nullptr ? "" : std::string(how.ranks) + "/" + name.substr(0, name.size() - 3) + ".txt";
+        if (how.ranks != nullptr && (status = save_file("eval", file.c_str(), lines)) != done) return status;
         for (const auto& r : rows) print(escape(name.substr(0, name.size() - 3)), r.name, (b.*r.of).mean());
     }
     for (const auto& r : rows) {
@@ -164,5 +194,6 @@ int eval_next(const char* model_path, const char* dir, double fraction, ssm::Isa
         const double n = double(all.size());
         print("MEAN", r.name, {sum.mrr / n, sum.recall10 / n, sum.ndcg10 / n, sum.hit1 / n, sum.queries});
     }
+    out.write("state: " + std::to_string(bytes) + " bytes\n");
     return finish("eval", &out);
 }

@@ -11,7 +11,7 @@ namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm rank MODEL [--top K] [--backtest F] [--ranks FILE] [--isa NAME] < HISTORY\n"
+    "usage: ssm rank MODEL [--query WORDS] [--top K] [--backtest F] [--ranks FILE] [--isa NAME] < HISTORY\n"
     "\n"
     "Reads a change history on standard input and prints the files most likely to be touched next, best first:\n"
     "score, a tab, path. A history is what this prints,\n"
@@ -21,9 +21,12 @@ const char help[] =
     "or an .ev file (lines: c TIME AUTHOR WORDS, then a ID PATH, m ID, d ID, r ID PATH). One recurrent state is kept\n"
     "for each file.\n"
     "\n"
+    "  --query WORDS  which files does this task touch? What it is about, in the words of a commit's subject; needs a\n"
+    "                 model of task relevance, which also remembers the words of past commits\n"
     "  --top K        how many files to print (default 10; 0: none)\n"
     "  --backtest F   replay the history and measure the ranking over its last fraction F (0 < F <= 1), beside\n"
-    "                 recency and decayed frequency; commits are kept in memory for it\n"
+    "                 recency and decayed frequency; commits are kept in memory for it. A model of task\n"
+    "                 relevance is told each commit's words, author and time\n"
     "  --ranks FILE   with --backtest: for each commit measured its index and the file numbers, best first\n"
     "\n"
     "Exit status 1 if lines of the history could not be used.\n";
@@ -50,12 +53,13 @@ std::string table(const next::Backtest& b) {
 int verb_rank(int argc, char** argv) {
     int64_t     top = 10;
     double      fraction = 0;
-    const char* ranks = nullptr;
+    const char *ranks = nullptr, *query = nullptr;
     ssm::Isa    isa = ssm::Isa::best;
     Options     options("rank", help);
     options.integer("--top", &top, 0, 1 << 22)
         .number("--backtest", &fraction, 0.001, 1)
         .text("--ranks", &ranks)
+        .text("--query", &query)
         .isa(&isa);
     int status = options.read(argc, argv, 1, 1);
     if (status != go_on) return status;
@@ -67,15 +71,18 @@ int verb_rank(int argc, char** argv) {
     ssm::Scratch scratch;
     if (ssm::make_scratch(&scratch, m.model, next::batch, &m.arena) != ssm::Status::ok)
         return fail(bad_file, "rank", escape(path) + ": no room for its scratch");
-    std::string features, why;
-    if (!m.metadata("input", &features))
-        return fail(bad_file, "rank", escape(path) + ": metadata \"input\": missing, expected the names of its inputs");
-    next::Ranker ranker;
-    if (!ranker.open(m.model, scratch, features, &why)) return fail(bad_file, "rank", escape(path) + ": " + why);
+    std::string                                why;
+    const std::unique_ptr<next::HistoryRanker> ranker = next::open_ranker(m, scratch, memory::Limits(), &why);
+    if (ranker == nullptr) return fail(bad_file, "rank", escape(path) + ": " + why);
+    std::string task;
+    m.metadata("task", &task);
+    if (query != nullptr && task != "relevance")
+        return fail(bad_usage, "rank", "--query goes with a model of task relevance, this one's is " + escape(task));
 
     // 1. The history. Without a backtest each commit is taken up as it comes and forgotten.
     Output                      out(1), err(2);
     std::vector<history::Event> events;
+    history::Event              last; // the latest commit
     int64_t                     bad = 0;
     bool                        refused = false;
     std::string                 first; // the first trouble, held back until a commit shows that this is a history
@@ -98,7 +105,7 @@ int verb_rank(int argc, char** argv) {
     history::Reader reader(
         [&](const history::Event& e) {
             if (fraction > 0) events.push_back(e);
-            else refused |= !ranker.apply(e);
+            else last = e, refused |= !ranker->apply(e);
         },
         trouble);
     reading = &reader;
@@ -132,12 +139,8 @@ int verb_rank(int argc, char** argv) {
         const int32_t  warm_up = int32_t(std::min<int64_t>(history::warm_up, int64_t(events.size()) / 2));
         next::Backtest b;
         std::string    lines;
-        const auto     keep = [&](int64_t i, const std::vector<int32_t>& order) {
-            lines += std::to_string(i);
-            for (int32_t id : order) lines += ' ', lines += std::to_string(id);
-            lines += '\n';
-        };
-        if (!next::backtest(&ranker, events, fraction, warm_up, &b,
+        const auto keep = [&](int64_t i, const std::vector<int32_t>& order) { lines += next::ranks_line(i, order); };
+        if (!next::backtest(ranker.get(), events, task == "relevance", fraction, warm_up, &b,
                             ranks != nullptr ? keep : std::function<void(int64_t, const std::vector<int32_t>&)>()))
             return fail(some_failed, "rank", "standard input: a step was refused");
         out.write("backtest: " + std::to_string(b.model.queries) + " queries in the last " +
@@ -152,15 +155,19 @@ int verb_rank(int argc, char** argv) {
         if (top > 0) out.write("\n");
     }
     if (top > 0) {
-        const std::vector<int32_t> candidates = ranker.tracker().candidates();
-        const std::vector<float>   scores = ranker.scores(candidates);
+        if (fraction > 0) last = events.back();
+        history::Event coming; // asked now: nothing says that time has passed
+        coming.time = last.time, coming.author = last.author;
+        if (query != nullptr) coming.words = history::subject_words(query, std::strlen(query));
+        const std::vector<int32_t> candidates = ranker->tracker().candidates();
+        const std::vector<float>   scores = ranker->scores(candidates, query != nullptr ? &coming : nullptr);
         std::vector<size_t>        order(candidates.size());
         for (size_t i = 0; i < order.size(); ++i) order[i] = i;
         std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
         for (size_t i = 0; i < std::min(order.size(), size_t(top)); ++i) {
             char score[32];
             std::snprintf(score, sizeof score, "%.4f", double(scores[order[i]]));
-            out.write(std::string(score) + "\t" + escape(ranker.tracker().path(candidates[order[i]]), 4096, "'\"") +
+            out.write(std::string(score) + "\t" + escape(ranker->tracker().path(candidates[order[i]]), 4096, "'\"") +
                       "\n");
         }
     }

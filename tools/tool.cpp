@@ -445,26 +445,31 @@ int too_little_memory(const char* verb, const char* path, uint64_t bytes) {
 }
 } // namespace
 
-int read_file(const char* verb, const char* path, size_t cap, std::string* out) {
+int read_file(const char* path, size_t cap, std::string* out, std::string* why) {
     const int fd = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return fail(io_error, verb, quoted_path(path) + ": " + system_error(errno));
+    if (fd < 0) return *why = system_error(errno), io_error;
     struct stat info;
     int         status = done;
-    if (::fstat(fd, &info) != 0) status = fail(io_error, verb, quoted_path(path) + ": " + system_error(errno));
-    else if (!S_ISREG(info.st_mode)) status = fail(io_error, verb, quoted_path(path) + ": is not a regular file");
+    if (::fstat(fd, &info) != 0) *why = system_error(errno), status = io_error;
+    else if (!S_ISREG(info.st_mode)) *why = "is not a regular file", status = io_error;
     out->clear();
     char piece[1 << 14];
     while (status == done && out->size() <= cap) {
         const ssize_t n = ::read(fd, piece, sizeof piece);
         if (n == 0) break;
         if (n > 0) out->append(piece, size_t(n));
-        else if (errno != EINTR) status = fail(io_error, verb, quoted_path(path) + ": " + system_error(errno));
+        else if (errno != EINTR) *why = system_error(errno), status = io_error;
     }
     ::close(fd);
     if (status == done && out->size() > cap)
-        status =
-            fail(bad_file, verb, quoted_path(path) + ": longer than the " + std::to_string(cap) + " bytes expected");
+        *why = "longer than the " + std::to_string(cap) + " bytes expected", status = bad_file;
     return status;
+}
+
+int read_file(const char* verb, const char* path, size_t cap, std::string* out) {
+    std::string why;
+    const int   status = read_file(path, cap, out, &why);
+    return status == done ? done : fail(status, verb, quoted_path(path) + ": " + why);
 }
 
 int save_file(const char* verb, const char* path, std::string_view content) {

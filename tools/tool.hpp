@@ -160,6 +160,7 @@ class LineReader {
 
 // Reads a regular file of at most `cap` bytes. done, or io_error with its message.
 int read_file(const char* verb, const char* path, size_t cap, std::string* out);
+int read_file(const char* path, size_t cap, std::string* out, std::string* why); // the message without its beginning
 // Writes a file so that its name holds either the old content or all of the new: a temporary file beside it, synced,
 // closed and renamed. done, or io_error with its message.
 int save_file(const char* verb, const char* path, std::string_view content);

@@ -1,4 +1,4 @@
-// train_next.hpp - the task "next": rank a project's files by how likely the next commit touches them.
+// train_next.hpp - tasks on change histories, and the task "next": which files does the next commit touch?
 // SPDX-License-Identifier: MIT
 //
 // Data: a folder of .ev files, one project each. A file is a stream: its touches are events, and for each query the
@@ -18,37 +18,32 @@
 #include "next.hpp"
 #include "train_task.hpp"
 
+#include <functional>
+
 #include <dirent.h>
 
 namespace train {
 
-struct NextTask : Task {
+// What tasks on histories share. A task says what a touch and a candidate look like.
+struct HistoryTask : Task {
     bool prepare(Settings& s, std::string* error) override {
-        // 1. Options.
-        std::map<std::string, std::string> o = {{"next.features", "probe,rate,gap,added,share,last"},
-                                                {"next.hold", ""},
-                                                {"next.fraction", "0.8"},
-                                                {"next.queries", "32"},
-                                                {"next.hard", "20"},
-                                                {"next.random", "32"}};
+        // 1. Options, all named TASK.something.
+        std::map<std::string, std::string> o = options();
         for (const auto& [key, value] : s.task_options) {
             if (o.count(key) == 0) return *error = "unknown key \"" + shown(key) + "\"", false;
             o[key] = value;
         }
-        std::string unknown;
-        if (!next::parse_features(o["next.features"], &features_, &unknown))
-            return *error = "next.features: \"" + shown(unknown) + "\" is not a feature", false;
-        double queries = 0, hard = 0, random = 0;
-        if (!read_number(o["next.fraction"], &fraction_) || fraction_ <= 0 || fraction_ > 1)
-            return *error = "next.fraction: expected a number above 0, up to 1", false;
-        if (!read_number(o["next.queries"], &queries) || queries < 1 || queries > 10000)
-            return *error = "next.queries: expected a number from 1 to 10000", false;
-        if (!read_number(o["next.hard"], &hard) || hard < 0 || hard > 10000)
-            return *error = "next.hard: expected a number from 0 to 10000", false;
-        if (!read_number(o["next.random"], &random) || random < 0 || random > 10000)
-            return *error = "next.random: expected a number from 0 to 10000", false;
-        hard_ = int(hard), random_ = int(random);
-        if (s.net.pool != s4d::Pool::none) return *error = "task next needs pool = none", false;
+        const std::string prefix = s.task + ".";
+        const auto        number = [&](const char* name, double low, double high, double* out) {
+            if (read_number(o[prefix + name], out) && *out >= low && *out <= high) return true;
+            char range[80];
+            std::snprintf(range, sizeof range, ": expected a number from %g to %g", low, high);
+            return *error = prefix + name + range, false;
+        };
+        double queries = 0;
+        if (!number("fraction", 0.001, 1, &fraction_) || !number("queries", 1, 10000, &queries)) return false;
+        if (!take_options(o, number, error)) return false;
+        if (s.net.pool != s4d::Pool::none) return *error = "task " + s.task + " needs pool = none", false;
 
         // 2. Projects, in the order of their names.
         std::vector<std::string> names;
@@ -70,7 +65,7 @@ struct NextTask : Task {
             std::string                 why;
             if (!history::read_file(s.data + "/" + name + ".ev", &events, &why))
                 return *error = shown(s.data + "/" + name) + ".ev: " + shown(why), false;
-            const bool hold = ("," + o["next.hold"] + ",").find("," + name + ",") != std::string::npos;
+            const bool hold = ("," + o[prefix + "hold"] + ",").find("," + name + ",") != std::string::npos;
             projects_.emplace_back();
             replay(events, hold, uint64_t(s.seed) * 1000 + projects_.size(), &projects_.back());
             const size_t         n = projects_.back().queries.size();
@@ -87,8 +82,7 @@ struct NextTask : Task {
         n_train_ = int64_t(examples_.size());
         if (n_train_ == 0) return *error = shown(s.data) + ": no query to learn from", false;
         examples_.insert(examples_.end(), held.begin(), held.end());
-        s.net.d_input = int(features_.size()), s.net.d_output = 1;
-        input = o["next.features"];
+        s.net.d_input = int(width_), s.net.d_output = 1;
         return true;
     }
     int64_t n_train() const override { return n_train_; }
@@ -105,7 +99,11 @@ struct NextTask : Task {
                 {"loss", loss / double(std::max<int64_t>(1, n_valid()))}};
     }
 
-  private:
+  protected:
+    using Number = std::function<bool(const char* name, double low, double high, double* out)>;
+    virtual std::map<std::string, std::string> options() const = 0; // with their defaults
+    // Reads the task's own options, sets width_ (inputs) and `input` (their names).
+    virtual bool take_options(std::map<std::string, std::string>& o, const Number& number, std::string* error) = 0;
     struct Touch {
         int64_t            index;
         float              dt;
@@ -128,53 +126,14 @@ struct NextTask : Task {
 
     std::vector<Project> projects_;
     std::vector<Example> examples_;
-    std::vector<int>     features_;
+    size_t               width_ = 0; // numbers of an input
     double               fraction_ = 0.8;
-    int                  hard_ = 0, random_ = 0;
+    int32_t              random_ = 0; // candidates drawn at each step from a query's pool of others
     int64_t              n_train_ = 0;
 
-    void take(const float* x, std::vector<float>* to) const {
-        for (int f : features_) to->push_back(x[f]);
-    }
-
-    // Projects to learn from: queries of the first part. Held ones: queries of the rest, which nothing was learned
-    // from.
-    void replay(const std::vector<history::Event>& events, bool hold, uint64_t seed, Project* p) const {
-        history::Tracker     t;
-        s4d::Random          rnd(seed);
-        const int64_t        cut = int64_t(double(events.size()) * fraction_);
-        std::vector<int32_t> targets;
-        for (const history::Event& e : events) {
-            if (!hold && t.index() >= cut) break;
-            if (hold == (t.index() >= cut) && t.query(e, history::warm_up, &targets)) {
-                Query q;
-                q.index = t.index(), q.n_targets = int32_t(targets.size()), q.candidates = targets;
-                std::vector<std::pair<double, int32_t>> others;
-                for (int32_t id : t.candidates())
-                    if (!std::binary_search(targets.begin(), targets.end(), id)) others.push_back({-t.decayed(id), id});
-                const size_t hard = std::min(size_t(hard_), others.size()),
-                             random = std::min(size_t(2 * random_), others.size() - hard);
-                std::partial_sort(others.begin(), others.begin() + int64_t(hard), others.end());
-                for (size_t k = hard; k < hard + random; ++k)
-                    std::swap(others[k], others[k + size_t(rnd.below(others.size() - k))]);
-                for (size_t k = 0; k < hard + random; ++k) q.candidates.push_back(others[k].second);
-                q.n_hard = int32_t(hard);
-                for (int32_t id : q.candidates) {
-                    float x[history::n_features], dt;
-                    t.probe(id, x, &dt);
-                    take(x, &q.x);
-                    q.dt.push_back(dt);
-                }
-                p->queries.push_back(std::move(q));
-            }
-            const int64_t now = t.index();
-            t.apply(e, [&](int32_t id, const float* x, float dt) {
-                if (size_t(id) >= p->touches.size()) p->touches.resize(size_t(id) + 1);
-                p->touches[size_t(id)].push_back({now, dt, {}});
-                take(x, &p->touches[size_t(id)].back().x);
-            });
-        }
-    }
+    // Goes through a history. Projects to learn from: queries of the first part. Held ones: queries of the rest, which
+    // nothing was learned from.
+    virtual void replay(const std::vector<history::Event>& events, bool hold, uint64_t seed, Project* p) const = 0;
 
     void run(const s4d::Ready<float>& ready, int64_t example, double weight, s4d::Random* random, Slot& slot) const {
         const Example& ex = examples_[size_t(example)];
@@ -218,8 +177,8 @@ struct NextTask : Task {
                     x.insert(x.end(), touches[k].x.begin(), touches[k].x.end());
                     dt.push_back(touches[k].dt), is_probe.push_back(0);
                 }
-                const float* row = &q.x[size_t(probes[i].place) * features_.size()];
-                x.insert(x.end(), row, row + features_.size());
+                const float* row = &q.x[size_t(probes[i].place) * width_];
+                x.insert(x.end(), row, row + width_);
                 dt.push_back(q.dt[size_t(probes[i].place)]), is_probe.push_back(1);
                 slot_of.push_back(probes[i].slot);
             }
@@ -250,6 +209,71 @@ struct NextTask : Task {
         if (random == nullptr) return;
         for (int32_t i = 0; i < n; ++i) d_out[i] = d_score[size_t(slot_of[size_t(i)])];
         s4d::backward(ready, batch, slot.ws, d_out, slot.grad);
+    }
+};
+
+struct NextTask : HistoryTask {
+  private:
+    std::vector<int> features_;
+    double           hard_ = 0;
+
+    std::map<std::string, std::string> options() const override {
+        return {{"next.features", "probe,rate,gap,added,share,last"},
+                {"next.hold", ""},
+                {"next.fraction", "0.8"},
+                {"next.queries", "32"},
+                {"next.hard", "20"},
+                {"next.random", "32"}};
+    }
+    bool take_options(std::map<std::string, std::string>& o, const Number& number, std::string* error) override {
+        std::string unknown;
+        if (!next::parse_features(o["next.features"], &features_, &unknown))
+            return *error = "next.features: \"" + shown(unknown) + "\" is not a feature", false;
+        width_ = features_.size(), input = o["next.features"];
+        double random = 0;
+        if (!number("hard", 0, 10000, &hard_) || !number("random", 0, 10000, &random)) return false;
+        random_ = int32_t(random);
+        return true;
+    }
+    void take(const float* x, std::vector<float>* to) const {
+        for (int f : features_) to->push_back(x[f]);
+    }
+
+    void replay(const std::vector<history::Event>& events, bool hold, uint64_t seed, Project* p) const override {
+        history::Tracker     t;
+        s4d::Random          rnd(seed);
+        const int64_t        cut = int64_t(double(events.size()) * fraction_);
+        std::vector<int32_t> targets;
+        for (const history::Event& e : events) {
+            if (!hold && t.index() >= cut) break;
+            if (hold == (t.index() >= cut) && t.query(e, history::warm_up, &targets)) {
+                Query q;
+                q.index = t.index(), q.n_targets = int32_t(targets.size()), q.candidates = targets;
+                std::vector<std::pair<double, int32_t>> others;
+                for (int32_t id : t.candidates())
+                    if (!std::binary_search(targets.begin(), targets.end(), id)) others.push_back({-t.decayed(id), id});
+                const size_t hard = std::min(size_t(hard_), others.size()),
+                             random = std::min(size_t(2 * random_), others.size() - hard);
+                std::partial_sort(others.begin(), others.begin() + int64_t(hard), others.end());
+                for (size_t k = hard; k < hard + random; ++k)
+                    std::swap(others[k], others[k + size_t(rnd.below(others.size() - k))]);
+                for (size_t k = 0; k < hard + random; ++k) q.candidates.push_back(others[k].second);
+                q.n_hard = int32_t(hard);
+                for (int32_t id : q.candidates) {
+                    float x[history::n_features], dt;
+                    t.probe(id, x, &dt);
+                    take(x, &q.x);
+                    q.dt.push_back(dt);
+                }
+                p->queries.push_back(std::move(q));
+            }
+            const int64_t now = t.index();
+            t.apply(e, [&](int32_t id, const float* x, float dt) {
+                if (size_t(id) >= p->touches.size()) p->touches.resize(size_t(id) + 1);
+                p->touches[size_t(id)].push_back({now, dt, {}});
+                take(x, &p->touches[size_t(id)].back().x);
+            });
+        }
     }
 };
 

@@ -13,6 +13,7 @@
 #include "plot.hpp"
 #include "safetensors_write.hpp"
 #include "train_next.hpp"
+#include "train_relevance.hpp"
 #include "train_qat.hpp"
 #include "train_task.hpp"
 
@@ -278,7 +279,7 @@ inline bool load_checkpoint(const std::string& path, const Settings& s, s4d::Net
     for (int32_t i = 0; i < index.n_entries; ++i) { // options of tasks, which keys() does not list
         const ssm::Entry& e = index.entries[i];
         const std::string name(e.name, size_t(e.name_len));
-        if (e.value != nullptr && name.compare(0, 12, "config.next.") == 0 &&
+        if (e.value != nullptr && name.compare(0, 7, "config.") == 0 && is_task_option(name.substr(7)) &&
             s.task_options.count(name.substr(7)) == 0) {
             *error = "made with another configuration: key \"" + shown(name.substr(7)) + "\" was set";
             return false;
@@ -586,6 +587,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
 inline std::unique_ptr<Task> make_task(const Settings& s, std::string* error) {
     if (s.task == "classify" || s.task == "regress") return std::make_unique<SequenceTask>();
     if (s.task == "next") return std::make_unique<NextTask>();
+    if (s.task == "relevance") return std::make_unique<RelevanceTask>();
     *error = "task = " + s.task + ": not in this build";
     return nullptr;
 }

@@ -54,7 +54,7 @@ struct Settings {
     int         act_bits = 8;       // of what enters a projection, with qat
     std::string checkpoint, plot, out;
     int64_t     checkpoint_every = 0;                // steps; 0: once an epoch
-    std::map<std::string, std::string> task_options; // keys `next.*`, for that task
+    std::map<std::string, std::string> task_options; // keys `next.*` and `relevance.*`, for these tasks
 
     // Every setting as text, by key. What changes neither the result nor its bits is left out.
     std::map<std::string, std::string> text;
@@ -121,8 +121,8 @@ inline const std::vector<Key>& keys() {
     static const std::vector<Key> all = {
         {"task", true,
          [](S& s, T v) -> const char* {
-             if (v != "classify" && v != "regress" && v != "next")
-                 return "classify, regress, next, parity, modular or brackets";
+             if (v != "classify" && v != "regress" && v != "next" && v != "relevance")
+                 return "classify, regress, next, relevance, parity, modular or brackets";
              s.task = v;
              return nullptr;
          }},
@@ -226,11 +226,18 @@ inline bool split_setting(const std::string& line, std::string* key, std::string
     return true;
 }
 
+// Keys that belong to a task, `next.*` and `relevance.*`; the task knows which there are.
+inline bool is_task_option(const std::string& key) {
+    for (const std::string prefix : {"next.", "relevance."})
+        if (key.size() > prefix.size() && key.compare(0, prefix.size(), prefix) == 0) return true;
+    return false;
+}
+
 // Takes one `key = value`. False and what is wrong in `error`.
 inline bool take_setting(Settings& s, const std::string& line, std::string* error) {
     std::string key, value;
     if (!split_setting(line, &key, &value, error)) return false;
-    if (key.compare(0, 5, "next.") == 0 && key.size() > 5) {
+    if (is_task_option(key)) {
         s.task_options[key] = value;
         s.text[key] = value;
         return true;

@@ -22,7 +22,9 @@ models=parity
 if [ -d "$data/gittouch/train" ]; then
     "$ssm" train tools/train/next.cfg --set "data=$data/gittouch/train" --set plot=weights/next.svg --out weights/next.safetensors
     integers next
-    models="$models next"
+    "$ssm" train tools/train/relevance.cfg --set "data=$data/gittouch/train" --set plot=weights/relevance.svg --out weights/relevance.safetensors
+    integers relevance
+    models="$models next relevance"
 fi
 if [ -d "$data/smnist" ]; then # about half an hour on two cores
     "$ssm" train tools/train/smnist.cfg --set "data=$data/smnist" --set plot=weights/smnist.svg --out weights/smnist.safetensors
@@ -36,7 +38,7 @@ if [ -d "$data/smnist" ]; then # about half an hour on two cores
 fi
 cd weights
 for model in $models; do grep -E " $model(-|\.)" SHA256SUMS; done | sha256sum -c
-for model in next smnist; do
+for model in next relevance smnist; do
     case " $models " in
     *" $model "*) ;;
     *) echo "$model skipped: its data is not in $data; use: make weights DATA=FOLDER" >&2; skipped=1 ;;
