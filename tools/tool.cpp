@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include "tool.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cmath>
@@ -18,10 +19,7 @@ namespace tool {
 
 // ---- Text
 
-namespace {
-
-// The length of the valid UTF-8 sequence at text[i], and its code point; 0 if there is none.
-size_t sequence(std::string_view text, size_t i, uint32_t* point) {
+size_t utf8_sequence(std::string_view text, size_t i, uint32_t* point) {
     const auto     byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
     const uint32_t b = byte(i);
     if (b < 0x80) return *point = b, 1;
@@ -35,6 +33,8 @@ size_t sequence(std::string_view text, size_t i, uint32_t* point) {
     if ((n == 3 && u < 0x800) || (n == 4 && u < 0x10000) || u > 0x10ffff || (u >= 0xd800 && u < 0xe000)) return 0;
     return *point = u, n;
 }
+
+namespace {
 
 // Code points that show nothing themselves but change how a terminal shows the rest.
 bool invisible(uint32_t u) {
@@ -50,7 +50,7 @@ std::string escape(std::string_view text, size_t cap, std::string_view plain) {
     for (size_t i = 0; i < text.size();) {
         char           piece[16];
         uint32_t       u = 0;
-        const size_t   n = sequence(text, i, &u);
+        const size_t   n = utf8_sequence(text, i, &u);
         const unsigned b = static_cast<unsigned char>(text[i]);
         if (n == 0 || (n == 1 && (b < 0x20 || b == 0x7f || b == '"' || b == '\'' || b == '\\') &&
                        (plain.find(text[i]) == plain.npos))) {
@@ -260,6 +260,7 @@ int Options::read(int argc, char** argv, size_t min_operands, size_t max_operand
         for (const Option& o : options_)
             if (std::strlen(o.name) == length && std::memcmp(o.name, arg, length) == 0) found = &o;
         const std::string name = escape(std::string_view(arg, length));
+        if (found == nullptr && lenient_) continue;
         if (found == nullptr)
             return fail(bad_usage, verb_, "unknown option \"" + name + "\"; see ssm " + verb_ + " --help");
         const char* value = "";
@@ -355,17 +356,34 @@ long read_some(int fd, void* to, size_t bytes) {
 namespace {
 constexpr size_t read_bytes = size_t(1) << 16;
 }
-LineReader::LineReader(int fd, Output* out, Output* err)
-    : fd_(fd), out_(out), err_(err), buffer_(new char[max_line_bytes + 2 + read_bytes]()) {
-} // + CR LF; touched, so that memory does not grow later
+LineReader::LineReader(int fd, Output* out, Output* err, size_t max_bytes)
+    : fd_(fd), out_(out), err_(err), max_(max_bytes), capacity_(std::min(max_bytes, max_line_bytes) + 2 + read_bytes),
+      buffer_(new char[capacity_]()) {} // + CR LF; touched, so that memory does not grow later
+
+// Moves what is there to the front of the buffer, or of a larger or smaller one where that is called for. False: there
+// is no memory for it.
+bool LineReader::make_room() {
+    const size_t used = end_ - begin_, first = std::min(max_, max_line_bytes) + 2 + read_bytes;
+    size_t       wanted = capacity_;
+    if (capacity_ > 4 * first && used < first / 2) wanted = first; // an outsized line is over
+    else if (capacity_ - used < read_bytes) wanted = std::min(2 * capacity_, max_ + 2 + read_bytes);
+    if (wanted == capacity_) {
+        if (begin_ > 0) std::memmove(buffer_.get(), buffer_.get() + begin_, used);
+    } else {
+        std::unique_ptr<char[]> other(new (std::nothrow) char[wanted]);
+        if (other == nullptr) return false;
+        std::memcpy(other.get(), buffer_.get() + begin_, used);
+        buffer_ = std::move(other);
+        capacity_ = wanted;
+    }
+    end_ -= begin_, seen_ -= begin_, begin_ = 0;
+    return true;
+}
 
 // More input behind end_. False: none, and why.
 bool LineReader::fill(Result* why) {
     if (at_end_) return *why = Result::end, false;
-    if (begin_ > 0) {
-        std::memmove(buffer_.get(), buffer_.get() + begin_, end_ - begin_);
-        end_ -= begin_, seen_ -= begin_, begin_ = 0;
-    }
+    if (!make_room()) return *why = Result::too_long, false;
     const bool written = out_->flush();
     if (err_ != nullptr) err_->flush();
     if (!written) return *why = Result::stopped, false; // nobody reads the answers
@@ -394,25 +412,26 @@ LineReader::Result LineReader::next(std::string_view* line) {
             if (n > 0 && text[newline - 1] == '\r') --n;
             ++number_;
             *line = std::string_view(text + begin, n);
-            return n > max_line_bytes ? Result::too_long : Result::line;
+            return n > max_ ? Result::too_long : Result::line;
         }
         seen_ = end_;
         if (skip_) begin_ = seen_ = end_ = 0;
-        else if (end_ - begin_ > max_line_bytes + 1) { // + 1: the last byte may be the CR of a line end
+        const bool over = end_ - begin_ > max_ + 1; // + 1: the last byte may be the CR of a line end
+        if (!over && fill(&why)) continue;
+        if (over || why == Result::too_long) {
             skip_ = true;
             ++number_;
-            *line = std::string_view(text + begin_, max_line_bytes);
+            *line = std::string_view(buffer_.get() + begin_, std::min(end_ - begin_, max_));
             begin_ = seen_ = end_;
             return Result::too_long;
         }
-        if (fill(&why)) continue;
         if (why == Result::end && end_ > begin_ && !skip_) { // the last line lacks its newline
             size_t n = end_ - begin_;
             *line = std::string_view(buffer_.get() + begin_, n);
             begin_ = seen_ = end_;
             if (line->back() == '\r') line->remove_suffix(1);
             ++number_;
-            return line->size() > max_line_bytes ? Result::too_long : Result::line;
+            return line->size() > max_ ? Result::too_long : Result::line;
         }
         return why;
     }

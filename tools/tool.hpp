@@ -41,6 +41,9 @@ constexpr size_t max_message_bytes = 400;          // of a line on standard erro
 
 // ---- Text
 
+// The length of the valid UTF-8 sequence at text[i], and its code point; 0 if there is none.
+size_t utf8_sequence(std::string_view text, size_t i, uint32_t* point);
+
 // Text from a file or the command line, fit for a terminal and a log: control characters, quotes, the backslash and
 // invalid UTF-8 become \xNN, bidirectional and other invisible controls \u{...}. Cut to `cap` bytes, the last three
 // then "...". `plain`: bytes that stay as they are although they would be escaped (JSON text keeps its backslashes).
@@ -80,6 +83,7 @@ class Options {
     Options& integer(const char* name, int64_t* out, int64_t low, int64_t high);
     Options& number(const char* name, double* out, double low, double high);
     Options& isa(ssm::Isa* out); // --isa NAME: a back-end of this build and this CPU
+    Options& lenient() { return lenient_ = true, *this; } // options it does not know are passed over
     // Reads the line. Returns go_on, or the status to leave with (the message is out by then).
     int                      read(int argc, char** argv, size_t min_operands, size_t max_operands);
     std::vector<const char*> operands;
@@ -98,6 +102,7 @@ class Options {
     int                 take(const Option& o, const char* value);
     const char*         verb_;
     const char*         help_;
+    bool                lenient_ = false;
     std::vector<Option> options_;
 };
 
@@ -134,21 +139,24 @@ bool catch_signals();
 // descriptors in non-blocking mode too.
 long read_some(int fd, void* to, size_t bytes);
 
-// Records, one a line, in constant memory. Before it waits for input it flushes the outputs given, so that the answer
+// Records, one a line, in constant memory: where lines may be longer than max_line_bytes, the buffer grows for one that
+// is and shrinks after it. Before it waits for input it flushes the outputs given, so that the answer
 // to a record is out before the next one is waited for, and bulk input still costs one write a buffer.
 class LineReader {
   public:
     enum class Result { line, too_long, end, error, stopped };
-    LineReader(int fd, Output* out, Output* err);
+    LineReader(int fd, Output* out, Output* err, size_t max_bytes = max_line_bytes);
     // line: without LF or CR LF; valid until the next call. too_long: the first part of the line; the rest is skipped.
     Result   next(std::string_view* line);
     uint64_t number() const { return number_; } // of the line returned last, from 1
     int      error() const { return error_; }
 
   private:
+    bool                    make_room();
     bool                    fill(Result* why);
     int                     fd_;
     Output *                out_, *err_;
+    size_t                  max_, capacity_;
     std::unique_ptr<char[]> buffer_;
     size_t                  begin_ = 0, seen_ = 0, end_ = 0; // seen_: no newline before it
     uint64_t                number_ = 0;
