@@ -2747,10 +2747,18 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // in this file with an intrinsic. Exports scalar, avx2, avx512, sse42, neon, dotprod, simd128, and of
 // integer models alone dsp, helium, rvv.
 //
-// To add one: say in section 2 when it can be built, write its struct here, and give it a place at the end of Isa, a
-// name in isa_name() and a line in kernels_of(), before what is slower. tests/int_kernels.cpp then tries every length
-// and limit. If its vectors have 128 bits, most of the struct is there: inherit vectors128, having said how 64-bit
-// lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
+// To add one:
+//  1. Here, its struct: `name`, and as static functions the kernels it does better, as Kernels says they are called;
+//  all
+//     others are inherited. If its vectors have 128 bits, most of the struct is there: inherit vectors128, having said
+//     how 64-bit lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
+//  2. In section 2, when it can be built, and what its functions need to be compiled with.
+//  3. A place at the end of Isa, a name in isa_name(), and a line in kernels_of() before what is slower.
+//  4. A word in the Manual; in tests/cross.sh a target that has it, best beside one that falls back.
+// Tests ask isa_runs_here(), so they find it: tests/kernels.cpp and tests/int_kernels.cpp hold every kernel against the
+// scalar one or plain loops, at all lengths, alignments and limits, at the end of memory; tests/back_ends.cpp changes
+// back-ends in mid-stream, and has a toy that is made this way; `ssm selftest` and `make cross` compare models. Where
+// no operating system is, `make cross CROSS=kernels` runs the kernels.
 
 namespace detail {
 
