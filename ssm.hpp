@@ -2748,10 +2748,9 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // integer models alone dsp, helium, rvv.
 //
 // To add one:
-//  1. Here, its struct: `name`, and as static functions the kernels it does better, as Kernels says they are called;
-//  all
-//     others are inherited. If its vectors have 128 bits, most of the struct is there: inherit vectors128, having said
-//     how 64-bit lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
+//  1. Here, its struct: `name`, and as static functions, called as Kernels says, the kernels it does better; it
+//     inherits all others. If its vectors have 128 bits, most of it is there: inherit vectors128, having said how
+//     64-bit lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
 //  2. In section 2, when it can be built, and what its functions need to be compiled with.
 //  3. A place at the end of Isa, a name in isa_name(), and a line in kernels_of() before what is slower.
 //  4. A word in the Manual; in tests/cross.sh a target that has it, best beside one that falls back.

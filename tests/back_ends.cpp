@@ -8,6 +8,7 @@
 #include "../ssm.hpp"
 #include "../tools/quantize.hpp"
 #include "../tools/random_model.hpp"
+#include "guarded.hpp"
 
 #include <doctest/doctest.h>
 
@@ -18,6 +19,7 @@
 namespace {
 using namespace ssm;
 using namespace ssm::detail;
+using test::Guarded;
 
 // ---- A new instruction set: what it does better than scalar, everything else is inherited
 
@@ -106,56 +108,66 @@ const Case cases[] = {
     {"mamba1,d_model=20,n_layer=1,d_state=16,d_conv=3,dt_rank=7,norm=layer", true, true},
 };
 
+// A model whose file, state and scratch end at guard pages.
 struct Loaded {
-    const Buffer& file;
-    Buffer        work, memory;
-    Config        config;
-    Model         model;
-    State         state;
-    Scratch       scratch;
+    const Buffer&            file;
+    std::unique_ptr<Guarded> blob, tables, states, rows;
+    Config                   config;
+    Model                    model;
+    State                    state;
+    Scratch                  scratch;
 
     explicit Loaded(const Buffer& bytes, Isa isa = Isa::scalar) : file(bytes) {
-        const Blob blob{file.data(), file.size()};
-        work.resize(index_bytes(blob));
-        REQUIRE(inspect(&config, blob, work.data(), work.size()) == Status::ok);
-        memory.resize(arena_bytes(config, 1, 4));
-        Arena       arena{memory.data(), memory.size(), 0};
+        Buffer work(index_bytes({file.data(), file.size()}));
+        REQUIRE(inspect(&config, {file.data(), file.size()}, work.data(), work.size()) == Status::ok);
+        blob = std::make_unique<Guarded>(file.size());
+        std::memcpy(blob->bytes(), file.data(), file.size());
+        const auto room = [](std::unique_ptr<Guarded>& memory, size_t n) {
+            memory = std::make_unique<Guarded>(n = (n + 15) / 16 * 16); // parts of an arena begin at multiples of 16
+            return Arena{memory->bytes(), n, 0};
+        };
+        Arena       a = room(tables, arena_bytes(config)), b = room(states, state_bytes(config));
+        Arena       c = room(rows, scratch_bytes(config, 4)); // fewer rows than some calls have
         LoadOptions options;
         options.isa = isa;
-        REQUIRE(load(&model, blob, &arena, options) == Status::ok);
-        REQUIRE(make_state(&state, model, &arena) == Status::ok);
-        REQUIRE(make_scratch(&scratch, model, 4, &arena) == Status::ok); // fewer rows than some calls have
+        REQUIRE(load(&model, {blob->bytes(), file.size()}, &a, options) == Status::ok);
+        REQUIRE(make_state(&state, model, &b) == Status::ok);
+        REQUIRE(make_scratch(&scratch, model, 4, &c) == Status::ok);
     }
     Loaded(const Loaded&) = delete;
     Loaded& operator=(const Loaded&) = delete;
 };
 
 // Made-up events as candidates, steps and prefill in turn, each call with the model that `next` gives: all answers, and
-// the state behind each call. One state goes through all of it.
+// the state behind each call. One state goes through all of it; what a call reads and writes ends at guard pages, too.
 template <class Next> Buffer stream(Loaded& m, Next next) {
-    Buffer             out;
-    const Config&      c = m.config;
-    uint32_t           random = 2463534242u;
-    const size_t       d = size_t(c.d_input), size = state_bytes(c);
-    constexpr int      longest = 9;
-    const auto*        state = static_cast<const unsigned char*>(m.state.data);
-    const bool         any_dt = !is_integer(c) || c.arch != Arch::s4d || c.has_gaps;
-    std::vector<float> x(longest * d), y(longest * size_t(c.d_output)), dt(longest, 1.0f);
-    const auto         number = [&] { return float(int32_t((random = random * 1664525u + 1013904223u) >> 12)); };
+    Buffer        out;
+    const Config& c = m.config;
+    uint32_t      random = 2463534242u;
+    const size_t  d_in = size_t(c.d_input), d_out = size_t(c.d_output), longest = 9, state = state_bytes(c);
+    const bool    any_dt = !is_integer(c) || c.arch != Arch::s4d || c.has_gaps;
+    Guarded       x(longest * d_in * 4), y(longest * d_out * 4), dt(longest * 4);
+    const auto*   at = static_cast<const unsigned char*>(m.state.data);
+    const auto    number = [&] { return float(int32_t((random = random * 1664525u + 1013904223u) >> 12)); };
+    const auto    keep = [&](Status s, size_t rows) {
+        REQUIRE(s == Status::ok);
+        out.insert(out.end(), y.bytes(), y.bytes() + rows * d_out * 4);
+        out.insert(out.end(), at, at + state);
+    };
     reset(m.model, &m.state);
     for (int round = 0; round < 4; ++round)
         for (int32_t n : {1, 9, 3, 4, 2}) {
-            for (float& v : x) v = number() * 0x1p-18f - 2.0f;
-            for (float& v : dt) v = any_dt && number() < 0x1p18f ? number() * 0x1p-19f + 0.01f : 1.0f;
-            const auto keep = [&](Status s, int32_t rows) {
-                REQUIRE(s == Status::ok);
-                const auto* p = reinterpret_cast<const unsigned char*>(y.data());
-                out.insert(out.end(), p, p + size_t(rows * c.d_output) * 4), out.insert(out.end(), state, state + size);
-            };
-            keep(step_batch(next(), m.state, &m.scratch, x.data(), n, y.data(), dt.data()), n);
-            if (round % 2 == 0) keep(prefill(next(), &m.state, &m.scratch, x.data(), n, y.data(), dt.data()), 1);
-            for (size_t i = 0; round % 2 == 1 && i < size_t(n); ++i)
-                keep(step(next(), &m.state, &m.scratch, &x[i * d], y.data(), dt[i]), 1);
+            const size_t rows = size_t(n);
+            float* const xs = x.of(rows * d_in * 4).floats();
+            float* const dts = dt.of(rows * 4).floats();
+            for (size_t i = 0; i < rows * d_in; ++i) xs[i] = number() * 0x1p-18f - 2.0f;
+            for (size_t i = 0; i < rows; ++i)
+                dts[i] = any_dt && number() < 0x1p18f ? number() * 0x1p-19f + 0.01f : 1.0f;
+            keep(step_batch(next(), m.state, &m.scratch, xs, n, y.of(rows * d_out * 4).floats(), dts), rows);
+            y.of(d_out * 4);
+            if (round % 2 == 0) keep(prefill(next(), &m.state, &m.scratch, xs, n, y.floats(), dts), 1);
+            for (size_t i = 0; round % 2 == 1 && i < rows; ++i)
+                keep(step(next(), &m.state, &m.scratch, xs + i * d_in, y.floats(), dts[i]), 1);
         }
     return out;
 }
