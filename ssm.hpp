@@ -2961,6 +2961,92 @@ struct scalar {
     SSM_INTEGER_LOOPS(, int64_t)
 };
 
+#if defined(SSM_HAS_128) || defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV)
+#if defined(__clang__)
+#define SSM_UNROLL_8 _Pragma("unroll 8")
+#else // so that arrays of sums stay in registers
+#define SSM_UNROLL_8 _Pragma("GCC unroll 8")
+#endif
+
+// ---- Projections in integers for any vectors
+//
+// K says how: `rows` of one kind at once for `tokens`, after what its Ready makes of these. What is left goes to
+// K::Fewer (of rows) and K::Single (of tokens).
+
+// Outputs and codes of the first of some tokens; strides in numbers and in bytes; {num, den} of each.
+struct Tokens {
+    int32_t*             y;
+    ptrdiff_t            y_stride;
+    const unsigned char* q;
+    ptrdiff_t            stride;
+    const int32_t*       scales;
+    SSM_INLINE Tokens    from(ptrdiff_t i) const noexcept {
+           return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i};
+    }
+};
+struct NothingReady {
+    SSM_INLINE NothingReady(const Matrix&, const Tokens&, bool) noexcept {}
+};
+template <int Bits> struct one_by_one {
+    static constexpr int rows = 1, tokens = 1;
+    using Ready = NothingReady;
+    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+        const auto with = [&](const auto* q) {
+            for (; o < end; ++o)
+                t.y[o] = scalar::requantize(o < W.rows4 ? scalar::dot4(W, o, q) : scalar::dot8(W, o, q), t.scales, W, o,
+                                            Bits);
+        };
+        if constexpr (Bits == 8) with(reinterpret_cast<const signed char*>(t.q));
+        else with(reinterpret_cast<const int16_t*>(t.q));
+    }
+};
+// Rows o to end, all of one kind; the last few may begin among those before.
+template <class K> SSM_INLINE void all_rows(const Matrix& W, int32_t o, int32_t end, const Tokens& t) noexcept {
+    for (; o < end; o += K::rows) K::rows_at(W, o + K::rows <= end ? o : end - K::rows, t);
+}
+template <class K> SSM_INLINE void some_rows(const Matrix& W, int32_t o, int32_t end, const Tokens& t) noexcept {
+    const typename K::Ready ready(W, t, o < W.rows4);
+    while (o < end) {
+        const int32_t stop = o < W.rows4 && W.rows4 < end ? W.rows4 : end;
+        bool          few = false;
+        if constexpr (K::rows > 1)
+            if ((few = stop - o < K::rows)) some_rows<typename K::Fewer>(W, o, stop, t);
+        if (!few) K::all(W, o, stop, t, ready);
+        o = stop;
+    }
+}
+template <class K> SSM_INLINE void some_tokens(const Matrix& W, int32_t o, int32_t end, Tokens t, int32_t n) noexcept {
+    for (; n >= K::tokens; n -= K::tokens, t = t.from(K::tokens)) some_rows<K>(W, o, end, t);
+    if constexpr (K::tokens > 1) some_tokens<typename K::Single>(W, o, end, t, n);
+}
+// Some rows at a time for all tokens, so that their weights stay in the first-level cache.
+template <class K>
+SSM_INLINE void matmul_codes(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                             int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
+    const int32_t rows = n == 1 ? W.rows : 32;
+    for (int32_t o = 0; o < W.rows; o += rows)
+        some_tokens<K>(W, o, o + rows < W.rows ? o + rows : W.rows, {y, y_stride, codes, code_stride, scales}, n);
+}
+// The bytes of int8 rows from row o on: how many may be read.
+SSM_INLINE ptrdiff_t room_behind(const Matrix& W, ptrdiff_t o) noexcept { return (W.rows - o) * ptrdiff_t(W.cols); }
+// R int8 rows, `stride` apart, of which `left` columns from `from` on are left: where they stand as N bytes each. What
+// follows is other rows', and meets codes that are 0; behind `room` bytes nothing may be read, so there they are
+// copied.
+template <int R, int N> struct last_columns {
+    const unsigned char* row[size_t(R)];
+    unsigned char        copies[size_t(R)][size_t(N)];
+    SSM_INLINE last_columns(const unsigned char* from, ptrdiff_t stride, ptrdiff_t left, ptrdiff_t room) noexcept {
+        SSM_UNROLL_8
+        for (ptrdiff_t r = 0; r < R; ++r) row[r] = from + r * stride;
+        if ((R - 1) * stride + N <= room) return;
+        for (ptrdiff_t r = 0; r < R; ++r) {
+            fill_zero(copies[r], size_t(N)), copy(copies[r], row[r], size_t(left));
+            row[r] = copies[r];
+        }
+    }
+};
+#endif
+
 #if defined(SSM_HAS_128)
 typedef int16_t i16x4 __attribute__((vector_size(8)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
@@ -3362,12 +3448,6 @@ template <> struct wide<i64x8> : lanes64<i64x8, u64x8, i32x16> {
 };
 #endif
 
-#if defined(__clang__)
-#define SSM_UNROLL_8 _Pragma("unroll 8")
-#else // so that arrays of sums stay in registers
-#define SSM_UNROLL_8 _Pragma("GCC unroll 8")
-#endif
-
 // ---- Recurrences in integers for any vector of 64-bit lanes
 
 // The largest |x| of n int32 in the file's byte order.
@@ -3744,20 +3824,21 @@ SSM_INLINE void add_codes(i32x4* s, const unsigned char** w, const unsigned char
         for (int k = 0; k < N; ++k) s[r] = D::add(s[r], u[k], v[k]);
     }
 }
-// R rows of int8, of at least 16 columns. The last 16 codes are read again from q_last, zeros where they were before.
+// R rows of int8 from o on.
 template <class D, int R>
-SSM_INLINE void dot8_rows(i32x4* s, const unsigned char* w, ptrdiff_t cols, const unsigned char* q,
-                          const unsigned char* q_last) noexcept {
+SSM_INLINE void dot8_rows(i32x4* s, const Matrix& W, ptrdiff_t o, const unsigned char* q) noexcept {
+    const ptrdiff_t      cols = W.cols;
     const unsigned char* row[size_t(R)];
     SSM_UNROLL_8
-    for (ptrdiff_t r = 0; r < R; ++r) row[r] = w + r * cols;
+    for (ptrdiff_t r = 0; r < R; ++r) row[r] = W.data + (o - W.rows4 + r) * cols;
     ptrdiff_t left = cols;
     for (; left >= 16 * D::many; left -= 16 * D::many) add_codes<D, R, D::many>(s, row, &q);
     for (; left >= 16; left -= 16) add_codes<D, R, 1>(s, row, &q);
     if (left <= 0) return;
+    const last_columns<R, 16> last(row[0], cols, left, room_behind(W, o) - (cols - left));
     SSM_UNROLL_8
-    for (int r = 0; r < R; ++r) row[r] -= 16 - left;
-    add_codes<D, R, 1>(s, row, &q_last);
+    for (ptrdiff_t r = 0; r < R; ++r) row[r] = last.row[r];
+    add_codes<D, R, 1>(s, row, &q);
 }
 // R rows of int4: a group's lower nibbles belong to its first 16 codes.
 template <class D, int R>
@@ -3789,54 +3870,29 @@ SSM_INLINE void give2(int32_t* y, const i32x2& sums, const int32_t* scale, const
 SSM_INLINE i32x4 pairs(const i32x4& a, const i32x4& b) noexcept { // sums of two, a's and b's in turn
     return __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
 }
-// R rows of one token from o on.
-template <class D, int R>
-SSM_INLINE void rows_at(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q, const unsigned char* q_last,
-                        const int32_t* scale) noexcept {
-    const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-    i32x4           s[size_t(R)] = {};
-    if (o < W.rows4) dot4_rows<D, R>(s, W.data4 + o * groups * 16, W.sub + o * groups, groups, q);
-    else dot8_rows<D, R>(s, W.data + (o - W.rows4) * cols, cols, q, q_last);
-    if constexpr (R == 1) y[o] = scalar::requantize((s[0][0] + s[0][1]) + (s[0][2] + s[0][3]), scale, W, o, 8);
-    SSM_UNROLL_8
-    for (int r = 0; r + 4 <= R; r += 4) {
-        const i32x4 ab = pairs(s[r], s[r + 1]), cd = pairs(s[r + 2], s[r + 3]);
-        const i32x4 sums = __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-        give2(y, __builtin_shufflevector(sums, sums, 0, 1), scale, W, o + r);
-        give2(y, __builtin_shufflevector(sums, sums, 2, 3), scale, W, o + r + 2);
+template <class D, int R = D::rows> struct rows128 {
+    static constexpr int rows = R, tokens = 1;
+    using Fewer = rows128<D, 1>;
+    using Ready = NothingReady;
+    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+        all_rows<rows128>(W, o, end, t);
     }
-}
-// Rows o to end of one token; of each kind the last few may begin among those before.
-template <class D>
-SSM_INLINE void token_rows(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
-                           const int32_t* scale) noexcept {
-    const int32_t rest = W.cols % 16;
-    unsigned char q_last[16] = {};
-    if (rest != 0 && W.cols > 16) copy(q_last + 16 - rest, q + W.cols - rest, size_t(rest));
-    while (o < end) {
-        const bool    four = o < W.rows4;
-        const int32_t stop = four && W.rows4 < end ? W.rows4 : end;
-        if (!four && W.cols < 16)
-            for (; o < stop; ++o)
-                y[o] = scalar::requantize(scalar::dot8(W, o, reinterpret_cast<const signed char*>(q)), scale, W, o, 8);
-        else if (stop - o < D::rows)
-            for (; o < stop; ++o) rows_at<D, 1>(y, W, o, q, q_last, scale);
-        else
-            for (; o < stop; o += D::rows)
-                rows_at<D, D::rows>(y, W, o + D::rows <= stop ? o : stop - D::rows, q, q_last, scale);
-        o = stop;
+    static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        const ptrdiff_t groups = (W.cols + 31) / 32;
+        i32x4           s[size_t(R)] = {};
+        if (o < W.rows4) dot4_rows<D, R>(s, W.data4 + o * groups * 16, W.sub + o * groups, groups, t.q);
+        else dot8_rows<D, R>(s, W, o, t.q);
+        if constexpr (R == 1) t.y[o] = scalar::requantize((s[0][0] + s[0][1]) + (s[0][2] + s[0][3]), t.scales, W, o, 8);
+        SSM_UNROLL_8
+        for (int r = 0; r + 4 <= R; r += 4) {
+            const i32x4 ab = pairs(s[r], s[r + 1]), cd = pairs(s[r + 2], s[r + 3]);
+            const i32x4 sums =
+                __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+            give2(t.y, __builtin_shufflevector(sums, sums, 0, 1), t.scales, W, o + r);
+            give2(t.y, __builtin_shufflevector(sums, sums, 2, 3), t.scales, W, o + r + 2);
+        }
     }
-}
-// Some rows at a time for all tokens, so that their weights stay in the first-level cache.
-template <class D>
-SSM_INLINE void matmul_codes(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                             int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
-    const int32_t rows = n == 1 ? W.rows : 32;
-    for (int32_t o = 0; o < W.rows; o += rows)
-        for (ptrdiff_t i = 0; i < n; ++i)
-            token_rows<D>(y + i * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows, codes + i * code_stride,
-                          scales + 2 * i);
-}
+};
 // Four of them: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
 SSM_INLINE i32x4 codes_of(const int32_t* x, int sh, const i64x2& R, const i64x2& half, int down) noexcept {
     using L = wide<i64x2>;
@@ -3985,7 +4041,7 @@ struct vectors128 : scalar {
     }
     static SSM_128 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<Dot>(y, y_stride, W, codes, code_stride, scales, n);
+        if (bits == 8) matmul_codes<rows128<Dot>>(y, y_stride, W, codes, code_stride, scales, n);
         else scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
     }
     static SSM_128 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x2>(a); }
@@ -4012,7 +4068,7 @@ struct dotprod : neon {
 
     static SSM_DOTPROD void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                      int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<Sdot>(y, y_stride, W, codes, code_stride, scales, n);
+        if (bits == 8) matmul_codes<rows128<Sdot>>(y, y_stride, W, codes, code_stride, scales, n);
         else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
     }
 };
@@ -4206,82 +4262,96 @@ struct avx2 : scalar {
         scale[0] = t.num, scale[1] = t.den;
     }
 
-    // What turns one token's sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted
-    // logically by s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62.
-    struct ToQ16 {
-        const Matrix&    W;
-        const int32_t*   scale;
-        const __m256i    num, den;
-        SSM_AVX2_INLINE_ ToQ16(const Matrix& w, const int32_t* s) noexcept
-            : W(w), scale(s), num(_mm256_set1_epi64x(s[0])), den(_mm256_set1_epi64x(s[1] + 150 - 24 - 1)) {}
-        // Four rows from o on. Those that reach 2^30 go the long way, which saturates.
-        SSM_AVX2_INLINE_ void give(int32_t* y, __m128i acc, int32_t o) const noexcept {
-            const __m256i s =
-                _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
-            const __m256i m =
-                _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
-            const __m256i shift = _mm256_sub_epi64(den, _mm256_srli_epi64(s, 23)),
-                          bias62 = _mm256_set1_epi64x(1LL << 62);
-            const __m256i T =
-                _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epu32(m, num), _mm256_set1_epi64x(1 << 23)), 24);
-            const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
-            const __m256i up =
-                _mm256_set1_epi64x((1LL << 34) + 1); // even but for the half, so that halving may be logical
-            __m256i v =
-                _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
-            v = _mm256_srli_epi64(v, 1); // 2^33 more than y
-            if (W.bias != nullptr)
-                v = _mm256_add_epi64(v, _mm256_cvtepi32_epi64(_mm_loadu_si128(
-                                            reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
-            const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
+    // From four rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by
+    // s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62. Results that reach 2^30 go the
+    // long way, which saturates.
+    SSM_AVX2_INLINE void give4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
+        const __m256i s =
+            _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
+        const __m256i m =
+            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
+        const __m256i shift = _mm256_sub_epi64(_mm256_set1_epi64x(scale[1] + 150 - 24 - 1), _mm256_srli_epi64(s, 23)),
+                      bias62 = _mm256_set1_epi64x(1LL << 62);
+        const __m256i T = _mm256_srli_epi64(
+            _mm256_add_epi64(_mm256_mul_epu32(m, _mm256_set1_epi64x(scale[0])), _mm256_set1_epi64x(1 << 23)), 24);
+        const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
+        const __m256i up = _mm256_set1_epi64x((1LL << 34) + 1); // even but for the half, so that halving may be logical
+        __m256i       v =
+            _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
+        v = _mm256_srli_epi64(v, 1); // 2^33 more than y
+        if (W.bias != nullptr)
+            v = _mm256_add_epi64(
+                v, _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
+        const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + o), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
                                                                 v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6))));
-            if (_mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate4(y, acc, scale, W, o);
-        }
-    };
+        if (_mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate4(y, acc, scale, W, o);
+    }
     static SSM_AVX2 void saturate4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
         int32_t each[4];
         _mm_storeu_si128(reinterpret_cast<__m128i*>(each), acc);
-        for (int32_t r = 0; r < 4; ++r) y[r] = requantize(each[r], scale, W, o + r, 8);
+        for (int32_t r = 0; r < 4; ++r) y[o + r] = requantize(each[r], scale, W, o + r, 8);
     }
     SSM_AVX2_INLINE __m128i sums4(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
         const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
         return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     }
-    // 32 products of codes within +-127: |w| times q with w's sign, pairs at most 32,258, added to eight sums.
-    SSM_AVX2_INLINE __m256i dot32(__m256i sum, const unsigned char* w, __m256i q) noexcept {
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(load(w)), _mm256_sign_epi8(q, load(w)));
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
-    SSM_AVX2_INLINE __m128i dot8_rows(const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
-        __m256i              s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
-        const unsigned char *w1 = w + cols, *w2 = w1 + cols, *w3 = w2 + cols;
-        ptrdiff_t            k = 0;
+    // How 256 bits multiply: `bytes` adds 32 products of codes within +-127 to eight sums, `words` 16 of int16. `rows`:
+    // of int8, so many at once. Weights as bytes() takes them are `bias` larger, sums by bias times the token's codes.
+    struct Pairs { // |w| times q with w's sign, pairs at most 32,258
+        static constexpr int    rows = 4, bias = 0;
+        SSM_AVX2_INLINE __m256i bytes(__m256i sum, const unsigned char* w, __m256i q) noexcept {
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(load(w)), _mm256_sign_epi8(q, load(w)));
+            return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        SSM_AVX2_INLINE __m256i words(__m256i sum, __m256i a, __m256i b) noexcept {
+            return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+        }
+    };
+    template <class D, int R>
+    SSM_AVX2_INLINE void dot8_rows(__m256i* s, const unsigned char* w, ptrdiff_t cols, const unsigned char* q,
+                                   ptrdiff_t room) noexcept {
+        ptrdiff_t k = 0;
         for (; k + 64 <= cols; k += 64) {
             const __m256i v = load(q + k), u = load(q + k + 32);
-            s0 = dot32(s0, w + k, v), s1 = dot32(s1, w1 + k, v), s2 = dot32(s2, w2 + k, v), s3 = dot32(s3, w3 + k, v);
-            s0 = dot32(s0, w + k + 32, u), s1 = dot32(s1, w1 + k + 32, u);
-            s2 = dot32(s2, w2 + k + 32, u), s3 = dot32(s3, w3 + k + 32, u);
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols + k, v);
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols + k + 32, u);
         }
-        if (k < cols) { // never past the end of a row
-            unsigned char last[4][64] = {};
-            for (int r = 0; r < 4; ++r) copy(last[r], w + r * cols + k, size_t(cols - k));
-            for (int half = 0; half < 64 && k + half < cols; half += 32) {
-                const __m256i v = load(q + k + half);
-                s0 = dot32(s0, last[0] + half, v), s1 = dot32(s1, last[1] + half, v);
-                s2 = dot32(s2, last[2] + half, v), s3 = dot32(s3, last[3] + half, v);
-            }
+        if (k == cols) return;
+        __m256i sums[size_t(R)]; // in memory, where s should not be
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) sums[r] = s[r];
+        dot8_rest<D, R>(sums, w + k, cols, cols - k, q + k, room - k);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) s[r] = sums[r];
+    }
+    template <class D, int R>
+    static SSM_AVX2 __attribute__((noinline)) void dot8_rest(__m256i* s, const unsigned char* w, ptrdiff_t cols,
+                                                             ptrdiff_t left, const unsigned char* q,
+                                                             ptrdiff_t room) noexcept { // fewer than 64 columns
+        if (left >= 32) {
+            const __m256i v = load(q);
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols, v);
+            left -= 32, room -= 32, w += 32, q += 32;
         }
-        return sums4(s0, s1, s2, s3);
+        if (left == 0) return;
+        const last_columns<R, 32> last(w, cols, left, room);
+        const __m256i             v = load(q);
+        SSM_UNROLL_8
+        for (int r = 0; r < R; ++r) s[r] = D::bytes(s[r], last.row[r], v);
     }
     // Two groups of 32 weights of 4 bits at w, the first in the lower half: sums of (code + 8) q, at most 7,620 each in
     // 16 bits, times their sub-scales; added to eight sums.
+    template <class D>
     SSM_AVX2_INLINE __m256i dot64(__m256i sum, __m256i w, __m256i low, __m256i high, __m256i subs) noexcept {
         const __m256i nibble = _mm256_set1_epi8(15), u = _mm256_xor_si256(w, _mm256_set1_epi8(-120)); // 0x88: code + 8
         const __m256i part =
             _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, nibble), low),
                              _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), nibble), high));
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(part, subs));
+        return D::words(sum, part, subs);
     }
     // Four rows of int4, `groups` groups each; `here` (at most 8) groups from g on. q8sum: -8 times a group's sum of q.
     struct Rows4 {
@@ -4301,7 +4371,7 @@ struct avx2 : scalar {
             return _mm256_inserti128_si256(_mm256_setzero_si256(),
                                            _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 0);
         }
-        SSM_AVX2_INLINE_ __m128i dot(const unsigned char* q, const int16_t* q8sum) const noexcept {
+        template <class D> SSM_AVX2_INLINE_ __m128i dot(const unsigned char* q, const int16_t* q8sum) const noexcept {
             __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
             for (ptrdiff_t g = 0; g < groups; g += 8) {
                 const ptrdiff_t here = groups - g < 8 ? groups - g : 8;
@@ -4322,38 +4392,69 @@ struct avx2 : scalar {
                                   second = two ? load(q + k * 32 + 32) : _mm256_setzero_si256();
                     const __m256i low = _mm256_permute2x128_si256(first, second, 0x20),
                                   high = _mm256_permute2x128_si256(first, second, 0x31);
-                    s0 = dot64(s0, codes(0, k, two), low, high, _mm256_shuffle_epi8(aa, pick));
-                    s1 = dot64(s1, codes(1, k, two), low, high, _mm256_shuffle_epi8(bb, pick));
-                    s2 = dot64(s2, codes(2, k, two), low, high, _mm256_shuffle_epi8(cc, pick));
-                    s3 = dot64(s3, codes(3, k, two), low, high, _mm256_shuffle_epi8(dd, pick));
+                    s0 = dot64<D>(s0, codes(0, k, two), low, high, _mm256_shuffle_epi8(aa, pick));
+                    s1 = dot64<D>(s1, codes(1, k, two), low, high, _mm256_shuffle_epi8(bb, pick));
+                    s2 = dot64<D>(s2, codes(2, k, two), low, high, _mm256_shuffle_epi8(cc, pick));
+                    s3 = dot64<D>(s3, codes(3, k, two), low, high, _mm256_shuffle_epi8(dd, pick));
                 }
             }
             return sums4(s0, s1, s2, s3);
         }
     };
-    // Rows o to end for one token: fours, and what is left one by one.
-    static SSM_AVX2 void token_rows(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
-                                    const int32_t* scale) noexcept {
-        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-        const int32_t   end4 = end < W.rows4 ? end : W.rows4;
-        const auto*     q8 = reinterpret_cast<const signed char*>(q);
-        const ToQ16     out(W, scale);
-        if (o + 4 <= end4) {
-            int16_t q8sum[(max_width + 31) / 32 + 16];
-            for (ptrdiff_t g = 0; g < groups; ++g) {
-                const __m256i one = _mm256_set1_epi16(1),
-                              pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load(q + g * 32));
-                const __m256i s = _mm256_madd_epi16(pairs, one);
-                q8sum[g] = int16_t(-8 * _mm_cvtsi128_si32(sums4(s, s, s, s)));
+    // What is made ready of a token: sums of its codes, for int4 of each group.
+    template <class D> struct Ready256 {
+        int32_t  less = 0;
+        int16_t  q8sum[(max_width + 31) / 32 + 16];
+        SSM_AVX2 Ready256(const Matrix& W, const Tokens& t, bool four) noexcept {
+            const ptrdiff_t groups = (W.cols + 31) / 32;
+            const __m256i   one = _mm256_set1_epi16(1), ones = _mm256_set1_epi8(1);
+            int32_t         all = 0;
+            for (ptrdiff_t g = 0; (four || D::bias != 0) && g < groups; ++g) {
+                const __m256i v = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, load(t.q + g * 32)), one);
+                const int32_t sum = _mm_cvtsi128_si32(sums4(v, v, v, v));
+                q8sum[g] = int16_t(-8 * sum), all += sum;
             }
-            store(q8sum + groups, _mm256_setzero_si256()); // so many more are read
-            for (; o + 4 <= end4; o += 4)
-                out.give(y + o, Rows4{W.data4 + o * groups * 16, W.sub + o * groups, groups}.dot(q, q8sum), o);
+            if (four) store(q8sum + groups, _mm256_setzero_si256()); // so many more are read
+            less = D::bias * all;
         }
-        for (; o < end4; ++o) y[o] = requantize(dot4(W, o, q8), scale, W, o, 8);
-        for (; o + 4 <= end; o += 4) out.give(y + o, dot8_rows(W.data + (o - W.rows4) * cols, cols, q), o);
-        for (; o < end; ++o) y[o] = requantize(dot8(W, o, q8), scale, W, o, 8);
-    }
+    };
+    template <class D, int R> struct rows256 {
+        static constexpr int rows = R, tokens = 1;
+        using Ready = Ready256<D>;
+        using Fewer = rows256<D, R / 2>;
+        static SSM_AVX2 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
+                                 const Ready& ready) noexcept {
+            const ptrdiff_t            cols = W.cols, groups = (cols + 31) / 32;
+            const unsigned char* const q = t.q;
+            int32_t* const             y = t.y;
+            const int32_t* const       scale = t.scales;
+            if (o < W.rows4) {
+                for (; o < end; o += R) {
+                    if (o + R > end) o = end - R; // as all_rows()
+                    for (int32_t r = o; r < o + R; r += 4)
+                        give4(y,
+                              Rows4{W.data4 + r * groups * 16, W.sub + r * groups, groups}.template dot<D>(q,
+                                                                                                           ready.q8sum),
+                              scale, W, r);
+                }
+                return;
+            }
+            const unsigned char* const data = W.data - W.rows4 * cols;
+            const ptrdiff_t            room = room_behind(W, 0);
+            for (; o < end; o += R) {
+                if (o + R > end) o = end - R;
+                __m256i s[size_t(R)] = {};
+                dot8_rows<D, R>(s, data + o * cols, cols, q, room - o * cols);
+                SSM_UNROLL_8
+                for (int32_t r = 0; r < R; r += 4) {
+                    __m128i sums = sums4(s[r], s[r + 1], s[r + 2], s[r + 3]);
+                    if (D::bias != 0) sums = _mm_sub_epi32(sums, _mm_set1_epi32(ready.less));
+                    give4(y, sums, scale, W, o + r);
+                }
+            }
+        }
+    };
+    template <class D> struct rows256<D, 2> : one_by_one<8> {};
     // One row and codes of 16 bits: pairs of products are below 2^23, with int4 codes and sub-scales below 2^26, so
     // that 256 or 32 of them fit 32 bits.
     SSM_AVX2_INLINE __m256i words(const void* p) noexcept { // of 16 bytes
@@ -4398,7 +4499,6 @@ struct avx2 : scalar {
         }
         return acc;
     }
-    // Some rows at a time for all tokens, so that their weights stay in the first-level cache.
     static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                   int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
         for (int32_t o = 0; bits != 8 && o < W.rows; ++o)
@@ -4407,12 +4507,7 @@ struct avx2 : scalar {
                 const int64_t acc = o < W.rows4 ? dot4_16(W, o, q) : dot8_16(W, o, q);
                 y[i * y_stride + o] = requantize(acc, scales + i * 2, W, o, 16);
             }
-        if (bits != 8) return;
-        const int32_t rows = n == 1 ? W.rows : 32;
-        for (int32_t o = 0; o < W.rows; o += rows)
-            for (int32_t i = 0; i < n; ++i)
-                token_rows(y + ptrdiff_t(i) * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows,
-                           codes + ptrdiff_t(i) * code_stride, scales + 2 * ptrdiff_t(i));
+        if (bits == 8) matmul_codes<rows256<Pairs, 4>>(y, y_stride, W, codes, code_stride, scales, n);
     }
 
     static SSM_AVX2 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x4>(a); }
@@ -4468,8 +4563,8 @@ struct avx512 : avx2 {
         v = _mm512_max_epi64(_mm512_min_epi64(v, _mm512_set1_epi64(int_max)), _mm512_set1_epi64(-int_max));
         store(y, _mm512_cvtepi64_epi32(v));
     }
-    static SSM_AVX512 void rows8(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q,
-                                 const int32_t* scale) noexcept {
+    static SSM_AVX512 void rows8(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        const unsigned char* q = t.q;
         const ptrdiff_t      cols = W.cols;
         const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * cols;
         const __m512i        up = _mm512_set1_epi8(-128);
@@ -4485,12 +4580,12 @@ struct avx512 : avx2 {
         }
         SSM_UNROLL_8
         for (int r = 0; r < 8; ++r) s[r] = _mm512_sub_epi32(s[r], q128);
-        give8(y + o, sums8(s), scale, W, o);
+        give8(t.y + o, sums8(s), t.scales, W, o);
     }
     // Four groups at a time: their lower nibbles belong to q's elements 0 to 15 of each group, the upper ones to 16
     // to 31.
-    static SSM_AVX512 void rows8_of4(int32_t* y, const Matrix& W, int32_t o, const unsigned char* q,
-                                     const int32_t* scale) noexcept {
+    static SSM_AVX512 void rows8_of4(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        const unsigned char* q = t.q;
         const ptrdiff_t      groups = (W.cols + 31) / 32;
         const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
         const __m512i        nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), zero = _mm512_setzero_si512();
@@ -4517,32 +4612,24 @@ struct avx512 : avx2 {
                                         _mm512_mullo_epi32(part, _mm512_cvtepi8_epi32(_mm_shuffle_epi8(subs, each))));
             }
         }
-        give8(y + o, sums8(s), scale, W, o);
+        give8(t.y + o, sums8(s), t.scales, W, o);
     }
-    // Rows o to end of one token, eight at a time; the last eight of either kind may begin among those before.
-    static SSM_AVX512 void token_rows8(int32_t* y, const Matrix& W, int32_t o, int32_t end, const unsigned char* q,
-                                       const int32_t* scale) noexcept {
-        while (o < end) {
-            const bool    four = o < W.rows4;
-            const int32_t stop = four && W.rows4 < end ? W.rows4 : end;
-            if (stop - o < 8) token_rows(y, W, o, stop, q, scale);
-            else
-                for (int32_t from = o; from < stop; from += 8) {
-                    const int32_t at = from + 8 <= stop ? from : stop - 8;
-                    if (four) rows8_of4(y, W, at, q, scale);
-                    else rows8(y, W, at, q, scale);
-                }
-            o = stop;
+    struct rows512 {
+        static constexpr int rows = 8, tokens = 1;
+        using Fewer = rows256<Pairs, 4>;
+        using Ready = NothingReady;
+        static SSM_AVX512 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+            all_rows<rows512>(W, o, end, t);
         }
-    }
+        static void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+            if (o < W.rows4) rows8_of4(W, o, t);
+            else rows8(W, o, t);
+        }
+    };
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits != 8) return avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
-        const int32_t rows = n == 1 ? W.rows : 32;
-        for (int32_t o = 0; o < W.rows; o += rows)
-            for (ptrdiff_t i = 0; i < n; ++i)
-                token_rows8(y + i * y_stride, W, o, o + rows < W.rows ? o + rows : W.rows, codes + i * code_stride,
-                            scales + 2 * i);
+        if (bits == 8) matmul_codes<rows512>(y, y_stride, W, codes, code_stride, scales, n);
+        else avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
     }
     static SSM_AVX512 bool scan_q(const HeadScanQ& a) {
         return a.N % 16 == 0 || a.X_in != nullptr ? scan_vectors<i64x8>(a) : avx2::scan_q(a);
@@ -4561,33 +4648,28 @@ struct avx512 : avx2 {
 #pragma GCC diagnostic pop
 #endif
 #endif
-#undef SSM_UNROLL_8
 #endif
 
 #if defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV)
-// Projections of 8-bit codes, four rows of one kind at a time: K::dots8 and K::dots4 give their sums. The last four may
-// begin among those before; fewer than four in all go the long way.
+// Projections of 8-bit codes, four rows of one kind at a time: K::dots8 and K::dots4 give their sums.
 template <class K, class Base> struct rows_of : Base {
+    static constexpr int rows = 4, tokens = 1;
+    using Fewer = one_by_one<8>;
+    using Ready = NothingReady;
+    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+        all_rows<rows_of>(W, o, end, t);
+    }
+    static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+        int32_t         acc[4];
+        if (o < W.rows4) K::dots4(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, t.q);
+        else K::dots8(acc, W.data + (o - W.rows4) * cols, cols, t.q);
+        for (int32_t r = 0; r < 4; ++r) t.y[o + r] = scalar::requantize(acc[r], t.scales, W, o + r, 8);
+    }
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits != 8) return scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
-        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-        for (int32_t o = 0; o < W.rows;) {
-            const bool    four = o < W.rows4;
-            const int32_t begin = four ? 0 : W.rows4, end = four ? W.rows4 : W.rows, rows = end - begin < 4 ? 1 : 4,
-                          at = o + rows <= end ? o : end - rows;
-            for (ptrdiff_t i = 0; i < n; ++i) {
-                const unsigned char* q = codes + i * code_stride;
-                const auto*          q8 = reinterpret_cast<const signed char*>(q);
-                int32_t              acc[4];
-                if (rows == 1) acc[0] = int32_t(four ? scalar::dot4(W, at, q8) : scalar::dot8(W, at, q8));
-                else if (four) K::dots4(acc, W.data4 + at * groups * 16, W.sub + at * groups, groups, q);
-                else K::dots8(acc, W.data + (at - W.rows4) * cols, cols, q);
-                for (int32_t r = 0; r < rows; ++r)
-                    y[i * y_stride + at + r] = scalar::requantize(acc[r], scales + i * 2, W, at + r, 8);
-            }
-            o = at + rows;
-        }
+        if (bits == 8) matmul_codes<rows_of>(y, y_stride, W, codes, code_stride, scales, n);
+        else scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
     }
 };
 #endif
@@ -4875,6 +4957,7 @@ struct rvv : vectors_of<rvv, scalar> {
     }
 };
 #endif
+#undef SSM_UNROLL_8
 #undef SSM_FLOAT_LOOPS
 #undef SSM_FLOAT_CELLS
 #undef SSM_INTEGER_LOOPS
