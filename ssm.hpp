@@ -78,12 +78,13 @@
 //     SSM_NO_FLOAT, SSM_NO_INTEGER   leave an engine out; without the float engine no float routine is called
 //     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it, and
 //                          counts limits met (Counts); define it in all files that share states or in none
+//     SSM_AVXVNNI_TEST     the avxvnni back-end runs on CPUs with AVX-512, too, when asked for by name
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
-// Back-ends: scalar (everywhere); sse42, avx2, avx512 (x86-64, chosen at run time; the last needs VNNI); neon (AArch64,
-// and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang before 16 and
-// elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where the
-// compiler's options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv
+// Back-ends: scalar (everywhere); sse42, avx2, avxvnni, avx512 (x86-64, chosen at run time; the last needs VNNI); neon
+// (AArch64, and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang
+// before 16 and elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where
+// the compiler's options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv
 // (RISC-V vectors of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays scalar.
 // GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is
 // refused.
@@ -423,7 +424,8 @@ enum class Isa : uint8_t {
     simd128,
     dsp,
     helium,
-    rvv
+    rvv,
+    avxvnni
 }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
@@ -2744,8 +2746,8 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
-// in this file with an intrinsic. Exports scalar, avx2, avx512, sse42, neon, dotprod, simd128, and of
-// integer models alone dsp, helium, rvv.
+// in this file with an intrinsic. Exports scalar, avx2, avxvnni, avx512, sse42, neon, dotprod, simd128,
+// and of integer models alone dsp, helium, rvv.
 //
 // To add one:
 //  1. Here, its struct: `name`, and as static functions, called as Kernels says, the kernels it does better; it
@@ -4515,6 +4517,33 @@ struct avx2 : scalar {
     SSM_INTEGER_LOOPS(SSM_AVX2, i64x4)
 };
 
+// The instructions of VNNI, coded as AVX-VNNI has them, or as AVX-512 does: said to the assembler, so that functions
+// compiled for AVX2 may use them. Weights are shifted up to 1 .. 255, and what that adds depends on the token alone.
+template <bool Avx512> struct Dpbusd {
+    static constexpr int    rows = 8, bias = 128;
+    SSM_AVX2_INLINE __m256i bytes(__m256i sum, const unsigned char* w, __m256i q) noexcept {
+        const __m256i up = _mm256_xor_si256(avx2::load(w), _mm256_set1_epi8(-128));
+        if constexpr (Avx512) __asm__("vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(up), "x"(q));
+        else __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(up), "x"(q));
+        return sum;
+    }
+    SSM_AVX2_INLINE __m256i words(__m256i sum, __m256i a, __m256i b) noexcept {
+        if constexpr (Avx512) __asm__("vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+        else __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+        return sum;
+    }
+};
+template <bool Avx512> struct vnni256 : avx2 {
+    static constexpr const char* name = "avxvnni";
+
+    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows256<Dpbusd<Avx512>, 8>>(y, y_stride, W, codes, code_stride, scales, n);
+        else avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    }
+};
+using avxvnni = vnni256<false>;
+
 #if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -5003,6 +5032,11 @@ SSM_LOCAL bool cpu_has_avx2() noexcept {
     __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
     return (lo & 6u) == 6u && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 5) != 0;
 }
+SSM_LOCAL bool cpu_has_avxvnni() noexcept {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return cpu_has_avx2() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
+}
 // AVX-512 F, DQ, BW, VL and VNNI besides, and the system saves the 512-bit and mask registers.
 SSM_LOCAL bool cpu_has_avx512() noexcept {
     unsigned a = 0, b = 0, c = 0, d = 0, lo = 0, hi = 0;
@@ -5039,6 +5073,13 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
     case Isa::avx512:
         if (cpu_has_avx512()) return &table<avx512>;
         if (isa == Isa::avx512) return nullptr;
+        [[fallthrough]];
+    case Isa::avxvnni:
+        if (cpu_has_avxvnni()) return &table<avxvnni>;
+#if defined(SSM_AVXVNNI_TEST)
+        if (isa == Isa::avxvnni && cpu_has_avx512()) return &table<vnni256<true>>;
+#endif
+        if (isa == Isa::avxvnni) return nullptr;
         [[fallthrough]];
     case Isa::avx2:
         if (cpu_has_avx2()) return &table<avx2>;
@@ -5095,6 +5136,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "helium";
     case Isa::rvv:
         return "rvv";
+    case Isa::avxvnni:
+        return "avxvnni";
     }
     return nullptr;
 }

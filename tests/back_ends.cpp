@@ -3,6 +3,7 @@
 //
 // A private copy of the library, whose kernels can be reached. What a real back-end needs besides is said at the head
 // of section 9 of ssm.hpp; every length, limit and alignment is tried by kernels.cpp and int_kernels.cpp.
+#define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"

@@ -3,6 +3,7 @@
 //
 // Buffers end where a guard page begins and are filled with a pattern, so that a read or write past the end stops the
 // test and a stray read shows. SPDX-License-Identifier: MIT
+#define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"

@@ -5,6 +5,7 @@
 // projections of 1 to 257 columns (int8, int4 and mixed rows, 8 and 16 bits, weights and codes at any alignment, limits
 // and zeros), codes, and scans of 1 to 256 numbers a row. A line a back-end, "ISA CASES" or "ISA FAIL what"; then, for
 // count.c, "matmul ISA BITS ROWS COLUMNS" and "scan ISA ROWS COLUMNS", a line for each thing counted.
+#define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../../ssm.hpp"

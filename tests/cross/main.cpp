@@ -10,6 +10,7 @@
 //
 // and at last "end". A bundle holds models one after the other: a line of 64 bytes, "NAME SIZE" and spaces, then SIZE
 // bytes and a line's end. So models stand at any alignment, as they may.
+#define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../../ssm.hpp"
