@@ -82,12 +82,12 @@
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
 // Back-ends: scalar (everywhere); sse42, avx2, avxvnni, avx512 (x86-64, chosen at run time; the last needs VNNI); neon
-// (AArch64, and 32-bit Arm that is compiled for it), dotprod (AArch64: chosen at run time under Linux, but by clang
-// before 16 and elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models, where
-// the compiler's options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55) and rvv
-// (RISC-V vectors of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays scalar.
-// GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse; -ffast-math is
-// refused.
+// (AArch64, and 32-bit Arm that is compiled for it), dotprod and i8mm (AArch64: chosen at run time under Linux, but by
+// clang before 16 and elsewhere if compiled for it); simd128 (WebAssembly compiled with -msimd128); for integer models,
+// where the compiler's options say that the processor has them, dsp (Cortex-M4, M7, M33, ARMv6), helium (Cortex-M55)
+// and rvv (RISC-V vectors of any length, clang 16). On 32-bit Arm, whose vectors lose denormals, the float engine stays
+// scalar. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse;
+// -ffast-math is refused.
 //
 // Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
 //
@@ -425,7 +425,8 @@ enum class Isa : uint8_t {
     dsp,
     helium,
     rvv,
-    avxvnni
+    avxvnni,
+    i8mm
 }; // avx512: with VNNI
 struct LoadOptions {
     Isa           isa = Isa::best;     // tests force a back-end here
@@ -753,16 +754,31 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_HAS_128 1
 #define SSM_HAS_NEON 1
 #include <arm_neon.h>
-#if defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
-#define SSM_HAS_DOTPROD 1
-#define SSM_DOTPROD
-#elif defined(__aarch64__) && defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 16)
+#if defined(__aarch64__) && defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 16)
 #define SSM_HAS_DOTPROD 1 // asked for at run time
+#define SSM_HAS_I8MM 1
 #include <sys/auxv.h>
 #if defined(__clang__)
 #define SSM_DOTPROD __attribute__((target("dotprod")))
+#define SSM_I8MM __attribute__((target("dotprod,i8mm")))
 #else
-#define SSM_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+// gcc inlines what has no more than the caller, and its assembler wants ARMv8.2 for either.
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_FP16_VECTOR_ARITHMETIC) || defined(__ARM_FEATURE_COMPLEX)
+#define SSM_ARMV8_2 "+"
+#elif defined(__ARM_FEATURE_CRYPTO) || defined(__ARM_FEATURE_AES)
+#define SSM_ARMV8_2 "arch=armv8.2-a+crypto+"
+#else
+#define SSM_ARMV8_2 "arch=armv8.2-a+"
+#endif
+#define SSM_DOTPROD __attribute__((target(SSM_ARMV8_2 "dotprod")))
+#define SSM_I8MM __attribute__((target(SSM_ARMV8_2 "dotprod+i8mm")))
+#endif
+#elif defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
+#define SSM_HAS_DOTPROD 1
+#define SSM_DOTPROD
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define SSM_HAS_I8MM 1
+#define SSM_I8MM
 #endif
 #endif
 #elif defined(__wasm_simd128__)
@@ -2746,8 +2762,8 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
-// in this file with an intrinsic. Exports scalar, avx2, avxvnni, avx512, sse42, neon, dotprod, simd128,
-// and of integer models alone dsp, helium, rvv.
+// in this file with an intrinsic. Exports scalar, avx2, avxvnni, avx512, sse42, neon, dotprod, i8mm,
+// simd128, and of integer models alone dsp, helium, rvv.
 //
 // To add one:
 //  1. Here, its struct: `name`, and as static functions, called as Kernels says, the kernels it does better; it
@@ -3798,19 +3814,21 @@ struct Sdot : Dot {
 
 // N vectors of R rows.
 template <int N> SSM_INLINE void next(i8x16* v, const unsigned char** p) noexcept { // moves on
-#if defined(__aarch64__)
-    if constexpr (N == 4) { // one instruction with what moves on, if it does not see that all rows move alike
+#if defined(__aarch64__) // one instruction with what moves on, if the compiler does not see that all rows move alike
+    if constexpr (N == 4) {
         const int8x16x4_t all = vld1q_s8_x4(reinterpret_cast<const int8_t*>(*p));
         SSM_MEMCPY(v, &all, sizeof all);
-        *p += 64;
-        __asm__("" : "+r"(*p));
-    } else
+    } else if constexpr (N == 2) {
+        const int8x16x2_t all = vld1q_s8_x2(reinterpret_cast<const int8_t*>(*p));
+        SSM_MEMCPY(v, &all, sizeof all);
+    } else v[0] = vector_at<i8x16>(*p);
+    *p += 16 * N;
+    __asm__("" : "+r"(*p));
+#else
+    SSM_UNROLL_8
+    for (int k = 0; k < N; ++k) v[k] = vector_at<i8x16>(*p + 16 * k);
+    *p += 16 * N;
 #endif
-    {
-        SSM_UNROLL_8
-        for (int k = 0; k < N; ++k) v[k] = vector_at<i8x16>(*p + 16 * k);
-        *p += 16 * N;
-    }
 }
 template <class D, int R, int N>
 SSM_INLINE void add_codes(i32x4* s, const unsigned char** w, const unsigned char** q) noexcept {
@@ -4074,7 +4092,117 @@ struct dotprod : neon {
         else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
     }
 };
+#if defined(SSM_HAS_I8MM)
+// Eight rows for two or four tokens: of two rows and two tokens, eight codes each, one instruction adds all four sums.
+template <int T> struct rows_of_pairs {
+    static constexpr int rows = 8, tokens = T;
+    struct Fewer : rows128<Sdot, 1> { // for each token
+        static constexpr int   tokens = T;
+        static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+            for (int i = 0; i < T; ++i) all_rows<rows128<Sdot, 1>>(W, o, end, t.from(i));
+        }
+    };
+    using Single = rows_of_pairs<T / 2>;
+    using Ready = NothingReady;
+    struct Sums { // of rows 2 p and tokens 2 u: first row first token, first second, second first, second second
+        i32x4 of[4][size_t(T / 2)] = {};
+    };
+    struct Sixteen { // codes of two rows or tokens: the first eight of either, the last eight
+        i8x16           low, high;
+        SSM_INLINE void set(const i8x16& a, const i8x16& b) noexcept {
+            const i64x2 x = reinterpret_cast<i64x2>(a), y = reinterpret_cast<i64x2>(b);
+            low = reinterpret_cast<i8x16>(__builtin_shufflevector(x, y, 0, 2));
+            high = reinterpret_cast<i8x16>(__builtin_shufflevector(x, y, 1, 3));
+        }
+    };
+    static SSM_INLINE i32x4 add(i32x4 sum, const Sixteen& w, const Sixteen& q) noexcept {
+        __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w.low), "w"(q.low));
+        __asm__("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w.high), "w"(q.high));
+        return sum;
+    }
+    template <int N>
+    static SSM_INLINE void pair_of(Sixteen* to, const unsigned char** a, const unsigned char** b) noexcept {
+        i8x16 x[size_t(N)], y[size_t(N)];
+        next<N>(x, a), next<N>(y, b);
+        SSM_UNROLL_8
+        for (int k = 0; k < N; ++k) to[k].set(x[k], y[k]);
+    }
+    template <int N> // times sixteen columns
+    static SSM_INLINE void columns(Sums* s, const unsigned char** row, const unsigned char** q) noexcept {
+        Sixteen x[size_t(T / 2)][size_t(N)], w[size_t(N)];
+        SSM_UNROLL_8
+        for (int u = 0; u < T / 2; ++u) pair_of<N>(x[u], q + 2 * u, q + 2 * u + 1);
+        SSM_UNROLL_8
+        for (int p = 0; p < 4; ++p) {
+            pair_of<N>(w, row + 2 * p, row + 2 * p + 1);
+            SSM_UNROLL_8
+            for (int u = 0; u < T / 2; ++u) SSM_UNROLL_8
+            for (int k = 0; k < N; ++k) s->of[p][u] = add(s->of[p][u], w[k], x[u][k]);
+        }
+    }
+    static SSM_INLINE void group(Sums* s, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                                 const unsigned char** q) noexcept { // of int4
+        Sixteen x[size_t(T / 2)][2], low, high;
+        SSM_UNROLL_8
+        for (int u = 0; u < T / 2; ++u) pair_of<2>(x[u], q + 2 * u, q + 2 * u + 1);
+        SSM_UNROLL_8
+        for (ptrdiff_t p = 0; p < 4; ++p, w += groups * 32, sub += groups * 2) {
+            const i8x16 a = vector_at<i8x16>(w), b = vector_at<i8x16>(w + groups * 16);
+            low.set(Sdot::low_nibbles(a), Sdot::low_nibbles(b)), high.set(Sdot::high_nibbles(a), Sdot::high_nibbles(b));
+            const int32_t first = static_cast<signed char>(sub[0]), second = static_cast<signed char>(sub[groups]);
+            const i32x4   by = {first, first, second, second};
+            SSM_UNROLL_8
+            for (int u = 0; u < T / 2; ++u)
+                s->of[p][u] = s->of[p][u] + by * add(add(i32x4{}, low, x[u][0]), high, x[u][1]);
+        }
+    }
+    static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        const ptrdiff_t      cols = W.cols, groups = (cols + 31) / 32;
+        const unsigned char *q[size_t(T)], *row[8];
+        Sums                 s;
+        SSM_UNROLL_8
+        for (int i = 0; i < T; ++i) q[i] = t.q + i * t.stride;
+        if (o < W.rows4)
+            for (ptrdiff_t g = 0; g < groups; ++g)
+                group(&s, W.data4 + (o * groups + g) * 16, W.sub + o * groups + g, groups, q);
+        else {
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < 8; ++r) row[r] = W.data + (o - W.rows4 + r) * cols;
+            ptrdiff_t left = cols;
+            for (; left >= 32; left -= 32) columns<2>(&s, row, q);
+            if (left >= 16) columns<1>(&s, row, q), left -= 16;
+            if (left > 0) {
+                last_columns<8, 16> last(row[0], cols, left, room_behind(W, o) - (cols - left));
+                columns<1>(&s, last.row, q);
+            }
+        }
+        SSM_UNROLL_8
+        for (int p = 0; p < 4; ++p) SSM_UNROLL_8
+        for (int u = 0; u < T / 2; ++u) {
+            const i32x4  v = s.of[p][u];
+            const Tokens a = t.from(2 * u), b = t.from(2 * u + 1);
+            give2(a.y, __builtin_shufflevector(v, v, 0, 2), a.scales, W, o + 2 * p);
+            give2(b.y, __builtin_shufflevector(v, v, 1, 3), b.scales, W, o + 2 * p);
+        }
+    }
+    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+        all_rows<rows_of_pairs>(W, o, end, t);
+    }
+};
+template <> struct rows_of_pairs<1> : rows128<Sdot> {};
+struct i8mm : dotprod {
+    static constexpr const char* name = "i8mm";
+
+    static SSM_I8MM void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
+                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows_of_pairs<4>>(y, y_stride, W, codes, code_stride, scales, n);
+        else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    }
+};
+#undef SSM_I8MM
+#endif
 #undef SSM_DOTPROD
+#undef SSM_ARMV8_2
 #endif
 
 #if defined(SSM_HAS_AVX2)
@@ -5048,10 +5176,19 @@ SSM_LOCAL bool cpu_has_avx512() noexcept {
 #endif
 #if defined(SSM_HAS_DOTPROD)
 SSM_LOCAL bool cpu_has_dotprod() noexcept {
-#if defined(__ARM_FEATURE_DOTPROD)
-    return true;
+#if defined(__linux__) && defined(AT_HWCAP)
+    return (getauxval(AT_HWCAP) >> 20 & 1u) != 0; // HWCAP_ASIMDDP
 #else
-    return (getauxval(16) >> 20 & 1u) != 0; // AT_HWCAP, HWCAP_ASIMDDP
+    return true; // compiled for it
+#endif
+}
+#endif
+#if defined(SSM_HAS_I8MM)
+SSM_LOCAL bool cpu_has_i8mm() noexcept {
+#if defined(__linux__) && defined(AT_HWCAP2)
+    return cpu_has_dotprod() && (getauxval(AT_HWCAP2) >> 13 & 1u) != 0; // HWCAP2_I8MM
+#else
+    return true;
 #endif
 }
 #endif
@@ -5089,6 +5226,12 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
         if (cpu_has_sse42()) return &table<sse42>;
         if (isa == Isa::sse42) return nullptr;
 #elif defined(SSM_HAS_NEON)
+#if defined(SSM_HAS_I8MM)
+    case Isa::i8mm:
+        if (cpu_has_i8mm()) return &table<i8mm>;
+        if (isa == Isa::i8mm) return nullptr;
+        [[fallthrough]];
+#endif
 #if defined(SSM_HAS_DOTPROD)
     case Isa::dotprod:
         if (cpu_has_dotprod()) return &table<dotprod>;
@@ -5138,6 +5281,8 @@ SSM_API const char* isa_name(Isa isa) noexcept {
         return "rvv";
     case Isa::avxvnni:
         return "avxvnni";
+    case Isa::i8mm:
+        return "i8mm";
     }
     return nullptr;
 }

@@ -235,12 +235,12 @@ TEST_CASE("quantize and integer matmul: 1..257 columns, int8, int4 and mixed row
     for (int32_t cols = 1; cols <= 257; ++cols)
         for (int32_t bits : {8, 16})
             for (int32_t kind = 0; kind < Random::kinds; ++kind) {
-                const int32_t rows = rnd.one_of({1, 2, 3, 4, 5, 8, 9, 13});
+                const int32_t rows = rnd.one_of({1, 2, 3, 4, 5, 8, 9, 13, 19});
                 const int32_t rows4 = int32_t(rnd.below(3) == 0 ? 0 : rnd.below(3) == 0 ? rows : rnd.below(rows + 1));
                 t.shape(rows, rows4, cols, rnd.below(2) == 0, size_t(rnd.below(4)));
                 t.fill(rnd, kind, rnd.below(2) == 0);
                 std::vector<ref::Vec> tokens;
-                for (int64_t n = rnd.below(3); n >= 0; --n) {
+                for (int64_t n = rnd.below(rnd.below(4) == 0 ? 9 : 3); n >= 0; --n) {
                     const int64_t most = rnd.below(2) == 0 ? ref::largest : 1 + rnd.below(int64_t(1) << rnd.below(31));
                     tokens.push_back(rnd.vector(size_t(cols), most, (kind + int(n)) % Random::kinds));
                 }

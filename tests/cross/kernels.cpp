@@ -4,7 +4,8 @@
 // For processors without an operating system, where the tests with guard pages (int_kernels.cpp) do not run:
 // projections of 1 to 257 columns (int8, int4 and mixed rows, 8 and 16 bits, weights and codes at any alignment, limits
 // and zeros), codes, and scans of 1 to 256 numbers a row. A line a back-end, "ISA CASES" or "ISA FAIL what"; then, for
-// count.c, "matmul ISA BITS ROWS COLUMNS" and "scan ISA ROWS COLUMNS", a line for each thing counted.
+// count.c, "matmul ISA BITS ROWS COLUMNS", "batch" likewise (of 4 tokens, ROWS for all) and "scan ISA ROWS COLUMNS", a
+// line for each thing counted.
 #define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
@@ -16,7 +17,7 @@ namespace {
 using namespace ssm;
 using namespace ssm::detail;
 
-constexpr int32_t most_cols = 257, most_rows = 9, most_tokens = 3, most_N = 256, most_P = 5, most_R = 5;
+constexpr int32_t most_cols = 257, most_rows = 19, most_tokens = 7, most_N = 256, most_P = 5, most_R = 5;
 constexpr int     kinds = 6; // anything, limits, limits alternating, zero, any size, one limit among zeros
 
 struct Random {
@@ -164,11 +165,13 @@ void count(const Kernels& K) {
                 data[i] = static_cast<unsigned char>(rnd.within(127));
             for (int32_t i = 0; i < counted_rows; ++i) store_u32(scale_bytes + 4 * i, 120u << 23);
             for (int32_t i = 0; i < most_cols; ++i) x[i] = x[i + most_cols] = rnd.within(1 << 20);
-            scalar::quantize(codes, scales, x, cols, cols, 8);
-            cross_begin();
-            K.matmul_q(y[0], rows, m, codes, cols, scales, 1, 8);
-            cross_end();
-            counted("matmul", K.name, bits, rows, cols);
+            for (int32_t i = 0; i < 4; ++i) scalar::quantize(codes + i * cols, scales + 2 * i, x, cols, cols, 8);
+            for (int32_t n = 1; n <= 4; n += 3) {
+                cross_begin();
+                K.matmul_q(y[0], rows, m, codes, cols, scales, n, 8);
+                cross_end();
+                counted(n == 1 ? "matmul" : "batch", K.name, bits, rows * n, cols);
+            }
         }
     for (int32_t P = 2; P <= most_P; P += 2) { // a Mamba-3 head of 16 numbers a row
         HeadScanQ a = made_up_scan(16, 0);
