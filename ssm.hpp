@@ -3759,6 +3759,11 @@ struct Dot {
     static SSM_INLINE i32x4 add(const i32x4& sum, const i8x16& w, const i8x16& q) noexcept { // pairs at most 32,258
         return vpadalq_s16(sum, vmlal_s8(vmull_s8(vget_low_s8(w), vget_low_s8(q)), vget_high_s8(w), vget_high_s8(q)));
     }
+    static SSM_INLINE i32x4 add(const i32x4& sum, const i16x8& w, const i16x8& q) noexcept {
+        return vmlal_s16(vmlal_s16(sum, vget_low_s16(w), vget_low_s16(q)), vget_high_s16(w), vget_high_s16(q));
+    }
+    static SSM_INLINE i16x8 low(const i8x16& v) noexcept { return vmovl_s8(vget_low_s8(v)); }
+    static SSM_INLINE i16x8 high(const i8x16& v) noexcept { return vmovl_s8(vget_high_s8(v)); }
 #else
     struct Codes {
         i16x8 low, high;
@@ -3923,6 +3928,100 @@ template <class V> SSM_INLINE i16x8 lower_halves(const V& a, const V& b) noexcep
     return __builtin_shufflevector(reinterpret_cast<i16x8>(a), reinterpret_cast<i16x8>(b), 0, 2, 4, 6, 8, 10, 12, 14);
 }
 
+// Codes of 16 bits: `count` to a vector, pairs of whose products join sums of 32 bits.
+template <class V> struct codes16;
+template <> struct codes16<i16x8> {
+    using sums = i32x4;
+    static SSM_INLINE void    widen(i16x8* to, const i8x16& v) noexcept { to[0] = Dot::low(v), to[1] = Dot::high(v); }
+    static SSM_INLINE void    add(i32x4* s, const i16x8& w, const i16x8& q) noexcept { *s = Dot::add(*s, w, q); }
+    static SSM_INLINE int64_t total(const i32x4& s) noexcept { // no sum of two fits surely
+        return wide<i64x2>::sum(wide<i64x2>::extend(__builtin_shufflevector(s, s, 0, 1)) +
+                                wide<i64x2>::extend(__builtin_shufflevector(s, s, 2, 3)));
+    }
+};
+#if defined(SSM_HAS_AVX2)
+template <> struct codes16<i16x16> {
+    using sums = i32x8;
+    static inline SSM_TARGET("avx2") void add(i32x8* s, const i16x16& w, const i16x16& q) noexcept { // inlined late
+        *s =
+            *s + reinterpret_cast<i32x8>(_mm256_madd_epi16(reinterpret_cast<__m256i>(w), reinterpret_cast<__m256i>(q)));
+    }
+    static inline SSM_TARGET("avx2") void widen(i16x16* to, const i8x16& v) noexcept {
+        *to = reinterpret_cast<i16x16>(_mm256_cvtepi8_epi16(reinterpret_cast<__m128i>(v)));
+    }
+    static SSM_INLINE int64_t total(const i32x8& s) noexcept {
+        return wide<i64x4>::sum(wide<i64x4>::extend(__builtin_shufflevector(s, s, 0, 1, 2, 3)) +
+                                wide<i64x4>::extend(__builtin_shufflevector(s, s, 4, 5, 6, 7)));
+    }
+};
+#endif
+// R rows. Pairs of products are below 2^23, with int4 codes and sub-scales below 2^26: 256 or 32 of them fit 32 bits.
+template <class V, int R = 4> struct rows16 {
+    static constexpr int rows = R, tokens = 1, count = int(sizeof(V) / 2), parts = 16 / count;
+    using Fewer = rows16<V, 1>;
+    using Ready = NothingReady;
+    using K = codes16<V>;
+    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+        all_rows<rows16>(W, o, end, t);
+    }
+    struct Sums {
+        typename K::sums of[size_t(R)] = {};
+        SSM_INLINE void add(int r, const i8x16& v, const unsigned char* q, int32_t by) noexcept { // sixteen, times `by`
+            V w[size_t(parts)];
+            K::widen(w, v);
+            SSM_UNROLL_8
+            for (int k = 0; k < parts; ++k) {
+                if (by != 1) w[k] = w[k] * int16_t(by);
+                K::add(&of[r], w[k], vector_at<V>(q + k * ptrdiff_t(sizeof(V))));
+            }
+        }
+        SSM_INLINE void join(int64_t* acc) const noexcept {
+            SSM_UNROLL_8
+            for (int r = 0; r < R; ++r) acc[r] += K::total(of[r]);
+        }
+    };
+    static SSM_INLINE void rows8(int64_t* acc, const Matrix& W, ptrdiff_t o, const unsigned char* q) noexcept {
+        const ptrdiff_t            cols = W.cols, whole = cols / 16 * 16;
+        const unsigned char* const row = W.data + (o - W.rows4) * cols;
+        for (ptrdiff_t k = 0; k < cols;) {
+            const ptrdiff_t stop = whole - k < 256 * count ? whole : k + 256 * count;
+            Sums            s;
+            for (; k < stop; k += 16) SSM_UNROLL_8
+            for (int r = 0; r < R; ++r) s.add(r, vector_at<i8x16>(row + r * cols + k), q + 2 * k, 1);
+            if (k == whole && whole < cols) { // at most 16 more: a last vector below 256
+                const last_columns<R, 16> last(row + k, cols, cols - k, room_behind(W, o) - k);
+                if (k % (256 * count) == 0) s.join(acc), s = Sums();
+                SSM_UNROLL_8
+                for (int r = 0; r < R; ++r) s.add(r, vector_at<i8x16>(last.row[r]), q + 2 * k, 1);
+                k = cols;
+            }
+            s.join(acc);
+        }
+    }
+    static SSM_INLINE void rows4(int64_t* acc, const Matrix& W, ptrdiff_t o, const unsigned char* q) noexcept {
+        const ptrdiff_t            groups = (W.cols + 31) / 32;
+        const unsigned char *const w = W.data4 + o * groups * 16, *const sub = W.sub + o * groups;
+        for (ptrdiff_t g = 0; g < groups;) {
+            const ptrdiff_t stop = groups - g < count ? groups : g + count;
+            Sums            s;
+            for (; g < stop; ++g) SSM_UNROLL_8
+            for (int r = 0; r < R; ++r) {
+                const i8x16   both = vector_at<i8x16>(w + (r * groups + g) * 16);
+                const int32_t by = static_cast<signed char>(sub[r * groups + g]);
+                s.add(r, Dot::low_nibbles(both), q + g * 64, by);
+                s.add(r, Dot::high_nibbles(both), q + g * 64 + 32, by);
+            }
+            s.join(acc);
+        }
+    }
+    static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+        int64_t acc[size_t(R)] = {};
+        if (o < W.rows4) rows4(acc, W, o, t.q);
+        else rows8(acc, W, o, t.q);
+        for (int r = 0; r < R; ++r) t.y[o + r] = scalar::requantize(acc[r], t.scales, W, o + r, 16);
+    }
+};
+
 #if defined(SSM_HAS_AVX2)
 #define SSM_128 SSM_TARGET("sse4.2")
 #else
@@ -4059,10 +4158,15 @@ struct vectors128 : scalar {
         }
         scale[0] = t.num, scale[1] = t.den;
     }
+    static SSM_128 __attribute__((noinline)) void matmul_q16(int32_t* y, int32_t y_stride, const Matrix& W,
+                                                             const unsigned char* codes, int32_t code_stride,
+                                                             const int32_t* scales, int32_t n) {
+        matmul_codes<rows16<i16x8>>(y, y_stride, W, codes, code_stride, scales, n);
+    }
     static SSM_128 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
         if (bits == 8) matmul_codes<rows128<Dot>>(y, y_stride, W, codes, code_stride, scales, n);
-        else scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        else matmul_q16(y, y_stride, W, codes, code_stride, scales, n);
     }
     static SSM_128 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x2>(a); }
     static SSM_128 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x2>(a); }
@@ -4356,10 +4460,6 @@ struct avx2 : scalar {
     SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
     SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
-    SSM_AVX2_INLINE int64_t sum_of_lanes(__m256i v) noexcept {
-        const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-        return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
-    }
     // Eight codes: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
     SSM_AVX2_INLINE __m256i codes_of(const int32_t* x, __m128i sh, __m256i R, __m256i half, __m128i down) noexcept {
         const __m256i v = _mm256_sll_epi32(load(x), sh);
@@ -4585,59 +4685,10 @@ struct avx2 : scalar {
         }
     };
     template <class D> struct rows256<D, 2> : one_by_one<8> {};
-    // One row and codes of 16 bits: pairs of products are below 2^23, with int4 codes and sub-scales below 2^26, so
-    // that 256 or 32 of them fit 32 bits.
-    SSM_AVX2_INLINE __m256i words(const void* p) noexcept { // of 16 bytes
-        return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-    }
-    SSM_AVX2_INLINE int64_t sum_of_int32(__m256i v) noexcept {
-        return sum_of_lanes(_mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(v)),
-                                             _mm256_cvtepi32_epi64(_mm256_extracti128_si256(v, 1))));
-    }
-    static SSM_AVX2 int64_t dot8_16(const Matrix& W, int32_t o, const int16_t* q) noexcept {
-        const ptrdiff_t      cols = W.cols, whole = cols / 16 * 16;
-        const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * cols;
-        int64_t              acc = 0;
-        for (ptrdiff_t k = 0; k < whole;) {
-            const ptrdiff_t end = whole - k < 4096 ? whole : k + 4096;
-            __m256i         s = _mm256_setzero_si256();
-            for (; k < end; k += 16) s = _mm256_add_epi32(s, _mm256_madd_epi16(words(w + k), load(q + k)));
-            acc += sum_of_int32(s);
-        }
-        for (ptrdiff_t k = whole; k < cols; ++k) acc += static_cast<signed char>(w[k]) * int32_t(q[k]);
-        return acc;
-    }
-    static SSM_AVX2 int64_t dot4_16(const Matrix& W, int32_t o, const int16_t* q) noexcept {
-        const ptrdiff_t      groups = (W.cols + 31) / 32;
-        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
-        const __m128i        nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
-        int64_t              acc = 0;
-        for (ptrdiff_t g = 0; g < groups;) {
-            const ptrdiff_t end = groups - g < 16 ? groups : g + 16;
-            __m256i         s = _mm256_setzero_si256();
-            for (; g < end; ++g) {
-                const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + g * 16));
-                const __m256i by = _mm256_set1_epi16(static_cast<signed char>(sub[g]));
-                const auto    part = [&](__m128i v, const int16_t* at) SSM_AVX2 {
-                    const __m128i code = _mm_sub_epi8(_mm_xor_si128(_mm_and_si128(v, nibble), eight), eight);
-                    return _mm256_madd_epi16(_mm256_mullo_epi16(_mm256_cvtepi8_epi16(code), by), load(at));
-                };
-                s = _mm256_add_epi32(s, part(both, q + g * 32));
-                s = _mm256_add_epi32(s, part(_mm_srli_epi16(both, 4), q + g * 32 + 16));
-            }
-            acc += sum_of_int32(s);
-        }
-        return acc;
-    }
     static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                   int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        for (int32_t o = 0; bits != 8 && o < W.rows; ++o)
-            for (ptrdiff_t i = 0; i < n; ++i) {
-                const auto*   q = reinterpret_cast<const int16_t*>(codes + i * code_stride);
-                const int64_t acc = o < W.rows4 ? dot4_16(W, o, q) : dot8_16(W, o, q);
-                y[i * y_stride + o] = requantize(acc, scales + i * 2, W, o, 16);
-            }
         if (bits == 8) matmul_codes<rows256<Pairs, 4>>(y, y_stride, W, codes, code_stride, scales, n);
+        else matmul_codes<rows16<i16x16>>(y, y_stride, W, codes, code_stride, scales, n);
     }
 
     static SSM_AVX2 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x4>(a); }

@@ -4,8 +4,8 @@
 // For processors without an operating system, where the tests with guard pages (int_kernels.cpp) do not run:
 // projections of 1 to 257 columns (int8, int4 and mixed rows, 8 and 16 bits, weights and codes at any alignment, limits
 // and zeros), codes, and scans of 1 to 256 numbers a row. A line a back-end, "ISA CASES" or "ISA FAIL what"; then, for
-// count.c, "matmul ISA BITS ROWS COLUMNS", "batch" likewise (of 4 tokens, ROWS for all) and "scan ISA ROWS COLUMNS", a
-// line for each thing counted.
+// count.c, "matmul ISA BITS ROWS COLUMNS", "batch" likewise (of 4 tokens, ROWS for all), "codes16" (of 16-bit codes)
+// and "scan ISA ROWS COLUMNS", a line for each thing counted.
 #define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
@@ -172,6 +172,11 @@ void count(const Kernels& K) {
                 cross_end();
                 counted(n == 1 ? "matmul" : "batch", K.name, bits, rows * n, cols);
             }
+            scalar::quantize(codes, scales, x, cols, cols, 16);
+            cross_begin();
+            K.matmul_q(y[0], rows, m, codes, cols, scales, 1, 16);
+            cross_end();
+            counted("codes16", K.name, bits, rows, cols);
         }
     for (int32_t P = 2; P <= most_P; P += 2) { // a Mamba-3 head of 16 numbers a row
         HeadScanQ a = made_up_scan(16, 0);
