@@ -4859,25 +4859,33 @@ struct avx512 : avx2 {
 #endif
 
 #if defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV)
-// Projections of 8-bit codes, four rows of one kind at a time: K::dots8 and K::dots4 give their sums.
+// Projections, four rows of one kind at a time: K::dots8 and K::dots4 give their sums, in 64 bits of 16-bit codes.
 template <class K, class Base> struct rows_of : Base {
-    static constexpr int rows = 4, tokens = 1;
-    using Fewer = one_by_one<8>;
-    using Ready = NothingReady;
-    static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
-        all_rows<rows_of>(W, o, end, t);
-    }
-    static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
-        const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
-        int32_t         acc[4];
-        if (o < W.rows4) K::dots4(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, t.q);
-        else K::dots8(acc, W.data + (o - W.rows4) * cols, cols, t.q);
-        for (int32_t r = 0; r < 4; ++r) t.y[o + r] = scalar::requantize(acc[r], t.scales, W, o + r, 8);
-    }
+    template <int Bits> struct fours {
+        static constexpr int rows = 4, tokens = 1;
+        using Fewer = one_by_one<Bits>;
+        using Ready = NothingReady;
+        static SSM_INLINE void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
+            all_rows<fours>(W, o, end, t);
+        }
+        template <class Sum>
+        static SSM_INLINE void give(Sum* acc, const Matrix& W, int32_t o, const Tokens& t) noexcept {
+            const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
+            if (o < W.rows4) K::dots4(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, t.q);
+            else K::dots8(acc, W.data + (o - W.rows4) * cols, cols, t.q);
+            for (int32_t r = 0; r < 4; ++r) t.y[o + r] = scalar::requantize(acc[r], t.scales, W, o + r, Bits);
+        }
+        static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
+            int32_t sums[4];
+            int64_t wide_sums[4];
+            if constexpr (Bits == 8) give(sums, W, o, t);
+            else give(wide_sums, W, o, t);
+        }
+    };
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows_of>(y, y_stride, W, codes, code_stride, scales, n);
-        else scalar::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+        if (bits == 8) matmul_codes<fours<8>>(y, y_stride, W, codes, code_stride, scales, n);
+        else matmul_codes<fours<16>>(y, y_stride, W, codes, code_stride, scales, n);
     }
 };
 #endif
@@ -4908,6 +4916,12 @@ struct dsp : rows_of<dsp, scalar> {
     static SSM_INLINE int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
         return __smlad(odd(w), o, __smlad(even(w), e, sum));
     }
+    static SSM_INLINE int64_t dot(uint32_t w, int16x2_t e, int16x2_t o, int64_t sum) noexcept {
+        return __smlald(odd(w), o, __smlald(even(w), e, sum));
+    }
+    // Those of 16 bits, from two words.
+    static SSM_INLINE int16x2_t even(uint32_t v, uint32_t u) noexcept { return int16x2_t((v & 0xffffu) | u << 16); }
+    static SSM_INLINE int16x2_t odd(uint32_t v, uint32_t u) noexcept { return int16x2_t(v >> 16 | (u & 0xffff0000u)); }
     // Sums of four rows over `cols` codes, a multiple of 4. One row after the other, or registers do not suffice.
 #define SSM_ONE_BY_ONE __asm__ volatile("" ::: "memory")
     template <bool Aligned>
@@ -4928,25 +4942,52 @@ struct dsp : rows_of<dsp, scalar> {
         } while (q < end);
         out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
     }
-    static SSM_INLINE int32_t dot_nibbles(uint32_t w, uint32_t low, uint32_t high, int32_t sum) noexcept {
-        sum = dot(w << 4 & 0xf0f0f0f0u, even(low), odd(low), sum);
-        return dot(w & 0xf0f0f0f0u, even(high), odd(high), sum);
+    template <bool Aligned> // the same of two and two, whose sums take twice the registers
+    static __attribute__((noinline)) void words8(int64_t* out, const unsigned char* w0, ptrdiff_t stride,
+                                                 const unsigned char* q, ptrdiff_t cols) noexcept {
+        for (int64_t* const last = out + 4; out < last; out += 2, w0 += 2 * stride - cols, q -= 2 * cols) {
+            const unsigned char *w1 = w0 + stride, *const end = w0 + cols;
+            int64_t s0 = 0, s1 = 0;
+            do {
+                const uint32_t  v = word<Aligned>(q), u = word<Aligned>(q + 4);
+                const int16x2_t e = even(v, u), o = odd(v, u);
+                s0 = dot(word<Aligned>(w0), e, o, s0), q += 8, w0 += 4;
+                SSM_ONE_BY_ONE;
+                s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
+            } while (w0 < end);
+            out[0] = s0, out[1] = s1;
+        }
+    }
+    static SSM_INLINE int32_t dot_nibbles(uint32_t w, int16x2_t e, int16x2_t o, int16x2_t e_high, int16x2_t o_high,
+                                          int32_t sum) noexcept {
+        return dot(w & 0xf0f0f0f0u, e_high, o_high, dot(w << 4 & 0xf0f0f0f0u, e, o, sum));
     }
     // The same of two rows of int4. Nibbles stay where they are: sums of a group are 16 times too large, at most
-    // 16 * 32 * 8 * 127.
-    template <bool Aligned>
-    static __attribute__((noinline)) void words4(int32_t* out, const unsigned char* w0, const unsigned char* sub,
+    // 16 * 32 * 8 * 127, or 32767.
+    template <bool Aligned, class Sum>
+    static __attribute__((noinline)) void words4(Sum* out, const unsigned char* w0, const unsigned char* sub,
                                                  ptrdiff_t groups, const unsigned char* q) noexcept {
+        constexpr ptrdiff_t  step = sizeof(Sum); // bytes of four codes
         const unsigned char* w1 = w0 + groups * 16;
-        int32_t              s0 = 0, s1 = 0;
-        for (ptrdiff_t g = 0; g < groups; ++g, q += 16) {
+        Sum                  s0 = 0, s1 = 0;
+        for (ptrdiff_t g = 0; g < groups; ++g, q += 4 * step) {
             int32_t                    part0 = 0, part1 = 0;
-            const unsigned char* const end = q + 16;
+            const unsigned char* const end = q + 4 * step;
             do {
-                const uint32_t low = word<Aligned>(q), high = word<Aligned>(q + 16);
-                part0 = dot_nibbles(word<Aligned>(w0), low, high, part0), q += 4, w0 += 4;
-                SSM_ONE_BY_ONE;
-                part1 = dot_nibbles(word<Aligned>(w1), low, high, part1), w1 += 4;
+                const uint32_t low = word<Aligned>(q), high = word<Aligned>(q + 4 * step);
+                if constexpr (step == 4) {
+                    part0 = dot_nibbles(word<Aligned>(w0), even(low), odd(low), even(high), odd(high), part0);
+                    q += 4, w0 += 4;
+                    SSM_ONE_BY_ONE;
+                    part1 = dot_nibbles(word<Aligned>(w1), even(low), odd(low), even(high), odd(high), part1), w1 += 4;
+                } else {
+                    const uint32_t  low2 = word<Aligned>(q + 4), high2 = word<Aligned>(q + 4 * step + 4);
+                    const int16x2_t e = even(low, low2), o = odd(low, low2), E = even(high, high2),
+                                    O = odd(high, high2);
+                    part0 = dot_nibbles(word<Aligned>(w0), e, o, E, O, part0), q += 8, w0 += 4;
+                    SSM_ONE_BY_ONE;
+                    part1 = dot_nibbles(word<Aligned>(w1), e, o, E, O, part1), w1 += 4;
+                }
             } while (q < end);
             s0 += (part0 >> 4) * static_cast<signed char>(sub[g]);
             s1 += (part1 >> 4) * static_cast<signed char>(sub[groups + g]);
@@ -4957,18 +4998,22 @@ struct dsp : rows_of<dsp, scalar> {
     static SSM_INLINE bool aligned(const unsigned char* w, ptrdiff_t stride, const unsigned char* q) noexcept {
         return ((reinterpret_cast<uintptr_t>(w) | uintptr_t(stride) | reinterpret_cast<uintptr_t>(q)) & 3u) == 0;
     }
-    static void dots8(int32_t* out, const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
+    template <class Sum>
+    static void dots8(Sum* out, const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
         const bool      fits = aligned(w, cols, q);
         const ptrdiff_t whole = fits || any_alignment ? cols / 4 * 4 : 0;
         for (int r = 0; r < 4; ++r) out[r] = 0;
-        if (whole > 0) (fits ? words8<true> : words8<false>)(out, w, cols, q, whole);
-        for (ptrdiff_t k = whole; k < cols; ++k)
-            for (int r = 0; r < 4; ++r)
-                out[r] += static_cast<signed char>(w[r * cols + k]) * static_cast<signed char>(q[k]);
+        if (whole > 0 && fits) words8<true>(out, w, cols, q, whole);
+        else if (whole > 0) words8<false>(out, w, cols, q, whole);
+        for (ptrdiff_t k = whole; k < cols; ++k) {
+            const int32_t code = sizeof(Sum) == 4 ? static_cast<signed char>(q[k]) : int16_t(load_u16(q + 2 * k));
+            for (int r = 0; r < 4; ++r) out[r] += static_cast<signed char>(w[r * cols + k]) * code;
+        }
     }
-    static void dots4(int32_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+    template <class Sum>
+    static void dots4(Sum* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
                       const unsigned char* q) noexcept {
-        const auto of = aligned(w, 0, q) ? words4<true> : words4<false>;
+        const auto of = aligned(w, 0, q) ? words4<true, Sum> : words4<false, Sum>;
         of(out, w, sub, groups, q), of(out + 2, w + groups * 32, sub + groups * 2, groups, q);
     }
 
@@ -5037,6 +5082,15 @@ template <class K, class Base> struct vectors_of : rows_of<K, Base> {
         }
         out[0] = K::sum4(s0), out[1] = K::sum4(s1), out[2] = K::sum4(s2), out[3] = K::sum4(s3);
     }
+    // Codes of 16 bits: a row at a time.
+    static void dots8(int64_t* out, const unsigned char* w, ptrdiff_t cols, const unsigned char* q) noexcept {
+        for (int r = 0; r < 4; ++r) out[r] = K::row8(w + r * cols, cols, reinterpret_cast<const int16_t*>(q));
+    }
+    static void dots4(int64_t* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                      const unsigned char* q) noexcept {
+        for (ptrdiff_t r = 0; r < 4; ++r)
+            out[r] = K::row4(w + r * groups * 16, sub + r * groups, groups, reinterpret_cast<const int16_t*>(q));
+    }
 };
 #endif
 
@@ -5066,6 +5120,27 @@ struct helium : vectors_of<helium, dsp> {
         return s + (part >> 4) * static_cast<signed char>(sub);
     }
     static SSM_INLINE int32_t sum4(int32_t s) noexcept { return s; }
+    static SSM_INLINE int64_t row8(const unsigned char* w, ptrdiff_t cols, const int16_t* q) noexcept {
+        const auto* p = reinterpret_cast<const int8_t*>(w);
+        int64_t     s = 0;
+        for (; cols >= 8; cols -= 8, p += 8, q += 8) s = vmlaldavaq_s16(s, vldrbq_s16(p), vldrhq_s16(q));
+        return cols > 0 ? vmlaldavaq_s16(s, vldrbq_z_s16(p, vctp16q(uint32_t(cols))), vldrhq_s16(q)) : s;
+    }
+    static SSM_INLINE int64_t row4(const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                                   const int16_t* q) noexcept {
+        const auto* p = reinterpret_cast<const int8_t*>(w);
+        int64_t     s = 0;
+        for (const unsigned char* const end = sub + groups; sub < end; ++sub, p += 16, q += 32) {
+            int32_t part = 0; // at most 16 * 32 * 8 * 32767: nibbles in the upper half of a byte
+            for (int half = 0; half < 16; half += 8) {
+                const int16x8_t v = vldrbq_s16(p + half);
+                const int16x8_t low = vshrq_n_s16(vshlq_n_s16(v, 12), 8), high = vbicq_n_s16(v, 15);
+                part = vmladavaq_s16(vmladavaq_s16(part, low, vldrhq_s16(q + half)), high, vldrhq_s16(q + 16 + half));
+            }
+            s += (part >> 4) * static_cast<signed char>(*sub);
+        }
+        return s;
+    }
     // The upper half of (x << sh) R, rounded on. Codes stay within +-127 or +-32767 by themselves.
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                          int32_t bits) {
@@ -5127,6 +5202,40 @@ struct rvv : vectors_of<rvv, scalar> {
                                        16);
     }
     static SSM_INLINE int32_t sum4(vint32m4_t s) noexcept { return int32_t(wide_sum(s, 16) >> 4); }
+    // Of 16-bit codes: products are below 2^22, so that 512 fit a sum of 32 bits.
+    static SSM_INLINE int64_t row8(const unsigned char* w, ptrdiff_t cols, const int16_t* q) noexcept {
+        const auto*  p = reinterpret_cast<const int8_t*>(w);
+        const size_t N = __riscv_vsetvlmax_e16m2();
+        int64_t      out = 0;
+        while (cols > 0) {
+            vint32m4_t s = zero(0);
+            for (int times = 0; times < 512 && cols > 0; ++times) {
+                const size_t n = __riscv_vsetvl_e16m2(size_t(cols));
+                s = __riscv_vwmacc_vv_i32m4_tu(s, __riscv_vsext_vf2_i16m2(__riscv_vle8_v_i8m1(p, n), n),
+                                               __riscv_vle16_v_i16m2(q, n), n);
+                cols -= ptrdiff_t(n), p += n, q += n;
+            }
+            out += wide_sum(s, N);
+        }
+        return out;
+    }
+    static SSM_INLINE int64_t row4(const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+                                   const int16_t* q) noexcept {
+        int64_t out = 0;
+        while (groups > 0) { // code and sub-scale make 2^10, two products 2^26
+            vint32m4_t s = __riscv_vmv_v_x_i32m4(0, 16);
+            for (int times = 0; times < 32 && groups > 0; ++times, --groups, w += 16, ++sub, q += 32) {
+                const vint8m1_t  v = sixteen(w), low = __riscv_vsra_vx_i8m1(__riscv_vsll_vx_i8m1(v, 4, 16), 4, 16);
+                const vint8m1_t  high = __riscv_vsra_vx_i8m1(v, 4, 16);
+                const int8_t     by = static_cast<int8_t>(*sub);
+                const vint16m2_t a = __riscv_vwmul_vx_i16m2(low, by, 16), b = __riscv_vwmul_vx_i16m2(high, by, 16);
+                s = __riscv_vwmacc_vv_i32m4(s, a, __riscv_vle16_v_i16m2(q, 16), 16);
+                s = __riscv_vwmacc_vv_i32m4(s, b, __riscv_vle16_v_i16m2(q + 16, 16), 16);
+            }
+            out += wide_sum(s, 16);
+        }
+        return out;
+    }
 
     // Rows of numbers as scan_row_q(), with any number of ranks, vl numbers at a time; see dsp for the roundings.
     static SSM_INLINE vint32m2_t words(const int32_t* p, size_t n) noexcept { return __riscv_vle32_v_i32m2(p, n); }
