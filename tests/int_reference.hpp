@@ -529,7 +529,10 @@ class Model {
     void see(I layer, const char* name, const Vec& v) {
         if (tracing && layer == 0) trace[name].insert(trace[name].end(), v.begin(), v.end());
     }
-    static Vec part(const Vec& v, I begin, I count) { return Vec(v.begin() + begin, v.begin() + begin + count); }
+    static Vec part(const Vec& v, I begin, I count) {
+        const auto first = v.begin() + std::ptrdiff_t(begin);
+        return Vec(first, first + std::ptrdiff_t(count));
+    }
 
     Vec s4d(Vec r, I dt_scale) {
         const I H = d_, n = N_ / 2;
@@ -636,8 +639,8 @@ class Model {
                     }
                 }
                 for (I& z : c) z = rs(z, 4);
-                std::copy(k.begin(), k.end(), ks.begin() + (r * H + h) * N);
-                std::copy(c.begin(), c.end(), qs.begin() + (r * H + h) * N);
+                std::copy(k.begin(), k.end(), ks.begin() + std::ptrdiff_t((r * H + h) * N));
+                std::copy(c.begin(), c.end(), qs.begin() + std::ptrdiff_t((r * H + h) * N));
                 q.push_back(c);
                 v.emplace_back(), gv.emplace_back(), bv.emplace_back();
                 for (I i = 0; i < P; ++i) {
@@ -744,7 +747,7 @@ class Model {
             for (I g = 0; g < G_; ++g) {
                 const Vec part_y =
                     rms_norm(part(y, g * width, width), part(w(m + "norm.weight"), g * width, width), 24);
-                std::copy(part_y.begin(), part_y.end(), y.begin() + g * width);
+                std::copy(part_y.begin(), part_y.end(), y.begin() + std::ptrdiff_t(g * width));
             }
         };
         if (!f_.has(m + "norm.weight")) gate();
