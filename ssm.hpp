@@ -3918,14 +3918,67 @@ template <class D, int R = D::rows> struct rows128 {
         }
     }
 };
-// Four of them: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
-SSM_INLINE i32x4 codes_of(const int32_t* x, int sh, const i64x2& R, const i64x2& half, int down) noexcept {
-    using L = wide<i64x2>;
-    const i64x2 v = L::up_halves(L::raw(x), sh), even = L::mul(v, R) + half, other = L::mul(L::odd(v), R) + half;
-    return reinterpret_cast<i32x4>(L::blend(L::odd(even), other)) >> down;
-}
-template <class V> SSM_INLINE i16x8 lower_halves(const V& a, const V& b) noexcept {
-    return __builtin_shufflevector(reinterpret_cast<i16x8>(a), reinterpret_cast<i16x8>(b), 0, 2, 4, 6, 8, 10, 12, 14);
+// From the halves of four vectors to codes in their order.
+template <class W> struct packed;
+template <> struct packed<i64x2> {
+    static SSM_INLINE i16x8 lower(const i32x4& a, const i32x4& b) noexcept {
+        return __builtin_shufflevector(reinterpret_cast<i16x8>(a), reinterpret_cast<i16x8>(b), 0, 2, 4, 6, 8, 10, 12,
+                                       14);
+    }
+    static SSM_INLINE void put16(unsigned char* to, const i32x4* c) noexcept {
+        const i16x8 v[2] = {lower(c[0], c[1]), lower(c[2], c[3])};
+        SSM_MEMCPY(to, v, sizeof v);
+    }
+    static SSM_INLINE void put8(unsigned char* to, const i32x4* c) noexcept {
+        const i8x16 p = reinterpret_cast<i8x16>(lower(c[0], c[1])), q = reinterpret_cast<i8x16>(lower(c[2], c[3]));
+        const i8x16 v = __builtin_shufflevector(p, q, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        SSM_MEMCPY(to, &v, sizeof v);
+    }
+};
+#if defined(SSM_HAS_AVX2)
+template <> struct packed<i64x4> {                                           // inlined late
+    static inline SSM_TARGET("avx2") __m256i pack(const i32x8* c) noexcept { // lanes interleaved
+        return _mm256_packs_epi32(reinterpret_cast<__m256i>(c[0]), reinterpret_cast<__m256i>(c[1]));
+    }
+    static inline SSM_TARGET("avx2") void put16(unsigned char* to, const i32x8* c) noexcept {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(pack(c), 0xd8));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), _mm256_permute4x64_epi64(pack(c + 2), 0xd8));
+    }
+    static inline SSM_TARGET("avx2") void put8(unsigned char* to, const i32x8* c) noexcept {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm256_permutevar8x32_epi32(_mm256_packs_epi16(pack(c), pack(c + 2)),
+                                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    }
+};
+#endif
+// A code is the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
+template <class W>
+SSM_INLINE void quantize_vectors(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                                 int32_t bits) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    constexpr int32_t at_once = 8 * L::count; // four vectors
+    const Quotients   t(largest_q<W>(x, n), bits);
+    const W           R = L::set(t.R), half = L::set(int64_t(1) << (bits == 8 ? 53 : 45));
+    const int         sh = t.sh, down = bits == 8 ? 22 : 14;
+    int32_t           last[size_t(at_once)];
+    for (int32_t i = 0; i < padded_n; i += at_once) {
+        const int32_t* from = x + i;
+        if (n - i < at_once) {
+            fill_zero(last, sizeof last), copy(last, from, size_t(n > i ? n - i : 0) * 4);
+            from = last;
+        }
+        V c[4];
+        SSM_UNROLL_8
+        for (int k = 0; k < 4; ++k) {
+            const W v = L::up_halves(L::raw(from + k * 2 * L::count), sh);
+            const W even = L::mul(v, R) + half, other = L::mul(L::odd(v), R) + half;
+            c[k] = reinterpret_cast<V>(L::blend(L::odd(even), other)) >> down;
+        }
+        if (bits == 8) packed<W>::put8(codes + i, c);
+        else packed<W>::put16(codes + 2 * i, c);
+    }
+    scale[0] = t.num, scale[1] = t.den;
 }
 
 // Codes of 16 bits: `count` to a vector, pairs of whose products join sums of 32 bits.
@@ -4136,27 +4189,7 @@ struct vectors128 : scalar {
 
     static SSM_128 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                                  int32_t bits) {
-        const Quotients t(largest_q<i64x2>(x, n), bits);
-        const i64x2     R = wide<i64x2>::set(t.R), half = wide<i64x2>::set(int64_t(1) << (bits == 8 ? 53 : 45));
-        int32_t         last[16];
-        for (int32_t i = 0; i < padded_n; i += 16) {
-            const int32_t* from = x + i;
-            if (n - i < 16) {
-                fill_zero(last, sizeof last), copy(last, from, size_t(n > i ? n - i : 0) * 4);
-                from = last;
-            }
-            const int   down = bits == 8 ? 22 : 14;
-            const i16x8 a = lower_halves(codes_of(from, t.sh, R, half, down), codes_of(from + 4, t.sh, R, half, down)),
-                        b = lower_halves(codes_of(from + 8, t.sh, R, half, down),
-                                         codes_of(from + 12, t.sh, R, half, down));
-            if (bits == 8) {
-                const i8x16 p = reinterpret_cast<i8x16>(a), q = reinterpret_cast<i8x16>(b);
-                const i8x16 v =
-                    __builtin_shufflevector(p, q, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-                SSM_MEMCPY(codes + i, &v, 16);
-            } else SSM_MEMCPY(codes + 2 * i, &a, 16), SSM_MEMCPY(codes + 2 * i + 16, &b, 16);
-        }
-        scale[0] = t.num, scale[1] = t.den;
+        quantize_vectors<i64x2>(codes, scale, x, n, padded_n, bits);
     }
     static SSM_128 __attribute__((noinline)) void matmul_q16(int32_t* y, int32_t y_stride, const Matrix& W,
                                                              const unsigned char* codes, int32_t code_stride,
@@ -4459,37 +4492,9 @@ struct avx2 : scalar {
 
     SSM_AVX2_INLINE __m256i load(const void* p) noexcept { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
     SSM_AVX2_INLINE void    store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-    SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); } // for a product of odd lanes
-    // Eight codes: the upper half of (x << sh) R + half, shifted on. They stay within +-127 or +-32767 by themselves.
-    SSM_AVX2_INLINE __m256i codes_of(const int32_t* x, __m128i sh, __m256i R, __m256i half, __m128i down) noexcept {
-        const __m256i v = _mm256_sll_epi32(load(x), sh);
-        const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(v, R), half),
-                      other = _mm256_add_epi64(_mm256_mul_epi32(odd(v), R), half);
-        return _mm256_sra_epi32(_mm256_blend_epi32(odd(even), other, 0xaa), down);
-    }
     static SSM_AVX2 void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                                   int32_t bits) {
-        const Quotients t(largest_q<i64x4>(x, n), bits);
-        const __m128i   sh = _mm_cvtsi32_si128(t.sh), down = _mm_cvtsi32_si128(bits == 8 ? 22 : 14);
-        const __m256i   R = _mm256_set1_epi64x(t.R), half = _mm256_set1_epi64x(1LL << (bits == 8 ? 53 : 45));
-        int32_t         last[32];
-        for (int32_t i = 0; i < padded_n; i += 32) {
-            const int32_t* from = x + i;
-            if (n - i < 32) {
-                fill_zero(last, sizeof last), copy(last, from, size_t(n > i ? n - i : 0) * 4);
-                from = last;
-            }
-            const __m256i a = codes_of(from, sh, R, half, down), b = codes_of(from + 8, sh, R, half, down);
-            const __m256i c = codes_of(from + 16, sh, R, half, down), d = codes_of(from + 24, sh, R, half, down);
-            const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d); // lanes interleaved
-            if (bits == 8)
-                store(codes + i, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd),
-                                                             _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-            else
-                store(codes + 2 * i, _mm256_permute4x64_epi64(ab, 0xd8)),
-                    store(codes + 2 * i + 32, _mm256_permute4x64_epi64(cd, 0xd8));
-        }
-        scale[0] = t.num, scale[1] = t.den;
+        quantize_vectors<i64x4>(codes, scale, x, n, padded_n, bits);
     }
 
     // From four rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by
