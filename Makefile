@@ -28,7 +28,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest
+.PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -54,6 +54,7 @@ demo: $(BUILD)/ssm
 check: $(BUILD)/test $(BUILD)/ssm
 	$(BUILD)/test
 	bash tests/cli.sh $(BUILD)/ssm
+	bash tests/serve.sh $(BUILD)/ssm
 	bash tests/convert.sh $(BUILD)/ssm
 	bash tests/quantize.sh $(BUILD)/ssm
 	bash tests/compare.sh $(BUILD)/ssm
@@ -64,8 +65,14 @@ check: $(BUILD)/test $(BUILD)/ssm
 long: $(BUILD)/test
 	$(BUILD)/test --no-skip --test-case="*ten million bits*"
 
+CHECKED = BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS -DSSM_DEBUG"
 asan:
-	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS -DSSM_DEBUG" check
+	$(MAKE) $(CHECKED) check
+
+# A million hostile lines through `ssm serve`, under the same checks.
+hostile:
+	$(MAKE) $(CHECKED) $(BUILD)/asan/test
+	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
 VALGRIND_SKIP = *slow)*
@@ -99,7 +106,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross clang asan valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

@@ -19,6 +19,7 @@ const char usage[] = "usage: ssm VERB [OPTION...] [FILE...]\n"
                      "  inspect FILE           tensors and metadata of any safetensors file\n"
                      "  info MODEL             what a model is and what it needs\n"
                      "  score MODEL            runs a model over records on standard input\n"
+                     "  serve                  scores and remembers for another program: JSON-RPC on standard input\n"
                      "  rank MODEL             ranks the items of a change history by relevance now\n"
                      "  eval MODEL DATA        measures a model on a data set\n"
                      "  train ...              trains a small model on this CPU\n"
@@ -38,7 +39,7 @@ const struct {
 } verbs[] = {
     {"inspect", verb_inspect}, {"info", verb_info},         {"score", verb_score},       {"rank", verb_rank},
     {"eval", verb_eval},       {"train", verb_train},       {"selftest", verb_selftest}, {"bench", verb_bench},
-    {"convert", verb_convert}, {"quantize", verb_quantize}, {"compare", verb_compare},
+    {"convert", verb_convert}, {"quantize", verb_quantize}, {"compare", verb_compare},   {"serve", verb_serve},
 };
 
 // A descriptor 0, 1 or 2 that is closed would be taken by the next file opened, and output would land in it. Each is

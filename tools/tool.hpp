@@ -24,6 +24,7 @@ int verb_bench(int argc, char** argv);
 int verb_convert(int argc, char** argv);
 int verb_quantize(int argc, char** argv);
 int verb_compare(int argc, char** argv);
+int verb_serve(int argc, char** argv);
 
 namespace tool {
 
