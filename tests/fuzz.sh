@@ -11,15 +11,17 @@ if [ -z "$clang" ]; then
     exit
 fi
 mkdir -p "$build"
-for target in load score int; do
+for target in load score int serve; do
     more=
     [ $target = score ] && more="tools/score_records.cpp tools/tool.cpp"
     [ $target = int ] && more="tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp -DSSM_TEST_DIR=\"tests\""
+    [ $target = serve ] && more="$(echo tools/serve_*.cpp tools/relevance*.cpp) tools/memory.cpp tools/next.cpp tools/history.cpp tools/tool.cpp"
     $clang -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all tests/fuzz/$target.cpp $more -o "$build/$target"
     mkdir -p "$build/$target.corpus"
     dict=
     [ $target = load ] && dict=-dict=tests/fuzz/safetensors.dict
     [ $target = score ] && dict=-dict=tests/fuzz/score.dict
+    [ $target = serve ] && dict=-dict=tests/fuzz/serve.dict
     "$build/$target" -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 $dict \
         "$build/$target.corpus" tests/fuzz/corpus/$target 2>&1 | tail -n 12
 done
