@@ -36,7 +36,8 @@
 // it with memcpy to fork a stream, write it out with save().
 //
 // Threads. A Model does not change after load(): any number of threads may share it. A State has one writer at a time,
-// a Scratch one user at a time.
+// a Scratch one user at a time. Many streams or candidates are best dealt out to threads, each with a Scratch of its
+// own. One step of a large model may be split as well: Scratch::team points to threads of yours; there are none here.
 //
 // Determinism. An integer model gives the same bits on every CPU there is: every rounding is defined, sums of integers
 // have no order, no float and no library is involved, and no intermediate can overflow within the limits that load()
@@ -170,6 +171,7 @@ constexpr int32_t  max_d_state = 512; // N of S4D (N/2 modes are stored); Mamba:
 constexpr int32_t  max_mimo_rank = 8;
 constexpr int32_t  max_d_conv = 8;
 constexpr int32_t  max_batch = 65536;
+constexpr int32_t  max_parts = 64;             // of a Team; more are as many
 constexpr uint64_t max_state_floats = 1 << 26; // of one stream: no size in bytes reaches 2^32 by it
 constexpr float    max_input = 1e9f;           // magnitude of an input number
 constexpr float    max_dt = 1048576.0f;        // time since the previous event, in training steps
@@ -352,12 +354,25 @@ struct State {
 #endif
 }; // plain bytes, no pointers; one writer at a time
 struct Trace;
+struct Team;
 struct Scratch {
     void*        data = nullptr;
     size_t       bytes = 0;
     int32_t      batch = 0;
     const Trace* trace = nullptr; // optional, see there
+    const Team*  team = nullptr;  // optional, see there
 };                                // holds nothing between calls; one a thread
+
+// Threads lent to a call: what is large in it, its matrices' rows and its heads, is split into parts, a few for each
+// thread, so that one that is held up holds up little. run() calls part(job, i) once for every i from 0 to n - 1, on
+// whatever threads and in whatever order, and returns when all are done; n <= parts. The bits do not depend on it. Each
+// thread needs 32 KB of stack. Without an operating system a team is not asked. tools/team.hpp makes one of
+// std::thread.
+struct Team {
+    void (*run)(void* self, void (*part)(void* job, int32_t i), void* job, int32_t n) = nullptr;
+    void*   self = nullptr;
+    int32_t parts = 1; // at most max_parts
+};
 
 // For comparing a model with another program's, stage by stage: called with intermediate values while a call runs.
 // Mamba-3: in_proj, dt, A, lambda, alpha, beta, gamma [H], angle [H][S] (radians), B_biased, C_biased, k, q [R][H][N].
@@ -848,6 +863,11 @@ constexpr bool in_build(Arch arch) noexcept {
     (void)arch;
     return !out;
 }
+#if defined(__unix__) || defined(__APPLE__) || defined(_WIN32)
+constexpr bool team_in_build = true;
+#else
+constexpr bool team_in_build = false; // where there is no operating system there are no threads
+#endif
 constexpr bool mamba_in_build = in_build(Arch::mamba1) || in_build(Arch::mamba2) || in_build(Arch::mamba3);
 #ifdef SSM_NO_FLOAT
 constexpr bool float_in_build = false;
@@ -1776,6 +1796,14 @@ template <class T> struct Row {
     T*                   work = nullptr;  // one_row() words
     T                    dt = T();        // of integers: Q16
     bool                 traced = false;  // keep B_biased and C_biased
+    // A row may be done in three calls: what comes before its heads (Mamba-1: blocks of eight channels), they, or some
+    // of them, and what comes after.
+    enum : uint8_t { before = 1, heads = 2, after = 4, all = 7 };
+    uint8_t what = all;
+    int32_t first = 0, end = 0; // the heads, unless it is all
+    T*      own = nullptr;      // own_words() for them; null: in `work`
+    bool    does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
+    bool    has_own() const noexcept { return detail::team_in_build && own != nullptr; }
 #ifdef SSM_DEBUG
     Counts* counts = nullptr; // of the stream; null: not counted
 #endif
@@ -1937,11 +1965,12 @@ template <class F> SSM_INLINE bool mamba1_row(const Row<float>& a) noexcept {
     const float*             h_in = a.state + parts_of(c).h;
     float*                   h_out = a.next != nullptr ? a.next + parts_of(c).h : nullptr;
     const float              clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    const int32_t            end = a.what == a.all || a.end * 8 > di ? di : a.end * 8;
     bool                     hit = false;
-    for (int32_t i = 0; i < di; i += width<F>) {
+    for (int32_t i = a.first * 8; a.does(a.heads) && i < end; i += width<F>) {
         const int32_t   left = di - i;
         const ptrdiff_t at = ptrdiff_t(i / 8) * N * 8 + i % 8;
-        float*          to = h_out != nullptr ? h_out + at : a.work;
+        float*          to = h_out != nullptr ? h_out + at : a.has_own() ? a.own : a.work;
         const F         dt = step_size(F(load<F>(raw + i, left) + load<F>(l.dt_bias + i, 8)), a.dt);
         const F         v = load<F>(x + i, left), in = dt * v;
         F               sum = L::set(0.0f);
@@ -1976,16 +2005,18 @@ template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
     const size_t             Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
     const float *            z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm,
                 *C = B + ptrdiff_t(c.ngroups) * N, *raw = C + ptrdiff_t(c.ngroups) * N;
-    float *     dropped = a.work, *dt = dropped + size_t(N) * 16, *alpha = dt + Hp, *v = alpha + Hp, *o = v + Pp;
-    float*      y = a.y + m;
-    const float clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
-    bool        hit = false;
-    for (int32_t h = 0; h < int32_t(Hp); h += width<F>) {
+    float *dropped = a.work, *dt = dropped + size_t(N) * 16, *alpha = dt + Hp, *v = alpha + Hp, *o = v + Pp;
+    if (a.has_own()) dropped = a.own, v = dropped + size_t(N) * 16, o = v + Pp;
+    float*        y = a.y + m;
+    const float   clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    const int32_t end = a.what == a.all ? H : a.end;
+    bool          hit = false;
+    for (int32_t h = 0; a.does(a.before) && h < int32_t(Hp); h += width<F>) {
         const F step = step_size(F(load<F>(raw + h, H - h) + load<F>(l.dt_bias + h, 8)), a.dt);
         store(dt + h, step, 8);
         store(alpha + h, exp_f32(F(-(step * load<F>(l.A + h, 8)))), 8);
     }
-    for (int32_t h = 0; h < H; ++h) {
+    for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const float*    xh = x + ptrdiff_t(h) * P;
         const ptrdiff_t g = ptrdiff_t(h / (H / c.ngroups)) * N;
         const size_t    at = parts_of(c).h + size_t(h) * h_size;
@@ -1996,6 +2027,7 @@ template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
             store(y + ptrdiff_t(h) * P + p,
                   F(load<F>(o + p, 8) + load<F>(l.D + ptrdiff_t(h) * P + p, P - p) * load<F>(xh + p, P - p)), P - p);
     }
+    if (!a.does(a.after)) return hit;
     if (!c.rmsnorm || !c.norm_before_gate) gate_loop<F>(y, y, z, c.d_ssm);
     const int32_t group = c.d_ssm / c.ngroups;
     for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
@@ -2019,13 +2051,15 @@ struct Mamba3Work {
     float *turn, *normed, *B, *C;                            // [S], [N], [R][G][N'] each
     float *k, *q, *B_biased, *C_biased;                      // [block of 8 heads][R][N'][8] each
     float *w, *v, *o;                                        // [R][P padded] each
-    Mamba3Work(const Config& c, float* at) noexcept {
+    Mamba3Work(const Config& c, float* at, float* own = nullptr) noexcept {
         const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
         const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
         dropped = at, dt = dropped + N * 16, A = dt + H, lambda = A + H, alpha = lambda + H, beta = alpha + H;
         gamma = beta + H, turn = gamma + H, normed = turn + padded(c.rope_angles), B = normed + padded(c.d_state);
         C = B + RGN, k = C + RGN, q = k + kn, B_biased = q + kn, C_biased = B_biased + kn;
-        w = C_biased + kn, v = w + RP, o = v + RP;
+        w = C_biased + kn;
+        if (own != nullptr) dropped = own, w = own + N * 16;
+        v = w + RP, o = v + RP;
     }
 };
 
@@ -2108,14 +2142,15 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
     const float *z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H, *trap = dd_A + H,
                 *angle = trap + H;
-    const Mamba3Work w(c, a.work);
+    const Mamba3Work w(c, a.work, a.own);
     const Parts      at = parts_of(c);
     const float *    k_old = a.state + at.k, *v_old = a.state + at.v;
     const float      clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
+    const bool       before = a.does(a.before);
     bool             hit = false;
 
     // 1. B and C: one RMSNorm a rank and group, put in the order of N'.
-    for (int32_t i = 0; i < R * G; ++i)
+    for (int32_t i = 0; before && i < R * G; ++i)
         for (int32_t which = 0; which < 2; ++which) {
             float* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
             rms_norm_loop<F>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N);
@@ -2123,8 +2158,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
         }
 
     // 2. Numbers of a head.
-    for (int32_t s = 0; s < S; s += width<F>) store(w.turn + s, F(tanh(load<F>(angle + s, S - s)) * 0.5f), 8);
-    for (int32_t h = 0; h < int32_t(Hp); h += width<F>) {
+    for (int32_t s = 0; before && s < S; s += width<F>) store(w.turn + s, F(tanh(load<F>(angle + s, S - s)) * 0.5f), 8);
+    for (int32_t h = 0; before && h < int32_t(Hp); h += width<F>) {
         const F dt = step_size(F(load<F>(dd_dt + h, H - h) + load<F>(l.dt_bias + h, 8)), a.dt);
         const F raw = load<F>(dd_A + h, H - h), one = L::set(1.0f), floor = L::set(c.A_floor);
         const F heavy = select(L::less(raw, L::set(0.0f)), F(one / (one - raw)), F(one + raw));
@@ -2136,7 +2171,7 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     }
 
     // 3. Angles move on, B and C get their biases and turn: eight heads at a time.
-    for (ptrdiff_t h = 0; h < Hp; h += width<F>) {
+    for (ptrdiff_t h = 0; before && h < Hp; h += width<F>) {
         const ptrdiff_t block = h / 8, lane = h % 8;
         const F         dt = load<F>(w.dt + h, 8);
         for (int32_t s = 0; s < S; ++s) {
@@ -2160,8 +2195,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     }
 
     // 4. Head by head: update, read out, gate. All but the last few rows of a head in whole groups of eight.
-    const int32_t whole = P / 8 * 8;
-    for (int32_t h = 0; h < H; ++h) {
+    const int32_t whole = P / 8 * 8, end = a.what == a.all ? H : a.end;
+    for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, kn = ptrdiff_t(h / 8) * R * N * 8 + h % 8;
         const size_t    state_at = at.h + size_t(h) * size_t(Pp) * size_t(N);
         Mamba3Head      head{c,   l,   x + hp, z + hp,     v_old + hp, a.y + hp, w.v,
@@ -2182,7 +2217,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
             for (int32_t p = whole; p < P; p += width<F>) head_gate<F>(head, r, p, P - p);
         }
     }
-    if (a.next != nullptr) copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, x, size_t(di) * 4);
+    if (a.does(a.after) && a.next != nullptr)
+        copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, x, size_t(di) * 4);
     return hit;
 }
 
@@ -2544,11 +2580,14 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
     const int32_t *            x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
     int64_t*                   row = wide_at(a.work);
     int32_t *                  k = reinterpret_cast<int32_t*>(row + N), *q = k + N, *alpha = q + N, *dt = alpha + N;
+    const bool                 before = a.does(a.before);
+    const int32_t              end = a.what == a.all || a.end * 8 > di ? di : a.end * 8;
     bool                       hit = false;
-    for (int32_t n = 0; n < N; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
-    for (int32_t i = 0; i < di; i += L::count)
+    if (a.has_own()) row = wide_at(a.own), alpha = reinterpret_cast<int32_t*>(row + N);
+    for (int32_t n = 0; before && n < N; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
+    for (int32_t i = 0; before && i < di; i += L::count)
         L::store(dt + i, step_size_q(L::load(raw + i, di - i), L::load(l.dt_bias + i, di - i), a.dt), di - i);
-    for (int32_t i = 0; i < di; ++i) {
+    for (int32_t i = a.first * 8; a.does(a.heads) && i < end; ++i) {
         int32_t v = sat(rs<16>(product(dt[i], x[i])));
         for (int32_t n = 0; n < N; n += L::count)
             L::store(alpha + n, decay_q<24>(L::load(l.A + ptrdiff_t(i) * N + n, N - n), L::set(dt[i])), N - n);
@@ -2559,7 +2598,7 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
-    a.kernels->gate_q(a.y, a.y, z, di);
+    if (a.does(a.after)) a.kernels->gate_q(a.y, a.y, z, di);
     return hit;
 }
 
@@ -2573,15 +2612,18 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     int64_t*       row = wide_at(a.work);
     int32_t *      k = reinterpret_cast<int32_t*>(row + N), *q = k + GN, *dt = q + GN, *alpha = dt + padded(H),
             *v = alpha + padded(H);
-    int32_t* y = a.y + m;
-    bool     hit = false;
-    for (ptrdiff_t n = 0; n < GN; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
-    for (int32_t h = 0; h < H; h += L::count) {
+    int32_t*      y = a.y + m;
+    const bool    before = a.does(a.before);
+    const int32_t end = a.what == a.all ? H : a.end;
+    bool          hit = false;
+    if (a.has_own()) row = wide_at(a.own), v = reinterpret_cast<int32_t*>(row + N);
+    for (ptrdiff_t n = 0; before && n < GN; ++n) k[n] = sat(int64_t(B[n]) * 16, 1 << 27), q[n] = sat(C[n], 1 << 23);
+    for (int32_t h = 0; before && h < H; h += L::count) {
         const W step = step_size_q(L::load(raw + h, H - h), L::load(l.dt_bias + h, H - h), a.dt);
         L::store(dt + h, step, H - h);
         L::store(alpha + h, decay_q<24>(L::load(l.A + h, H - h), step), H - h);
     }
-    for (int32_t h = 0; h < H; ++h) {
+    for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, g = ptrdiff_t(h / (H / c.ngroups)) * N;
         for (int32_t p = 0; p < P; p += L::count)
             L::store(v + p, times_q<16>(L::load(x + hp + p, P - p), L::set(dt[h])), P - p);
@@ -2592,6 +2634,7 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
+    if (!a.does(a.after)) return hit;
     if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
     const int32_t group = c.d_ssm / c.ngroups;
     for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
@@ -2609,13 +2652,16 @@ struct Mamba3WorkQ {
     int32_t *turn, *theta, *normed, *B, *C; // [S] each, [N], [R][G][N'] each
     int32_t *k, *q;                         // [R][H][N'] each
     int32_t *x, *before, *v, *w, *o;        // [R][P padded] each
-    Mamba3WorkQ(const Config& c, int32_t* at) noexcept {
+    Mamba3WorkQ(const Config& c, int32_t* at, int32_t* own = nullptr) noexcept {
         const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
         const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
         row = wide_at(at), dt = reinterpret_cast<int32_t*>(row + N), A = dt + H, alpha = A + H, beta = alpha + H;
         gamma = beta + H, turn = gamma + H, theta = turn + padded(c.rope_angles),
         normed = theta + padded(c.rope_angles), B = normed + padded(c.d_state);
-        C = B + RGN, k = C + RGN, q = k + kn, x = q + kn, before = x + RP, v = before + RP, w = v + RP, o = w + RP;
+        C = B + RGN, k = C + RGN, q = k + kn, x = q + kn;
+        if (own != nullptr)
+            row = wide_at(own), theta = reinterpret_cast<int32_t*>(row + N), x = theta + padded(c.rope_angles);
+        before = x + RP, v = before + RP, w = v + RP, o = w + RP;
     }
 };
 // 1 + dd_A, or 1 / (1 - dd_A) below 0, or softplus; at least the floor. Q26, int32.
@@ -2674,12 +2720,14 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, HN = ptrdiff_t(H) * N;
     const int32_t * z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H,
                   *trap = dd_A + H, *angle = trap + H;
-    const Mamba3WorkQ w(c, a.work);
+    const Mamba3WorkQ w(c, a.work, a.own);
     const Parts       at = parts_of(c);
+    const bool        before = a.does(a.before);
+    const int32_t     end = a.what == a.all ? H : a.end;
     bool              hit = false;
 
     // 1. B and C: one RMSNorm a rank and group, Q20, put in the order of N'.
-    for (int32_t i = 0; i < R * G; ++i)
+    for (int32_t i = 0; before && i < R * G; ++i)
         for (int32_t which = 0; which < 2; ++which) {
             int32_t* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
             rms_norm_loop_q<W>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N,
@@ -2688,9 +2736,10 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         }
 
     // 2. Numbers of a head: dt, beta, gamma in Q26, alpha and lambda in Q30.
-    for (int32_t s = 0; s < S; s += L::count) L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
-    for (int32_t h = 0; h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
-    for (int32_t h = 0; h < H; h += L::count) {
+    for (int32_t s = 0; before && s < S; s += L::count)
+        L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
+    for (int32_t h = 0; before && h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
+    for (int32_t h = 0; before && h < H; h += L::count) {
         const W dt = step_size_q(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), a.dt);
         const W alpha = decay_q<26>(L::load(w.A + h, H - h), dt), lambda = sigmoid_q(to26(L::load(trap + h, H - h)));
         L::store(w.dt + h, dt, H - h), L::store(w.alpha + h, alpha, H - h);
@@ -2699,7 +2748,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     }
 
     // 3. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
-    for (int32_t h = 0; h < H; ++h) {
+    for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         int32_t* const to = a.next != nullptr ? a.next + at.angle + ptrdiff_t(h) * S : w.theta;
         for (int32_t s = 0; s < S; s += L::count) {
             const W by = rs<25>(L::mul(L::load(w.turn + s, S - s), L::set(w.dt[h])));
@@ -2709,20 +2758,20 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     }
 
     // 4. Head by head: inputs in Q26, update and read-out, gate.
-    for (int32_t h = 0; h < H; ++h) {
+    for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, mimo = hp * R;
         const W         gamma = L::set(w.gamma[h]), beta = L::set(w.beta[h]);
         for (int32_t r = 0; r < R; ++r)
             for (int32_t p = 0; p < P; p += L::count) {
                 const int32_t   left = P - p;
                 const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                W               now = L::load(x + hp + p, left), before = L::load(a.state + at.v + hp + p, left);
+                W               now = L::load(x + hp + p, left), old = L::load(a.state + at.v + hp + p, left);
                 if (c.is_mimo) {
                     const W by = L::load(l.mimo_x + mimo + i, left);
-                    now = times_q<16>(now, by), before = times_q<16>(before, by);
+                    now = times_q<16>(now, by), old = times_q<16>(old, by);
                 }
                 L::store(w.x + i, now, left);
-                L::store(w.v + i, times_q<16>(now, gamma), left), L::store(w.w + i, times_q<16>(before, beta), left);
+                L::store(w.v + i, times_q<16>(now, gamma), left), L::store(w.w + i, times_q<16>(old, beta), left);
             }
         HeadScanQ s;
         of_state(&s, a, size_t(hp));
@@ -2747,6 +2796,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
             L::store(a.y + hp + p, sat_q(sum), left);
         }
     }
+    if (!a.does(a.after)) return hit;
     if (!c.is_mimo) a.kernels->gate_q(a.y, a.y, z, int32_t(di));
     if (a.next != nullptr) copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, x, size_t(di) * 4);
     return hit;
@@ -5513,10 +5563,11 @@ template <class T> struct Work {
     T *            r, *z, *p, *o, *one;
     unsigned char* codes;  // of integers: [batch][code_bytes]
     int32_t*       scales; // [batch]{num, den}
+    const Team*    team;   // null: none
 #ifdef SSM_DEBUG
     const Call* call = nullptr; // whose counts go up
 #endif
-    Work(const Config& c, const Scratch& w) noexcept {
+    Work(const Config& c, const Scratch& w) noexcept : team(w.team) {
         const size_t batch = size_t(w.batch), rows = batch * padded(c.d_model);
         r = static_cast<T*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c), one = o + batch * row_o(c);
         codes = reinterpret_cast<unsigned char*>(one);
@@ -5532,10 +5583,45 @@ SSM_LOCAL Counts* counts_of(const Call& call, int32_t i) noexcept {
 }
 #endif
 
+// f(first, end) over pieces of 0 .. n, by a team's threads if there is a team and the work is large enough; pieces are
+// multiples of `step`. Handing out work costs a few microseconds. Float or int8 multiply-adds, and updates of a state,
+// that take so long:
+constexpr int64_t many_macs = 1 << 17, many_updates = 1 << 14;
+template <class F>
+SSM_INLINE void in_parts(const Team* team, bool large, int32_t n, int32_t step, const F& f) noexcept {
+    if (!team_in_build || team == nullptr || team->run == nullptr || !large) return f(0, n);
+    const int32_t most = team->parts > max_parts ? max_parts : team->parts < 1 ? 1 : team->parts;
+    const struct {
+        const F& f;
+        int32_t  n, size; // of a piece
+    } job = {f, n, ((n - 1) / most / step + 1) * step};
+    const auto part = [](void* p, int32_t i) {
+        const auto&   j = *static_cast<decltype(&job)>(p);
+        const int32_t first = i * j.size;
+        j.f(first, j.n - first < j.size ? j.n : first + j.size);
+    };
+    team->run(team->self, part, const_cast<void*>(static_cast<const void*>(&job)), (n - 1) / job.size + 1);
+}
+// Rows first .. end of a matrix.
+SSM_LOCAL Matrix slice(const Matrix& W, int32_t first, int32_t end) noexcept {
+    Matrix          part = W;
+    const ptrdiff_t four = first < W.rows4 ? first : W.rows4, groups = (W.cols + 31) / 32; // of int4, before `first`
+    const ptrdiff_t size = W.dtype == DType::f32 ? 4 : W.dtype == DType::f16 || W.dtype == DType::bf16 ? 2 : 1;
+    part.rows = end - first, part.rows4 = (end < W.rows4 ? end : W.rows4) - int32_t(four);
+    part.data += (first - four) * W.cols * size;
+    if (W.data4 != nullptr) part.data4 += four * groups * 16, part.sub += four * groups;
+    if (W.scale != nullptr) part.scale += ptrdiff_t(first) * 4;
+    if (W.bias != nullptr) part.bias += ptrdiff_t(first) * 4;
+    return part;
+}
+
 // What a layer asks of a back-end, by the engine's type of number.
-SSM_LOCAL void project(const Model& m, const Work<float>&, float* y, ptrdiff_t y_stride, const Matrix& W,
+SSM_LOCAL void project(const Model& m, const Work<float>& work, float* y, ptrdiff_t y_stride, const Matrix& W,
                        const float* bias, const float* x, ptrdiff_t x_stride, int32_t n) noexcept {
-    m.kernels->matmul(y, int32_t(y_stride), W, bias, x, int32_t(x_stride), n);
+    in_parts(work.team, int64_t(W.rows) * W.cols * n >= many_macs, W.rows, 8, [&](int32_t first, int32_t end) {
+        m.kernels->matmul(y + first, int32_t(y_stride), slice(W, first, end), bias != nullptr ? bias + first : nullptr,
+                          x, int32_t(x_stride), n);
+    });
 }
 SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, ptrdiff_t y_stride, const Matrix& W,
                        const int32_t*, const int32_t* x, ptrdiff_t x_stride, int32_t n) noexcept {
@@ -5543,7 +5629,10 @@ SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, pt
     for (int32_t i = 0; i < n; ++i)
         m.kernels->quantize(work.codes + ptrdiff_t(i) * stride, work.scales + 2 * i, x + i * x_stride, W.cols, whole,
                             bits);
-    m.kernels->matmul_q(y, int32_t(y_stride), W, work.codes, stride, work.scales, n, bits);
+    in_parts(work.team, int64_t(W.rows) * W.cols * n >= many_macs, W.rows, 8, [&](int32_t first, int32_t end) {
+        m.kernels->matmul_q(y + first, int32_t(y_stride), slice(W, first, end), work.codes, stride, work.scales, n,
+                            bits);
+    });
 #ifdef SSM_DEBUG
     for (int32_t i = 0; work.call->moves() && i < n; ++i)
         for (int32_t o = 0; o < W.rows; ++o)
@@ -5578,17 +5667,53 @@ SSM_LOCAL void conv(const Model& m, float* x, const float* const* taps, const Ma
 SSM_LOCAL void conv(const Model& m, int32_t* x, const int32_t* const* taps, const MambaLayer<int32_t>& l) noexcept {
     m.kernels->conv_q(x, taps, l.conv_w, l.conv_bias, m.config.d_conv, int32_t(conv_dim(m.config)));
 }
-SSM_LOCAL bool mix_row(const Model& m, const Row<float>& row) noexcept {
-    const Arch arch = m.config.arch;
-    return arch == Arch::mamba1   ? m.kernels->mamba1(row)
-           : arch == Arch::mamba2 ? m.kernels->mamba2(row)
-                                  : m.kernels->mamba3(row);
+SSM_LOCAL bool cell(const Kernels& k, const Row<float>& row) noexcept {
+    const Arch arch = row.c->arch;
+    return arch == Arch::mamba1 ? k.mamba1(row) : arch == Arch::mamba2 ? k.mamba2(row) : k.mamba3(row);
 }
-SSM_LOCAL bool mix_row(const Model& m, const Row<int32_t>& row) noexcept {
-    const Arch arch = m.config.arch;
-    return arch == Arch::mamba1   ? m.kernels->mamba1_q(row)
-           : arch == Arch::mamba2 ? m.kernels->mamba2_q(row)
-                                  : m.kernels->mamba3_q(row);
+SSM_LOCAL bool cell(const Kernels& k, const Row<int32_t>& row) noexcept {
+    const Arch arch = row.c->arch;
+    return arch == Arch::mamba1 ? k.mamba1_q(row) : arch == Arch::mamba2 ? k.mamba2_q(row) : k.mamba3_q(row);
+}
+// Words that heads need for themselves, see Row::own.
+constexpr size_t own_words(const Config& c) noexcept {
+    const size_t N = size_t(c.d_state), RP = size_t(c.mimo_rank) * padded(c.headdim);
+    if (!is_integer(c)) return 16 * N + (c.arch == Arch::mamba2 ? 2 * padded(c.headdim) : 3 * RP);
+    return 2 + 3 * N + (c.arch == Arch::mamba2 ? padded(c.headdim) : padded(c.rope_angles) + 5 * RP);
+}
+template <class T> SSM_LOCAL bool mix_row(const Kernels& k, const Team* team, const Row<T>& row) noexcept {
+    constexpr size_t most = 4096;
+    const Config&    c = *row.c;
+    const int32_t    n = c.arch == Arch::mamba1 ? (c.d_inner + 7) / 8 : c.nheads; // heads, or blocks
+    const int64_t    updates = int64_t(n) * c.d_state * (c.arch == Arch::mamba1 ? 8 : c.headdim);
+    if (!team_in_build || team == nullptr || updates < many_updates || own_words(c) > most) return cell(k, row);
+    Row<T> one = row;
+    one.what = row.before, (void)cell(k, one);
+    struct {
+        bool hit = false;
+#ifdef SSM_DEBUG
+        Counts counts;
+#endif
+    } of_part[size_t(max_parts)];
+    const int32_t size = (n - 1) / max_parts + 1; // so that first / size says which part it is
+    in_parts(team, true, n, size, [&](int32_t first, int32_t end) {
+        alignas(8) T own[most];
+        Row<T>       part = row;
+        part.what = row.heads, part.first = first, part.end = end, part.own = own;
+#ifdef SSM_DEBUG
+        if (row.counts != nullptr) part.counts = &of_part[first / size].counts;
+#endif
+        of_part[first / size].hit = cell(k, part);
+    });
+    one.what = row.after, (void)cell(k, one);
+    bool hit = false;
+    for (const auto& p : of_part) {
+        hit |= p.hit;
+#ifdef SSM_DEBUG
+        if (row.counts != nullptr) row.counts->clipped += p.counts.clipped;
+#endif
+    }
+    return hit;
 }
 SSM_LOCAL void see(const Trace* t, const char* stage, int32_t layer, int32_t row, const int32_t* v, size_t n) noexcept {
     if (t != nullptr && t->see_int != nullptr) t->see_int(t->user, stage, layer, row, v, int32_t(n));
@@ -5875,7 +6000,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
 #ifdef SSM_DEBUG
             row.counts = counts_of(call, i);
 #endif
-            if (mix_row(m, row) && call.moves()) set_flags(call.of(i), 1u);
+            if (mix_row(*m.kernels, work.team, row) && call.moves()) set_flags(call.of(i), 1u);
             if (trace != nullptr) trace_row(c, *trace, l, i, row, h);
         }
         project(m, work, c.bare_mixer ? r : z, stride, layer.out_proj, layer.out_bias, o, o_stride, n);
@@ -5921,13 +6046,13 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept 
     const float*      x = reinterpret_cast<const float*>(call.x);
     float *           y = reinterpret_cast<float*>(call.y), *r = work.r;
     const int32_t     d = c.d_model, stride = int32_t(padded(d)), n = call.n;
-    if (c.input == Input::features) m.kernels->matmul(r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
+    if (c.input == Input::features) project(m, work, r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
     run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, w.trace);
     if (y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
-    if (c.has_head) m.kernels->matmul(y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
+    if (c.has_head) project(m, work, y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
     else
         for (int32_t i = first; i < n; ++i)
             copy(y + ptrdiff_t(i - first) * d, r + i * stride, size_t(d) * sizeof(float));
@@ -5963,10 +6088,7 @@ SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcep
         for (int32_t i = first; i < n; ++i)
             for (int32_t k = 0; k < d; ++k) give(i, k, work.r[i * stride + k]);
     for (int32_t o = 0; c.has_head && o < c.d_output; o += head_rows) { // some rows of the head at a time
-        Matrix part = m.decoder;
-        part.rows = c.d_output - o < head_rows ? c.d_output - o : head_rows;
-        part.data += ptrdiff_t(o) * part.cols, part.scale += ptrdiff_t(o) * 4;
-        if (part.bias != nullptr) part.bias += ptrdiff_t(o) * 4;
+        const Matrix part = slice(m.decoder, o, c.d_output - o < head_rows ? c.d_output : o + head_rows);
         project(m, work, work.p, p_stride, part, nullptr, work.r + first * stride, stride, n - first);
         for (int32_t i = first; i < n; ++i)
             for (int32_t k = 0; k < part.rows; ++k) give(i, o + k, work.p[(i - first) * p_stride + k]);
