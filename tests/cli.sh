@@ -137,6 +137,33 @@ state clip: 50
 bytes beside F32: 0.485'
 "$ssm" bench --seconds 0.2 --isa scalar "$one" >got.out 2>got.err
 same "bench" "$? $(grep -c -e '^back-end scalar' -e '  step  ' -e 'roofline' got.out)" "0 3"
+"$ssm" bench --seconds 0.2 --isa scalar --threads 2 --batch 3,5 "$one" >got.out 2>got.err
+same "bench --threads --batch" "$? $(grep -cE '^  (step|step, cold|3 candidates|5 candidates|64 streams|prefill 64 steps)(, 2 threads)?  ' got.out) $(grep -c candidates got.out)" "0 12 4"
+for batch in 0 1, ,1 1x 65537 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17; do
+    like "bench --batch $batch" 2 "ssm bench: --batch: got \"$batch\", expected up to 16 numbers*" "$ssm" bench --batch $batch "$one"
+done
+TMPDIR=$PWD "$ssm" bench --seconds 0.1 --isa scalar --threads 1 --config s4d,d_model=4,d_state=4,n_layer=1 --save saved.st >got.out 2>got.err
+same "bench --save" "$? $(wc -c <got.err) $("$ssm" info saved.st | grep '^d_model') $(ls | grep -c ssm-bench)" "0 0 d_model: 4 0"
+like "bench --save without --config" 2 'ssm bench: --save goes with --config; see *' "$ssm" bench --save x "$one"
+
+# run NAME NS: a run of one measurement whose times are all NS.
+run_of() { printf '{"cpu":"c","model":"%s","back_ends":[{"name":"scalar","machine":{"x":[1,{}]},"runs":[{"name":"step","ns":1,"quantiles_ns":[%s]}%s]}]}\n' "$1" "$(for i in {1..20}; do printf '%s,' "$2"; done)$2" "${3:-}"; }
+{ run_of a 100; run_of a 200; } >a.json
+{ run_of b 150; run_of b 500; run_of b 1; } >b.json
+same "bench --compare: runs in pairs" "$("$ssm" bench --compare a.json b.json | tail -1 | tr -s ' ')" " scalar: step 2 100 150 1.500 1.500 1.500 2.500"
+run_of b 100 ',{"name":"more","quantiles_ns":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}' >b.json
+same "bench --compare: in one only" "$("$ssm" bench --compare a.json b.json | tail -1)" "  scalar: more: only in B"
+"$ssm" bench --seconds 0.2 --json --isa scalar "$one" >got.json
+"$ssm" bench --compare got.json got.json >got.out 2>got.err
+same "bench --compare with itself" "$? $(wc -c <got.err) $(grep -c ' 1.000 *1.000 *1.000 *1.000$' got.out) $(grep -c scalar: got.out)" "0 0 $(tr '{' '\n' <got.json | grep -c quantiles) $(tr '{' '\n' <got.json | grep -c quantiles)"
+like "bench --compare: one file" 2 'ssm bench: --compare goes with two files only; see *' "$ssm" bench --compare a.json
+like "bench --compare: and a model" 2 'ssm bench: --compare goes with two files only; see *' "$ssm" bench --compare a.json b.json --config s4d
+like "bench --compare: missing" 4 'ssm bench: none.json: No such file or directory' "$ssm" bench --compare a.json none.json
+like "bench --compare: empty" 3 'ssm bench: empty.json: no measurements in it' "$ssm" bench --compare a.json $(: >empty.json; echo empty.json)
+for bad in '[1]' '{"back_ends":[]}' '{"back_ends":[{"name":"s","runs":[{"name":"x","quantiles_ns":[1]}]}]}' 'step 5' "$(run_of a -1)" "$(run_of a '"x"')" "$(run_of a 1)}" "$(run_of a 1 | head -c 150)"; do
+    { run_of a 1; echo "$bad"; } >bad.json
+    like "bench --compare: ${bad:0:40}" 3 'ssm bench: bad.json: line 2: *' "$ssm" bench --compare a.json bad.json
+done
 
 # ---- eval
 

@@ -1,16 +1,17 @@
 // bench_train.cpp - `ssm bench --train`: the time of a training step of Mamba-3, forward and backward.
 // SPDX-License-Identifier: MIT
+#include "bench.hpp"
 #include "mamba3_net.hpp"
 #include "random_model.hpp"
 #include "tool.hpp"
 #include "train_run.hpp"
 
-namespace tool {
+namespace bench {
+using namespace tool;
 
 // A step is what `ssm train` does between drawing its sequences and changing the weights: outputs of every position and
 // the gradient of every parameter. The threads' run has 16 sequences, a group of two a task.
-int bench_train(const char* config, double seconds);
-int bench_train(const char* config, double seconds) {
+int train_step(const char* config, double seconds) {
     constexpr int      T = 32, n = 16, group = 2;
     random_model::Spec spec;
     std::string        why;
@@ -80,4 +81,4 @@ int bench_train(const char* config, double seconds) {
     return std::fflush(stdout) == 0 ? done : io_error;
 }
 
-} // namespace tool
+} // namespace bench
