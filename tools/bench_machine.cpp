@@ -7,8 +7,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <new>
+#include <cstdlib>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define BENCH_AVX2 1
@@ -137,9 +140,15 @@ template <class K> Machine measure_with(int threads, double seconds) {
     Machine m;
     m.threads = threads;
     for (size_t i = 0; i < n_levels; ++i) {
-        const size_t                     n = levels[i].bytes;
-        std::unique_ptr<unsigned char[]> memory(new (std::nothrow) unsigned char[n]);
+        const size_t n = levels[i].bytes;
+        // In large pages where they are to be had: the limit is that of the memory, not of its page tables.
+        constexpr size_t                                      page = size_t(2) << 20;
+        const std::unique_ptr<unsigned char, void (*)(void*)> memory(
+            static_cast<unsigned char*>(std::aligned_alloc(page, (n + page - 1) / page * page)), std::free);
         if (memory == nullptr) break;
+#if defined(__linux__)
+        (void)::madvise(memory.get(), n, MADV_HUGEPAGE);
+#endif
         std::memset(memory.get(), 1, n); // real pages, not the shared zero page
         m.bytes_per_s[i] = static_cast<double>(n) / measure(seconds, [&] { K::read(memory.get(), n); }).fastest();
         if (i + 1 < n_levels || threads == 1) continue;
