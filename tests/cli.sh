@@ -183,11 +183,11 @@ printf '\0\0\x08\x01\0\0\0\x03\x03\x03\x00' >images/test-labels.idx1
 "$ssm" eval classify.st images >got.out 2>got.err
 same "eval classify" "$? $(cut -d: -f1 got.out | tr '\n' ' ')$(grep -e accuracy -e count got.out | tr '\n' ' ')$(cat got.err)" "0 accuracy loss count bytes accuracy: 66.67 count: 3 "
 same "eval in one thread" "$("$ssm" eval classify.st images --threads 1 --isa scalar)" "$(cat got.out)"
-like "eval: no task" 3 'ssm eval: *: metadata "task": missing, expected classify or next' "$ssm" eval "$one" images
+like "eval: no task" 3 'ssm eval: *: metadata "task": missing, expected classify, next or relevance' "$ssm" eval "$one" images
 retask odd.st juggle
-like "eval: another task" 3 'ssm eval: odd.st: metadata "task": got "juggle", expected classify or next' "$ssm" eval odd.st images
+like "eval: another task" 3 'ssm eval: odd.st: metadata "task": got "juggle", expected classify, next or relevance' "$ssm" eval odd.st images
 like "eval: no data" 4 'ssm eval: folder/test-images.idx3.gz: No such file or directory' "$ssm" eval classify.st folder
-like "eval: --track without histories" 2 'ssm eval: --track is for *' "$ssm" eval classify.st images --track next
+like "eval: --track without histories" 2 'ssm eval: --track and --ranks are for *' "$ssm" eval classify.st images --track next
 cp images/test-labels.idx1 folder; printf '\0\0\x08\x03\0\0\0\x03\0\0\0\x02\0\0\0\x02\x00' >folder/test-images.idx3
 like "eval: images cut short" 4 'ssm eval: folder/test-images.idx3: expected 12 bytes of data, got 1' "$ssm" eval classify.st folder
 cp images/* folder; printf '\0\0\x08\x01\0\0\0\x03\x03\x03\x09' >folder/test-labels.idx1
@@ -512,7 +512,40 @@ same "rank: --top" "$(rank --top 1 <log | wc -l) $(rank --top 0 <log | wc -l)" "
 rank --backtest 0.5 --ranks ranks.txt <"$here/golden/history.ev" >got.out 2>got.err
 same "rank: --backtest and --ranks" "$? $(grep -c -e MRR -e 'this model' -e recency got.out) $(wc -c <got.err) $([ -s ranks.txt ] && echo written)" "0 3 0 written"
 like "rank: --ranks alone" 2 'ssm rank: --ranks goes with --backtest' rank --ranks x
-like "rank: not a model of histories" 3 "ssm rank: $one: metadata \"input\": missing, expected the names of its inputs" "$ssm" rank "$one"
+like "rank: not a model of histories" 3 "ssm rank: $one: metadata \"task\": missing, expected next or relevance" "$ssm" rank "$one"
+relevance=$here/../weights/relevance-i8.safetensors
+asked() { "$ssm" rank "$relevance" --top 1 "$@" <"$here/golden/history.ev" | cut -f2; }
+same "rank: --query changes what comes first" "$(asked) $(asked --query 'Fuzz the loader') $(asked --query 'fuzz THE loader')" ".ci/run tests/fuzz.sh tests/fuzz.sh"
+like "rank: --query of a model that knows no words" 2 "ssm rank: --query goes with a model of task relevance, this one's is next" rank --query words
+sed 's/input":"probe,rate,gap/input":"probe,rate,gip/' "$relevance" >odd.st
+like "rank: inputs that this program does not make" 3 'ssm rank: odd.st: metadata "input": the inputs from "gip*' "$ssm" rank odd.st
+
+# ---- eval of histories
+mkdir evs ranks
+cp "$here/golden/history.ev" evs/
+"$ssm" eval "$relevance" evs --ranks ranks >got.out 2>got.err
+same "eval: a history" "$? $(grep -c 'model: MRR' got.out) $(grep -c ^state: got.out) $(wc -c <got.err) $(wc -l <ranks/history.txt)" "0 2 1 0 13"
+"$ssm" eval "$relevance" evs >again.out
+same "eval: the default of relevance is track query" "$(cat again.out)" "$("$ssm" eval "$relevance" evs --track query)"
+same "eval: less memory is less state" "$("$ssm" eval "$relevance" evs --items 64 --event-bytes 8192 | grep -c '^state: 9.... bytes')" 1
+same "eval: --learn moves the scores" "$("$ssm" eval "$relevance" evs --learn | grep -c 'model: MRR')" 2
+cat >r.cfg <<'CFG'
+task = relevance
+data = evs
+d_model = 8
+d_state = 2
+n_layers = 1
+pool = none
+epochs = 1
+batch = 1
+relevance.fraction = 1
+CFG
+"$ssm" train r.cfg --out r.st >/dev/null 2>got.err
+same "train relevance, and the model ranks" "$? $("$ssm" rank r.st --top 3 --query loader <evs/history.ev | wc -l) $("$ssm" info r.st | grep -c 'task: relevance')" "0 3 1"
+like "eval: track query of next" 2 'ssm eval: --track query is for models of task relevance' "$ssm" eval "$next" evs --track query
+like "eval: --learn of track next" 2 'ssm eval: --learn goes with track query' "$ssm" eval "$relevance" evs --track next --learn
+like "eval: a track of neither kind" 2 'ssm eval: --track: *' "$ssm" eval "$relevance" evs --track back
+like "eval: nowhere to put the rankings" 4 'ssm eval: absent/history.txt: *' "$ssm" eval "$relevance" evs --ranks absent
 rank <log >/dev/full 2>got.err
 same "rank: a full disk" "$? $(wc -l <got.err)" "4 1"
 

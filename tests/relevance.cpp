@@ -292,6 +292,12 @@ TEST_CASE("relevance: states and checkpoints that are damaged or of others are r
         flipped[bit / 8] = static_cast<char>(flipped[bit / 8] ^ 1 << bit % 8);
         refused(flipped, &s, "");
     }
+    // Whole and sealed, but with something behind what belongs to it.
+    std::string longer = state.substr(0, state.size() - 8 - dim * 4) + "abcd" + state.substr(state.size() - 8 - dim * 4, dim * 4);
+    uint64_t    seal = 0xcbf29ce484222325u;
+    for (char c : longer) seal = (seal ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    for (int k = 0; k < 8; ++k) longer.push_back(static_cast<char>(seal >> 8 * k & 0xff));
+    refused(longer, &s, "damaged");
     CHECK(score(&s, pool) == before);
     CHECK_FALSE(s.load_state(folder("absent").c_str(), &why));
 

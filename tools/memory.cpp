@@ -19,12 +19,18 @@ namespace memory {
 // ---- Logarithm and exponential, without the C library's
 
 double log_natural(double x) {
-    int    e = 0;
-    double m = std::frexp(x, &e); // [0.5, 1)
+    uint64_t bits = 0;
+    int      e = -1022;
+    if (x < 0x1p-1022) x *= 0x1p54, e -= 54; // of numbers that are not normal
+    std::memcpy(&bits, &x, sizeof bits);
+    e += int(bits >> 52);
+    bits = (bits & 0xfffffffffffffu) | uint64_t(1022) << 52;
+    double m = 0; // [0.5, 1)
+    std::memcpy(&m, &bits, sizeof m);
     if (m < 0.70710678118654752) m *= 2, --e;
     const double s = (m - 1) / (m + 1), q = s * s; // log m = 2 artanh s, |s| < 0.172
-    double       sum = 0;
-    for (int k = 17; k >= 1; k -= 2) sum = sum * q + 1.0 / k;
+    const double sum = ((((((((1.0 / 17 * q + 1.0 / 15) * q + 1.0 / 13) * q + 1.0 / 11) * q + 1.0 / 9) * q + 1.0 / 7) * q +
+                          1.0 / 5) * q + 1.0 / 3) * q + 1.0);
     return 2 * s * sum + e * 0.69314718055994531;
 }
 
@@ -264,7 +270,10 @@ Memory::Memory(Limits limits) : limits_(limits) {
     group_.resize(std::max<size_t>(16, limits.items / 4));
     ring_.resize(limits.event_bytes / 2);
     events_with_.resize(n_words_hashed), items_with_.resize(n_words_hashed);
-    for (uint32_t i = 0; i < 8192; ++i) logs_.push_back(i > 0 ? float(log_natural(i)) : 0.0f);
+    for (uint32_t i = 0; i < 8192; ++i) {
+        logs_.push_back(i > 0 ? float(log_natural(i)) : 0.0f);
+        fades_.push_back(fade(i, 300));
+    }
     reset();
 }
 
@@ -437,7 +446,7 @@ void Memory::read(const Query& q, const Probe* probes, size_t n, float* x, float
         like_any = std::max(like_any, like);
         if (latest) like_latest = like;
         if (r.n_items == 0) continue;
-        const double small = 1 / std::sqrt(double(r.n_items)), fresh = fade(now_ - r.event, 300), l2 = like * like;
+        const double small = 1 / std::sqrt(double(r.n_items)), fresh = now_ - r.event < fades_.size() ? fades_[now_ - r.event] : fade(now_ - r.event, 300), l2 = like * like;
         const float  best = float(like * std::sqrt(small)), sum = float(l2 * small * (0.2 + fresh)),
                     close = float(l2 * l2 * small), group_like = float(l2 * small), one = float(fresh * small);
         for (int i = 0; i < r.n_items; ++i) {

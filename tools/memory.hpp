@@ -191,6 +191,7 @@ class Memory {
     uint32_t                   now_ = 0;                            // the number of the next event
     double                     clock_ = 0;                          // seconds
     std::vector<float>         logs_;                               // of small integers
+    std::vector<double>        fades_;                              // of small ages, half-life 300 events
 };
 
 double log_natural(double x); // x > 0; the same bits everywhere

@@ -83,15 +83,15 @@ void Engine::save(std::string* out) const {
         for (int i = 0; i < 4; ++i) out->push_back(static_cast<char>(states_[k] >> 8 * i & 0xff));
 }
 
-size_t Engine::load(const unsigned char* p, size_t bytes) {
+bool Engine::load(const unsigned char* p, size_t bytes) {
     memory::Memory m(memory_->limits());
     const size_t   used = m.load(p, bytes), words = m.items() * stride_ / 4;
-    if (used == 0 || (bytes - used) / 4 < words) return 0;
+    if (used == 0 || bytes - used != words * 4) return false;
     *memory_ = std::move(m);
     std::fill(states_.begin(), states_.end(), 0u);
     for (size_t k = 0; k < words; ++k)
         for (int i = 0; i < 4; ++i) states_[k] |= uint32_t(p[used + 4 * k + size_t(i)]) << 8 * i;
-    return used + words * 4;
+    return true;
 }
 
 // ---- Histories
@@ -154,17 +154,21 @@ struct Row { // what the head sees of a candidate
     int   slot[2]; // of the slot tables; -1: none
 };
 
-// Cosine with sums of eight interleaved parts; 0 if there is nothing to compare.
-double cosine(const float* a, const float* b, int32_t n) {
-    double ab[8] = {}, aa[8] = {}, bb[8] = {};
-    for (int32_t k = 0; k < n; ++k) {
-        const double u = double(a[k]), v = double(b[k]);
-        ab[k & 7] += u * v, aa[k & 7] += u * u, bb[k & 7] += v * v;
-    }
+// Sums of products in eight interleaved parts, joined in one tree.
+double dot(const float* a, const float* b, int32_t n) {
+    double  sum[8] = {};
+    int32_t k = 0;
+    for (; k + 8 <= n; k += 8)
+        for (int i = 0; i < 8; ++i) sum[i] += double(a[k + i]) * double(b[k + i]);
+    for (; k < n; ++k) sum[k & 7] += double(a[k]) * double(b[k]);
     for (int step = 4; step > 0; step /= 2)
-        for (int k = 0; k < step; ++k) ab[k] += ab[k + step], aa[k] += aa[k + step], bb[k] += bb[k + step];
-    if (!(aa[0] > 0) || !(bb[0] > 0)) return 0;
-    const double c = ab[0] / (std::sqrt(aa[0]) * std::sqrt(bb[0]));
+        for (int i = 0; i < step; ++i) sum[i] += sum[i + step];
+    return sum[0];
+}
+// The cosine of two vectors from their products; 0 if there is nothing to compare.
+double cosine(double ab, double aa, double bb) {
+    if (!(aa > 0) || !(bb > 0)) return 0;
+    const double c = ab / (std::sqrt(aa) * std::sqrt(bb));
     return c >= -1 && c <= 1 ? c : c > 1 ? 1 : c < -1 ? -1 : 0; // NaN: numbers that overflowed
 }
 
@@ -205,7 +209,7 @@ struct Sidecar::Body {
     std::unique_ptr<OpenModel> file;
     ssm::Scratch               scratch;
     Engine                     engine; // with a model
-    memory::Memory             bare;   // without
+    std::unique_ptr<memory::Memory> bare; // without
     uint64_t                   fingerprint = 0; // of the model's tensors
     std::vector<float>         lately;          // [native_dim] sum of the latest events' embeddings, fading
     std::vector<float>         weight, moment, square; // [n_weights]
@@ -216,7 +220,7 @@ struct Sidecar::Body {
     std::vector<memory::Probe> probes;
     std::vector<Row>           rows;
 
-    Body(int32_t dim, memory::Limits l) : native_dim(dim), limits(l), bare(l), lately(size_t(dim)) { new_head(); }
+    Body(int32_t dim, memory::Limits l) : native_dim(dim), limits(l), lately(size_t(dim)) { new_head(); }
 
     void new_head() {
         weight.assign(n_weights, 0.0f), moment = square = weight;
@@ -224,7 +228,7 @@ struct Sidecar::Body {
         pairs = lessons = 0, learned_at = -1;
         canary.clear();
     }
-    const memory::Memory& memory() const { return file != nullptr ? engine.memory() : bare; }
+    const memory::Memory& memory() const { return file != nullptr ? engine.memory() : *bare; }
 
     // What the head sees of each candidate.
     void look(const Context& c, const Candidate* candidates, size_t n, std::vector<Row>* out) {
@@ -243,9 +247,10 @@ struct Sidecar::Body {
         else {
             std::vector<float>    dt(n);
             std::vector<uint32_t> slot(n);
-            bare.read(q, probes.data(), n, x.data(), dt.data(), slot.data());
+            bare->read(q, probes.data(), n, x.data(), dt.data(), slot.data());
         }
-        const bool past = std::any_of(lately.begin(), lately.end(), [](float v) { return v != 0; });
+        const double near = c.embedding != nullptr ? dot(c.embedding, c.embedding, native_dim) : 0,
+                     past = dot(lately.data(), lately.data(), native_dim);
         for (size_t i = 0; i < n; ++i) {
             Row&             r = (*out)[i];
             const Candidate& a = candidates[i];
@@ -253,8 +258,11 @@ struct Sidecar::Body {
             for (int k = 0; k < n_read; ++k) r.term[t_read + k] = x[i * memory::n_inputs + size_t(memory::n_touch_inputs + k)];
             if (a.embedding != nullptr) {
                 r.term[t_embedded] = 1;
-                if (c.embedding != nullptr) r.term[t_near] = float(cosine(a.embedding, c.embedding, native_dim));
-                if (past) r.term[t_near_lately] = float(cosine(a.embedding, lately.data(), native_dim));
+                const double own = dot(a.embedding, a.embedding, native_dim);
+                if (near > 0)
+                    r.term[t_near] = float(cosine(dot(a.embedding, c.embedding, native_dim), own, near));
+                if (past > 0)
+                    r.term[t_near_lately] = float(cosine(dot(a.embedding, lately.data(), native_dim), own, past));
             }
             r.slot[0] = r.slot[1] = -1;
             static constexpr float nothing[n_given] = {};
@@ -290,7 +298,9 @@ struct Sidecar::Body {
     }
 };
 
-Sidecar::Sidecar(int32_t native_dim, memory::Limits limits) : body_(std::make_unique<Body>(native_dim, limits)) {}
+Sidecar::Sidecar(int32_t native_dim, memory::Limits limits) : body_(std::make_unique<Body>(native_dim, limits)) {
+    body_->bare = std::make_unique<memory::Memory>(limits);
+}
 Sidecar::~Sidecar() = default;
 bool     Sidecar::has_model() const { return body_->file != nullptr; }
 int32_t  Sidecar::native_dim() const { return body_->native_dim; }
@@ -300,7 +310,7 @@ uint64_t Sidecar::lessons() const { return body_->lessons; }
 int64_t  Sidecar::learned_at() const { return body_->learned_at; }
 void     Sidecar::learned_at(int64_t seconds) { body_->learned_at = seconds; }
 size_t   Sidecar::state_bytes() const {
-    return (has_model() ? body_->engine.state_bytes() : body_->bare.state_bytes()) + body_->lately.size() * 4;
+    return (has_model() ? body_->engine.state_bytes() : body_->bare->state_bytes()) + body_->lately.size() * 4;
 }
 
 bool Sidecar::open(const char* verb, const char* path, ssm::Isa isa, std::string* why) {
@@ -394,7 +404,7 @@ void Sidecar::observe(const Event& e) {
 
 void Sidecar::observe(const memory::Event& e) {
     if (body_->file != nullptr) body_->engine.apply(e); // cannot be refused
-    else body_->bare.apply(e, nullptr);
+    else body_->bare->apply(e, nullptr);
 }
 
 void Sidecar::score(const Context& c, const Candidate* candidates, size_t n, float* logits) {
@@ -467,7 +477,7 @@ bool Sidecar::learn(const Context& c, const Candidate* candidates, size_t n, con
 void Sidecar::reset() {
     Body& b = *body_;
     if (b.file != nullptr) b.engine.reset();
-    b.bare.reset();
+    else b.bare->reset();
     std::fill(b.lately.begin(), b.lately.end(), 0.0f);
 }
 
@@ -478,7 +488,7 @@ void Sidecar::state(std::string* out) const {
     *out += "SSMSIDE1";
     put64(out, b.fingerprint), put32(out, uint32_t(b.native_dim));
     if (b.file != nullptr) b.engine.save(out);
-    else b.bare.save(out);
+    else b.bare->save(out);
     for (float v : b.lately) put32(out, bits_of(v));
     put64(out, mix(mix_start, out->data() + begin, out->size() - begin));
 }
@@ -500,10 +510,12 @@ bool Sidecar::take_state(const unsigned char* p, size_t bytes, std::string* why)
         if (!std::isfinite(lately.back())) return *why = "the state is damaged", false;
     }
     const size_t inner = bytes - fixed - tail;
-    memory::Memory bare(b.limits); // proven before it is taken
-    if (b.file == nullptr ? bare.load(p + fixed, inner) != inner : b.engine.load(p + fixed, inner) != inner)
-        return *why = "the state is damaged, or of other limits", false;
-    if (b.file == nullptr) b.bare = std::move(bare);
+    const char* const bad = "the state is damaged, or of other limits";
+    if (b.file == nullptr) {
+        memory::Memory m(b.limits); // proven before it is taken
+        if (m.load(p + fixed, inner) != inner) return *why = bad, false;
+        *b.bare = std::move(m);
+    } else if (!b.engine.load(p + fixed, inner)) return *why = bad, false;
     b.lately = std::move(lately);
     return true;
 }

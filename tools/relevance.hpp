@@ -31,9 +31,9 @@ class Engine {
     void                  reset();
     size_t                state_bytes() const;
     const memory::Memory& memory() const { return *memory_; }
-    // As Memory's.
-    void   save(std::string* out) const;
-    size_t load(const unsigned char* p, size_t bytes);
+    // As Memory's; load() takes all of the bytes or none.
+    void save(std::string* out) const;
+    bool load(const unsigned char* p, size_t bytes);
 
   private:
     ssm::State                      state(uint32_t slot);

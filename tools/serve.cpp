@@ -13,7 +13,7 @@ namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm serve [--checkpoint FILE] [--native-dim N] [--isa NAME]\n"
+    "usage: ssm serve [--checkpoint FILE] [--native-dim N] [--items N] [--event-bytes B] [--isa NAME]\n"
     "\n"
     "Tells another program which of its items matter now. JSON-RPC 2.0: one request a line on standard input, one "
     "answer\n"
@@ -43,6 +43,8 @@ const char help[] =
     "  --checkpoint FILE   a model, or what save_checkpoint wrote; if there is none yet, or a bad one, it serves "
     "without\n"
     "  --native-dim N      the width of embeddings (default 768)\n"
+    "  --items N           items to remember (default 4096); the one not heard of for longest goes first\n"
+    "  --event-bytes B     memory for past events (default 262144, some 8,000 events)\n"
     "  --isa NAME          run on this back-end\n"
     "\n"
     "Other options are passed over.\n";
@@ -77,11 +79,18 @@ int serve_lines(serve::Rpc* rpc) {
 } // namespace
 
 int verb_serve(int argc, char** argv) {
-    const char* checkpoint = nullptr;
-    int64_t     native_dim = 768;
-    ssm::Isa    isa = ssm::Isa::best;
-    Options     options("serve", help);
-    options.text("--checkpoint", &checkpoint).integer("--native-dim", &native_dim, 1, 65536).isa(&isa).lenient();
+    const char*    checkpoint = nullptr;
+    int64_t        native_dim = 768;
+    memory::Limits limits;
+    int64_t        items = limits.items, event_bytes = limits.event_bytes;
+    ssm::Isa       isa = ssm::Isa::best;
+    Options        options("serve", help);
+    options.text("--checkpoint", &checkpoint)
+        .integer("--native-dim", &native_dim, 1, 65536)
+        .integer("--items", &items, 16, 65535)
+        .integer("--event-bytes", &event_bytes, 4096, 737280)
+        .isa(&isa)
+        .lenient();
     const int status = options.read(argc, argv, 0, size_t(argc));
     if (status != go_on) return status;
     if (!catch_signals()) return fail(io_error, "serve", "cannot catch signals: " + system_error(errno));
@@ -91,7 +100,8 @@ int verb_serve(int argc, char** argv) {
 #endif
 
     // A checkpoint that is not there yet is how everyone begins.
-    relevance::Sidecar sidecar(static_cast<int32_t>(native_dim));
+    limits.items = uint32_t(items), limits.event_bytes = uint32_t(event_bytes);
+    relevance::Sidecar sidecar(static_cast<int32_t>(native_dim), limits);
     std::string        why;
     struct stat        info;
     const bool         missing = checkpoint == nullptr || (::stat(checkpoint, &info) != 0 && errno == ENOENT);
