@@ -308,8 +308,10 @@ inline bool well_formed(std::string_view answer, bool* failed) {
 }
 
 // Feeds `n` lines to a service. Returns what it did wrong; empty: nothing.
-inline std::string run_hostile_lines(size_t n, uint64_t seed) {
-    relevance::Sidecar sidecar(4);
+inline std::string run_hostile_lines(size_t n, uint64_t seed, const std::string& model) {
+    relevance::Sidecar sidecar(4, memory::Limits{256, 16384}); // small: it forgets all the time
+    std::string        trouble;
+    if (!sidecar.open("test", model.c_str(), ssm::Isa::best, &trouble)) return "no model " + model;
     std::string        answer;
     serve::Rpc         rpc(&sidecar, 4, false);
     HostileLines       lines(seed);

@@ -756,7 +756,9 @@ TEST_CASE("serve: shares sum to 1, best first, ties as they came, and no NaN pas
     CHECK(order[1] == 0);
 }
 
-TEST_CASE("serve: 20,000 hostile lines, each answered (slow)") { CHECK(test::run_hostile_lines(20000, 5) == ""); }
+TEST_CASE("serve: 20,000 hostile lines, each answered (slow)") { 
+    CHECK(test::run_hostile_lines(20000, 5, SSM_TEST_DIR "/../weights/relevance-i8.safetensors") == "");
+ }
 TEST_CASE("serve: a million hostile lines, each answered (very slow)" * doctest::skip()) {
-    CHECK(test::run_hostile_lines(1000000, 6) == "");
+    CHECK(test::run_hostile_lines(1000000, 6, SSM_TEST_DIR "/../weights/relevance-i8.safetensors") == "");
 }

@@ -21,7 +21,7 @@ void require(bool holds, const char* what) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    relevance::Sidecar sidecar(4);
+    relevance::Sidecar sidecar(4, memory::Limits{64, 4096}); // small: quick to make, and full soon
     std::string        answer;
     serve::Rpc         rpc(&sidecar, 4, false);
     for (size_t at = 0; at <= size;) {
