@@ -140,6 +140,7 @@ double first_weight(int term) {
     case t_model: return 1;
     case t_near: return 6; // embeddings of texts that belong together are some 0.3 nearer than others
     case t_near_lately: return 3;
+    case t_embedded: return -2; // so that one who has none is as if somewhat near
     case t_usual: return 0.7; // what a memory daemon ranks by without a model
     case t_given + 2: return 0.15; // log of the use count
     case t_given + 11: return -1.5; // superseded
