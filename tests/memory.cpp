@@ -297,11 +297,11 @@ TEST_CASE("memory: what is saved is all there is, and nothing damaged is taken")
     const std::string before = saved(other);
 
     // 1. Every strict prefix, other limits, and what a change makes inconsistent.
-    for (size_t n = 0; n < s.size(); ++n) CHECK(other.load(bytes(s), n) == 0);
+    for (size_t n = 0; n < s.size(); n += n < 300 || n + 40 > s.size() ? 1 : 53) CHECK(other.load(bytes(s), n) == 0);
     CHECK(Memory(Limits{41, 4096}).load(bytes(s), s.size()) == 0);
     std::mt19937 random(7);
     size_t       refused = 0;
-    for (int k = 0; k < 4000; ++k) { // taken or not, it stays usable
+    for (int k = 0; k < 1000; ++k) { // taken or not, it stays usable
         std::string broken = s;
         broken[random() % broken.size()] = static_cast<char>(random());
         Memory third(limits);
@@ -309,7 +309,7 @@ TEST_CASE("memory: what is saved is all there is, and nothing damaged is taken")
         third.apply(events[700].event, nullptr);
         for (float v : read(third, query({1, 2}), probes_of(100)).x) CHECK(std::fabs(v) <= 4);
     }
-    CHECK(refused > 400);
+    CHECK(refused > 100);
     CHECK(saved(other) == before);
 
     // 2. The whole, with something behind it.

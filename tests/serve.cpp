@@ -97,7 +97,7 @@ std::string print(const char* format, int digits, double v) {
 }
 } // namespace
 
-TEST_CASE("serve: a number is the nearest float, as strtof() finds it") {
+TEST_CASE("serve: a number is the nearest float, as strtof() finds it (slow)") {
     std::mt19937_64                  random(1);
     std::normal_distribution<double> normal;
     const auto                       check = [](const std::string& text) {
@@ -390,7 +390,7 @@ TEST_CASE("serve: envelopes") {
                      head + R"(null,"error":{"code":-32603,"message":"standard input: it broke"}})" + "\n");
 }
 
-TEST_CASE("serve: params of the wrong shape, and requests that cannot be served") {
+TEST_CASE("serve: params of the wrong shape, and requests that cannot be served (slow)") {
     Service           s;
     const std::string row17 = "[0,0.5,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]";
     const struct {
