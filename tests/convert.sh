@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# convert.sh - `ssm convert` from outside: every form of config, every refusal, the bytes it writes.
+# convert.sh - `ssm convert` from outside: every form of config, every refusal, the bytes it writes, headers for firmware.
 # SPDX-License-Identifier: MIT
 #
 # Usage: tests/convert.sh PATH/TO/ssm. Needs bash and coreutils; failing system calls are tested too where strace is there.
@@ -591,6 +591,81 @@ like "S4D with a config" 2 'ssm convert: --config and --a-activation go with Mam
 like "S4D with an activation" 2 'ssm convert: --config and --a-activation go with Mamba models, * is an S4D model' convert "$s4d" out --a-activation softplus
 edit "$s4d" a.st prenorm prenurm
 like "S4D without its metadata" 3 'ssm convert: a.st: metadata "prenorm": metadata missing, expected true or false' convert a.st out
+
+# ---- Firmware: a model as a C++ header
+
+array() { "$ssm" convert "$1" --c-array "$2"; }
+like "--c-array without a model" 2 'ssm convert: expected 1 file with --c-array, got 0; see ssm convert --help' convert --c-array out
+like "--c-array beside OUT" 2 'ssm convert: expected 1 file with --c-array, got 2; see ssm convert --help' convert "$next" a.st --c-array out
+like "--c-array with a config" 2 'ssm convert: --config and --a-activation do not go with --c-array: convert first' convert "$one" --c-array out --config c.json
+like "--c-array with an activation" 2 'ssm convert: --config and --a-activation do not go with --c-array: convert first' convert "$three" --c-array out --a-activation softplus
+like "no name" 2 'ssm convert: --c-array no/: "" cannot name an array, expected a letter first' array "$next" no/
+like "a digit first" 2 'ssm convert: --c-array 3d.h: "3d" cannot name an array, expected a letter first' array "$next" 3d.h
+like "an underscore first" 2 'ssm convert: --c-array _m.h: "_m" cannot name an array, expected a letter first' array "$next" _m.h
+like "a blank" 2 'ssm convert: --c-array a b.h: "a b" cannot name an array, expected letters, digits, - and _ only' array "$next" 'a b.h'
+like "a line's end" 2 'ssm convert: --c-array a\\x0ab.h: "a\\x0ab" cannot name an array, expected letters, digits, - and _ only' array "$next" $'a\nb.h'
+like "two dashes" 2 'ssm convert: --c-array a--b.h: "a__b" cannot name an array, expected no two of - and _ side by side' array "$next" a--b.h
+like "a long name" 2 'ssm convert: --c-array m*: "mm*" cannot name an array, expected at most 60 bytes' array "$next" "$(printf 'm%.0s' {1..61}).h"
+for word in int alignas xor_eq ssm main; do
+    like "the word $word" 2 "ssm convert: --c-array $word.h: \"$word\" cannot name an array, expected none that C++ or this program keeps for itself" array "$next" $word.h
+done
+like "the array over its model" 2 'ssm convert: MODEL and --c-array are the same file, hard' array in.st hard
+like "the array of a file that is none" 3 'ssm convert: nothing.st: is empty, expected a safetensors file' array nothing.st out
+like "the array of a checkpoint" 3 'ssm convert: bare2.st: *' array bare2.st out
+like "the array of a missing file" 4 'ssm convert: missing: No such file or directory' array missing out
+like "the array in a missing folder" 4 'ssm convert: no/where: cannot create the temporary file beside it: *' array "$next" no/where
+like "the array as a folder" 4 'ssm convert: beside: is not a regular file, cannot be saved to' array "$next" beside
+
+# Models of every cell and engine: the bytes, and that a program can load each with nothing but its header.
+weights=$here/../weights
+cp "$weights/parity-i8.safetensors" 'p\"i8.st'
+good "a path of hard characters" array 'p\"i8.st' parity-i8.h
+same "the command" "$(sed -n 3p parity-i8.h)" '//     ssm convert p\x5c\x22i8.st --c-array parity-i8.h'
+same "its switches" "$(sed -n 7p parity-i8.h)" '//     -DSSM_NO_FILES -DSSM_NO_FLOAT -DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2'
+same "lines that fit" "$(awk 'length > 120' parity-i8.h)" ""
+names=parity_i8
+printf '#define SSM_IMPLEMENTATION\n#include "ssm.hpp"\n#include "parity-i8.h"\n' >arrays.cpp
+k=0
+for file in "$weights"/{next,next-i4,parity,smnist-i8}.safetensors "$golden"/m[123]_*hfnames.safetensors "$golden"/m3_mimo*.safetensors "$here"/golden/int/*_m[12]_*.safetensors \
+    "$here"/golden/int/04_*.safetensors; do
+    k=$((k + 1))
+    good "array of ${file##*/}" array "$file" a$k.h
+    sed -n '/ = {$/,$p' a$k.h | tail -n +2 | tr -dc '0-9,' | tr ',' '\n' | awk '{ printf "\\%03o", $1 }' >octal
+    same "bytes of ${file##*/}" "$(printf "$(cat octal)" | cksum)" "$(cksum <"$file")"
+    names+=" a$k"
+    echo "#include \"a$k.h\"" >>arrays.cpp
+done
+good "once more" array "$weights/next.safetensors" a1.h
+cat >>arrays.cpp <<'TXT'
+template <size_t N> int runs(const unsigned char* p, size_t bytes, size_t state, size_t scratch, const ssm::Config& c) {
+    alignas(16) static unsigned char ram[N];
+    ssm::Arena       arena{ram, N, 0};
+    ssm::LoadOptions options;
+    ssm::Model       m;
+    ssm::State       s;
+    ssm::Scratch     w;
+    options.expect = &c;
+    return ssm::load(&m, {p, bytes}, &arena, options) == ssm::Status::ok && ssm::make_state(&s, m, &arena) == ssm::Status::ok &&
+           ssm::make_scratch(&w, m, 1, &arena) == ssm::Status::ok && s.bytes == state && w.bytes == scratch;
+}
+#define RUNS(m) runs<m##_arena_bytes>(m, m##_bytes, m##_state_bytes, m##_scratch_bytes, m##_config)
+int main() { return 0
+TXT
+for name in $names; do echo "+ RUNS($name)"; done >>arrays.cpp
+echo '; }' >>arrays.cpp
+if command -v "${CXX:-g++}" >/dev/null; then
+    good "the headers compile" "${CXX:-g++}" -std=c++17 -O0 -Wall -Wextra -Wshadow -Wconversion -Werror -DSSM_NO_SIMD -I"$here/.." arrays.cpp -o arrays
+    ./arrays
+    same "models that load from their headers" $? "$(echo $names | wc -w)"
+    for flag in -m64 -mx32; do # pointers of 8 and 4 bytes: the size is exact
+        echo "#include \"$here/../ssm.hpp\"" >size.cpp
+        for name in $names; do
+            printf '#include "%s.h"\nstatic_assert(%s_arena_bytes == ssm::arena_bytes(%s_config));\n' "${name/_/-}" $name $name >>size.cpp
+        done
+        "${CXX:-g++}" $flag -E -include stddef.h -x c++ /dev/null >/dev/null 2>&1 || continue
+        good "arenas with $flag" "${CXX:-g++}" -std=c++17 $flag -fsyntax-only size.cpp
+    done
+fi
 
 # ---- Writing
 

@@ -4,6 +4,7 @@
 // Tensors keep their bytes and dtypes; only names change, and the config becomes flat metadata. Shapes decide every
 // number they determine, and the config is checked against them. The input is mapped and written out from there.
 #include "tool.hpp"
+#include "c_array.hpp"
 #include "safetensors_write.hpp"
 
 #include <algorithm>
@@ -23,6 +24,7 @@ using namespace tool;
 
 const char help[] =
     "usage: ssm convert IN OUT [--config config.json] [--a-activation heavy_tail|softplus]\n"
+    "       ssm convert MODEL --c-array model.h\n"
     "\n"
     "Makes one file for this program from a safetensors checkpoint of Mamba-1, Mamba-2 or Mamba-3, with the names of\n"
     "the official code or those of \"-hf\" files. Tensors keep their bytes; their names lose \"backbone.\", and the\n"
@@ -32,6 +34,9 @@ const char help[] =
     "\n"
     "  --config FILE    a config.json, in the official or the \"-hf\" form\n"
     "  --a-activation   of Mamba-3: softplus for models trained before June 2026, which no file tells apart\n"
+    "\n"
+    "With --c-array: a model that runs here, float or integer, as a C++ header for firmware. model.h holds the bytes of\n"
+    "the file as model[], model_bytes of them, model_config to load it with, and the bytes of memory it takes.\n"
     "\n"
     "Attention layers, checkpoints in several files, torch pickles and GGUF are refused.\n";
 
@@ -1101,10 +1106,17 @@ int Converter::run() {
 } // namespace
 
 int verb_convert(int argc, char** argv) {
-    const char *config = nullptr, *activation = nullptr;
+    const char *config = nullptr, *activation = nullptr, *array = nullptr;
     Options     options("convert", help);
     options.text("--config", &config).word("--a-activation", &activation, {"heavy_tail", "softplus"});
-    const int status = options.read(argc, argv, 2, 2);
+    const int status = options.text("--c-array", &array).read(argc, argv, 0, 2);
     if (status != go_on) return status;
+    if (options.operands.size() != (array != nullptr ? 1 : 2))
+        return fail(bad_usage, "convert",
+                    (array != nullptr ? "expected 1 file with --c-array, got " : "expected 2 operands, got ") +
+                        std::to_string(options.operands.size()) + "; see ssm convert --help");
+    if (array != nullptr && (config != nullptr || activation != nullptr))
+        return fail(bad_usage, "convert", "--config and --a-activation do not go with --c-array: convert first");
+    if (array != nullptr) return write_c_array(options.operands[0], array);
     return Converter(options.operands[0], options.operands[1], config, activation).run();
 }
