@@ -5,6 +5,7 @@
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
+#   make firmware the README's firmware on boards
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
 # SPDX-License-Identifier: MIT
@@ -28,7 +29,8 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest
+.PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
+    firmware
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -96,6 +98,10 @@ levels:
 cross:
 	CROSS="$(CROSS)" TARGETS="$(TARGETS)" bash tests/cross.sh
 
+# From an empty folder to emulated boards, and damaged models there; see the script for BOARDS.
+firmware: $(BUILD)/ssm
+	bash tests/firmware.sh $(BUILD)/ssm
+
 # The tests as clang builds them.
 clang:
 	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
@@ -106,7 +112,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross firmware clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

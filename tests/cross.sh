@@ -118,13 +118,8 @@ build s390x both g++-s390x-linux-gnu hosted s390x-linux-gnu-g++ -static
 build wasm both "clang-14 lld wasi-libc libclang-rt-14-dev-wasm32" wasm -O1
 build wasm-simd both "clang-14 lld wasi-libc libclang-rt-14-dev-wasm32" wasm -O3 -msimd128
 
-# Boards: their code, models and RAM, in the words of bare.ld.
-microbit="code_at=0 code_bytes=128K models_at=128K models_bytes=128K ram_at=0x20000000 ram_bytes=16K"
-mps2="code_at=0 code_bytes=512K models_at=512K models_bytes=3584K ram_at=0x20000000 ram_bytes=4M"
-stm32f4="code_at=0x08000000 code_bytes=256K models_at=0x08040000 models_bytes=768K ram_at=0x20000000 ram_bytes=128K"
-an505="code_at=0x10000000 code_bytes=512K models_at=0x10080000 models_bytes=3584K ram_at=0x38000000 ram_bytes=4M"
-an547="code_at=0x10000000 code_bytes=512K models_at=0x38000000 models_bytes=8M ram_at=0x30000000 ram_bytes=512K"
-virt="code_at=0x80000000 code_bytes=1M models_at=0x80100000 models_bytes=4M ram_at=0x80800000 ram_bytes=4M"
+# Boards: their code, models and RAM; and of a PC.
+. $src/boards.sh
 pc="code_at=0x200000 code_bytes=512K models_at=0x280000 models_bytes=0x17f000 ram_at=0x400000 ram_bytes=4M"
 build bochs some g++ pc
 build m0 small gcc-arm-none-eabi arm microbit 11400 -mcpu=cortex-m0 -DSSM_NO_FLOAT

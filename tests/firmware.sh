@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# firmware.sh - a firmware engineer's way from an empty folder to a board, and what boards say to a damaged model.
+#
+#   make firmware               the lines of the README's "In firmware" as they stand there; then tools/firmware-example
+#                               on every board, with this machine's scores; then damage
+#   BOARDS='m0 m4f' ...         these only
+#
+# Where a compiler or emulator is missing, it says so and passes over what needs it; in CI (CI=true) that is a failure.
+# SPDX-License-Identifier: MIT
+set -u
+export LC_ALL=C
+cd "$(dirname "$0")/.." || exit
+here=$PWD ssm=$(realpath "${1:?usage: $0 PATH/TO/ssm}")
+out=$(mktemp -d) || exit
+trap 'rm -rf "$out"' EXIT
+all="m0 m3 m4f m7 m33 m55 rv32imc rv32imac" passed=0 failed=0 skipped=0
+no() { failed=$((failed + 1)) && printf 'FAILED: %s\n' "$@" >&2; }
+ok() { passed=$((passed + 1)); }
+same() { if [ "$2" == "$3" ]; then ok; else no "$1" "  got:  ${2:0:600}" "  want: ${3:0:600}"; fi; } # NAME GOT WANT
+
+# ---- Tools
+
+has() { command -v "$1" >/dev/null; }
+boards=
+family() { # PATTERN PACKAGES TOOL...: adds the boards asked for that match, or says what they need
+    local pattern=$1 packages=$2 of= b tool
+    shift 2
+    for b in ${BOARDS:-$all}; do [[ $b != $pattern ]] || of+=" $b"; done
+    [ -n "$of" ] || return 0
+    for tool; do
+        has "$tool" && continue
+        echo "firmware: skipped$of: needs $tool (Debian: apt-get install $packages)" >&2
+        skipped=$((skipped + $(wc -w <<<"$of")))
+        return
+    done
+    boards+=$of
+}
+family 'm*' "gcc-arm-none-eabi qemu-system-arm" arm-none-eabi-gcc qemu-system-arm
+family 'rv*' "gcc-riscv64-unknown-elf qemu-system-misc" riscv64-unknown-elf-gcc qemu-system-riscv32
+with() { [[ " $boards " == *" $1 "* ]]; }
+
+# ---- Building and running tools/firmware-example
+
+example() { # BOARD FOLDER GOAL [VARIABLE=VALUE]...: the goal's output; make says nothing
+    make -s --no-print-directory -j1 -C tools/firmware-example "$3" "BOARD=$1" "OUT=$2" "SSM=$ssm" "${@:4}" 2>&1
+}
+scores() { grep -v -e '^arena ' -e '^back-end ' -e '^stack ' -e '^make'; } # what does not depend on the machine
+model_of() { echo "$here/weights/$1.safetensors"; }
+prefix() { case $1 in rv*) echo riscv64-unknown-elf ;; *) echo arm-none-eabi ;; esac }
+
+# ---- From an empty folder: the indented lines of the README, run as they stand
+
+base=$out/host
+mkdir -p "$base"
+expected=$(example host "$base" run | scores)
+[[ $expected == *"status ok" ]] || no "this machine: $expected"
+if with m4f; then
+    mkdir "$out/empty" "$out/bin"
+    ln -s "$ssm" "$out/bin/ssm"
+    awk '/^## /{ on = /^## In firmware$/ } on && sub(/^    /, "")' README.md >"$out/lines"
+    [ "$(wc -l <"$out/lines")" -gt 5 ] || no "README.md: no lines under \"In firmware\""
+    path() { (cd "$out/empty" && SSM=$here PATH=$out/bin:$PATH timeout 120 bash -e "$out/lines" 2>&1); }
+    got=$(path)
+    same "the README's lines: exit status" $? 0
+    same "the README's lines: scores" "$(scores <<<"$got")" "$expected"
+    rm -rf "$out/empty"
+fi
+
+# ---- Every board: this machine's scores; nothing that allocates, no float routine, no library's mathematics
+
+forbidden=' (malloc|calloc|realloc|free|_sbrk|_Zn[wa].*|_Zd[la].*|__cxa_.*|expf?|sinf?|cosf?|sqrtf?|logf?|powf?|__(aeabi_[fd]|aeabi_u?[il]2[fd]|(add|sub|mul|div|float|fix|extend|trunc)[a-z]*[ds]f).*)$'
+for m in parity-i8 next-i8; do
+    mkdir -p "$base-$m"
+    want=$(example host "$base-$m" run "MODEL=$(model_of $m)" | scores)
+    [[ $want == *"status ok" ]] || no "this machine, $m: $want"
+    for b in $boards; do
+        mkdir -p "$out/$b-$m"
+        got=$(example "$b" "$out/$b-$m" run "MODEL=$(model_of $m)" MORE=-Wstack-usage=1024)
+        same "$b $m" "$(scores <<<"$got")" "$want"
+        same "$b $m: symbols" "$("$(prefix "$b")-nm" "$out/$b-$m/firmware.elf" | grep -E "$forbidden")" ""
+    done
+done
+# A model that does not fit is known before anything runs.
+for b in $boards; do
+    got=$(example "$b" "$out/$b-next-i8" run MORE=-DRAM_FOR_MODEL=2000 -W main.cpp)
+    case $got in *"does not fit this board"*) ok ;; *) no "$b: a model too large: $got" ;; esac
+    break
+done
+
+# ---- Damage
+
+# copy BOARD NAME: a folder with the example's model.h, to be changed.
+copy() { mkdir -p "$out/$2" && cp "$out/$1-parity-i8/model.h" "$out/$2/" && header=$out/$2/model.h; }
+# changed FILE BYTE XOR: one number of the array.
+changed() {
+    awk -v at="$2" -v bits="$3" '
+        !on { print; on = / = \{$/; next }
+        { n = split($0, v, ","); line = "    "
+          if (n == 1) { print; next }
+          for (i = 1; i < n; ++i) { b = v[i] + 0; if (k++ == at) b = int(b / bits) % 2 ? b - bits : b + bits; line = line b "," }
+          print line }' "$1" >"$1.new" && mv "$1.new" "$1"
+}
+for b in m0 m4f rv32imc; do
+    with $b || continue
+    # A weight: other scores, so another digest than this machine's.
+    copy $b $b-weight
+    changed "$header" 4000 16
+    got=$(example $b "$out/$b-weight" run)
+    case $got in *"status ok"*) ok ;; *) no "$b: a changed weight does not run: $got" ;; esac
+    [ "$(grep ^digest <<<"$got")" != "$(grep ^digest <<<"$expected")" ] && ok || no "$b: a changed weight gives the same digest"
+    # In flash, cut short.
+    copy $b $b-short
+    awk '/_bytes = 4800;/ { sub(/4800/, 3000) } on && ++n > 100 && !/}/ { next } { print } / = {$/ { on = 1 }' "$header" >"$header.new" && mv "$header.new" "$header"
+    got=$(example $b "$out/$b-short" run)
+    same "$b: cut short" "$(grep -a -e ^status -e FAIL <<<"$got")" "status the file is shorter than its header says"
+    # Another model than the program was compiled for; one of a cell that it does not have.
+    copy $b $b-other
+    sed -i 's/c.d_output = 2;/c.d_output = 3;/' "$header"
+    got=$(example $b "$out/$b-other" run)
+    same "$b: another model" "$(grep -a -e ^status -e FAIL <<<"$got")" "status not the model this program was built for"
+    copy $b $b-cell
+    sed -i '/ = {$/,$d' "$header" && sed -n '/ = {$/,$p' "$out/$b-next-i8/model.h" | sed 's/model_bytes\]/]/' >>"$header"
+    got=$(example $b "$out/$b-cell" run)
+    same "$b: another cell" "$(grep -a -e ^status -e FAIL <<<"$got")" "status not supported by this build or this model"
+    # A bit of its header.
+    copy $b $b-bit
+    changed "$header" 8 1
+    got=$(example $b "$out/$b-bit" run)
+    same "$b: a bit of the header" "$(grep -a -e ^status -e FAIL <<<"$got")" "status not a valid safetensors file"
+done
+# All of the header, byte after byte, and every length: as on this machine.
+mkdir -p "$base-damaged"
+want=$(example host "$base-damaged" run MAIN="$here/tests/firmware/damaged.cpp")
+[[ $want == *digest* ]] || no "this machine, damaged models: $want"
+for b in m0 m4f rv32imc; do
+    with $b || continue
+    mkdir -p "$out/$b-damaged"
+    got=$(example $b "$out/$b-damaged" run MAIN="$here/tests/firmware/damaged.cpp")
+    same "$b: damaged models" "$(grep -v '^stack ' <<<"$got")" "$want"
+done
+
+echo "firmware: $passed passed, $failed failed, $skipped boards skipped"
+[ $failed = 0 ] && { [ $skipped = 0 ] || [ "${CI:-}" != true ]; }
