@@ -5,7 +5,7 @@
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
-#   make firmware the README's firmware on boards
+#   make firmware the README's firmware on boards    make firmware-report   its flash, RAM and instructions
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
 # SPDX-License-Identifier: MIT
@@ -30,7 +30,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware
+    firmware firmware-report
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -101,6 +101,8 @@ cross:
 # From an empty folder to emulated boards, and damaged models there; see the script for BOARDS.
 firmware: $(BUILD)/ssm
 	bash tests/firmware.sh $(BUILD)/ssm
+firmware-report: $(BUILD)/ssm
+	@bash tests/firmware.sh $(BUILD)/ssm --report
 
 # The tests as clang builds them.
 clang:

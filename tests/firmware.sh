@@ -3,14 +3,15 @@
 #
 #   make firmware               the lines of the README's "In firmware" as they stand there; then tools/firmware-example
 #                               on every board, with this machine's scores; then damage
-#   BOARDS='m0 m4f' ...         these only
+#   make firmware-report        flash, RAM and instructions, a row a board and model, as in the README
+#   BOARDS='m0 m4f' ...         these only, in either
 #
 # Where a compiler or emulator is missing, it says so and passes over what needs it; in CI (CI=true) that is a failure.
 # SPDX-License-Identifier: MIT
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
-here=$PWD ssm=$(realpath "${1:?usage: $0 PATH/TO/ssm}")
+here=$PWD ssm=$(realpath "${1:?usage: $0 PATH/TO/ssm [--report]}") report=${2:-}
 out=$(mktemp -d) || exit
 trap 'rm -rf "$out"' EXIT
 all="m0 m3 m4f m7 m33 m55 rv32imc rv32imac" passed=0 failed=0 skipped=0
@@ -47,6 +48,43 @@ example() { # BOARD FOLDER GOAL [VARIABLE=VALUE]...: the goal's output; make say
 scores() { grep -v -e '^arena ' -e '^back-end ' -e '^stack ' -e '^make'; } # what does not depend on the machine
 model_of() { echo "$here/weights/$1.safetensors"; }
 prefix() { case $1 in rv*) echo riscv64-unknown-elf ;; *) echo arm-none-eabi ;; esac }
+
+# ---- The report
+
+largest() { # of a .su file: bytes and function
+    sort -t$'\t' -k2 -n -r "$1" | head -n 1 | awk -F'\t' '{ name = $1; sub(/\(.*/, "", name); sub(/.*[: ]/, "", name); print $2, name }'
+}
+counted() { # BOARD FOLDER BEGIN END NEXT: "things instructions" of the first group, by tests/cross/count.c
+    local at=() name
+    for name in "${@:3}"; do at+=("0x$("$(prefix "$1")-nm" "$2/firmware.elf" | awk -v n="$name" '$3 == n { print $1 }')"); done
+    example "$1" "$2" run "MORE_QEMU=-plugin $out/count.so,begin=${at[0]},end=${at[1]},next=${at[2]} -d plugin" |
+        awk '$1 == "counted" { print $2, $4; exit }'
+}
+if [ "$report" = --report ]; then
+    gcc -O2 -shared -fPIC -o "$out/count.so" tests/cross/count.c || exit
+    echo "| board | model | code | weights | arena, of it state, scratch | stack | largest frame | instructions: load | step |"
+    echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for b in $boards; do
+        for m in parity-i8 next-i8; do
+            at=$out/$b-$m tool=$(prefix "$b")
+            mkdir -p "$at"
+            text=$(example "$b" "$at" run "MODEL=$(model_of $m)")
+            [[ $text == *"status ok"* ]] || { no "$b $m: ${text: -300}"; continue; }
+            weights=$(wc -c <"$(model_of $m)")
+            flash=$("$tool-size" "$at/firmware.elf" | awk 'NR == 2 { print $1 + $2 }')
+            arena=$(sed -n 's/^constexpr size_t model_arena_bytes = .* : \([0-9]*\);.*/\1/p' "$at/model.h")
+            state=$(sed -n 's/^constexpr size_t model_state_bytes = \([0-9]*\);.*/\1/p' "$at/model.h")
+            scratch=$(sed -n 's/^constexpr size_t model_scratch_bytes = \([0-9]*\);.*/\1/p' "$at/model.h")
+            load=$(counted "$b" "$at" main score_event score_event)
+            step=$(counted "$b" "$at" score_event print_scores board_leave)
+            read -r frame function <<<"$(largest "$at/main.su")"
+            echo "| $b | \`$m\` | $((flash - weights)) | $weights | $arena, $state, $scratch | $(sed -n 's/^stack //p' <<<"$text") |" \
+                "$frame \`$function\` | ${load#* } | $(awk '{ printf "%.0f", $2 / $1 }' <<<"$step") |"
+        done
+    done
+    [ $failed = 0 ] && { [ $skipped = 0 ] || [ "${CI:-}" != true ]; }
+    exit
+fi
 
 # ---- From an empty folder: the indented lines of the README, run as they stand
 
