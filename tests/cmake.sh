@@ -1,5 +1,6 @@
 #!/bin/sh
-# cmake.sh - configures, builds and installs with CMake, then uses the installed package from another project.
+# cmake.sh - configures, builds and installs with CMake, then uses the installed package from other projects: by
+# find_package, by pkg-config, and the sources as FetchContent does.
 # SPDX-License-Identifier: MIT
 set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -30,4 +31,25 @@ cmake -S "$out/user" -B "$out/user/build" -DCMAKE_PREFIX_PATH="$out/prefix" >/de
 cmake --build "$out/user/build" >/dev/null
 "$out/user/build/user"
 "$out/prefix/bin/ssm" version
+if command -v pkg-config >/dev/null; then
+    export PKG_CONFIG_PATH="$out/prefix/share/pkgconfig"
+    [ "ssm $(pkg-config --modversion ssm)" = "$("$out/prefix/bin/ssm" version)" ]
+    ${CXX:-c++} -std=c++17 $(pkg-config --cflags ssm) "$out/user/user.cpp" -o "$out/by-pkg-config"
+    "$out/by-pkg-config"
+else echo "skipped: pkg-config is not installed"; fi # the rest does not need it
+cat > "$out/user/CMakeLists.txt" <<TXT
+cmake_minimum_required(VERSION 3.16)
+project(user CXX)
+include(FetchContent)
+FetchContent_Declare(ssm SOURCE_DIR "$here")
+FetchContent_MakeAvailable(ssm)
+if(TARGET ssm_program OR TARGET ssm_test)
+  message(FATAL_ERROR "the program and the tests are built where nobody asked")
+endif()
+add_executable(user user.cpp)
+target_link_libraries(user ssm::ssm)
+TXT
+cmake -S "$out/user" -B "$out/user/fetched" >/dev/null
+cmake --build "$out/user/fetched" >/dev/null
+"$out/user/fetched/user"
 echo "cmake: ok"
