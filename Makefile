@@ -6,6 +6,7 @@
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report   its flash, RAM and instructions
+#   make packages what package managers are told     sh tests/cmake.sh      install, find_package, pkg-config, FetchContent
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
 # SPDX-License-Identifier: MIT
@@ -30,7 +31,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report
+    firmware firmware-report packages
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -104,6 +105,10 @@ firmware: $(BUILD)/ssm
 firmware-report: $(BUILD)/ssm
 	@bash tests/firmware.sh $(BUILD)/ssm --report
 
+# Manifests of PlatformIO, Arduino, ESP-IDF and Zephyr, and a compile with the flags of each.
+packages: $(BUILD)/ssm
+	bash tests/packages.sh $(BUILD)/ssm
+
 # The tests as clang builds them.
 clang:
 	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
@@ -114,7 +119,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross firmware clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross firmware packages clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
