@@ -397,6 +397,7 @@ struct Matrix {
     const unsigned char* data = nullptr; // of integers: the int8 rows
     int32_t              rows = 0, cols = 0;
     DType                dtype = DType::f32;
+    bool                 in_order = false; // of a large model: read row after row, as memory likes it best
     int32_t              rows4 = 0;
     const unsigned char *data4 = nullptr, *sub = nullptr, *scale = nullptr; // [rows4][K/2], [rows4][K/32], [rows]
     const unsigned char* bias = nullptr;                                    // [rows], int32 Q16; null: none
@@ -3048,10 +3049,12 @@ struct Tokens {
     const unsigned char* q;
     ptrdiff_t            stride;
     const int32_t*       scales;
+    bool                 again = false; // the rows were just read, for tokens before
     SSM_INLINE Tokens    from(ptrdiff_t i) const noexcept {
-           return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i};
+           return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i, true};
     }
 };
+SSM_INLINE bool in_order(const Matrix& W, const Tokens& t) noexcept { return W.in_order && !t.again; }
 struct NothingReady {
     SSM_INLINE NothingReady(const Matrix&, const Tokens&, bool) noexcept {}
 };
@@ -3069,17 +3072,20 @@ template <int Bits> struct one_by_one {
     }
 };
 // Rows o to end, all of one kind; the last few may begin among those before.
-template <class K> SSM_INLINE void all_rows(const Matrix& W, int32_t o, int32_t end, const Tokens& t) noexcept {
-    for (; o < end; o += K::rows) K::rows_at(W, o + K::rows <= end ? o : end - K::rows, t);
+template <class K, class... Ready>
+SSM_INLINE void all_rows(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&... ready) noexcept {
+    for (; o < end; o += K::rows) K::rows_at(W, o + K::rows <= end ? o : end - K::rows, t, ready...);
 }
 template <class K> SSM_INLINE void some_rows(const Matrix& W, int32_t o, int32_t end, const Tokens& t) noexcept {
-    const typename K::Ready ready(W, t, o < W.rows4);
     while (o < end) {
         const int32_t stop = o < W.rows4 && W.rows4 < end ? W.rows4 : end;
         bool          few = false;
         if constexpr (K::rows > 1)
             if ((few = stop - o < K::rows)) some_rows<typename K::Fewer>(W, o, stop, t);
-        if (!few) K::all(W, o, stop, t, ready);
+        if (!few) {
+            const typename K::Ready ready(W, t, o < W.rows4);
+            K::all(W, o, stop, t, ready);
+        }
         o = stop;
     }
 }
@@ -4424,22 +4430,25 @@ struct avx2 : scalar {
         SSM_UNROLL_8
         for (int r = 0; r < R; ++r) s[r] = _mm256_add_ps(s[r], _mm256_mul_ps(weights<T>(w + size_t(r) * row_bytes), v));
     }
-    // R rows (1 or 8) of one product; `fetch`: have the cache bring in what stands 6 KB further. The last group of
-    // columns is read through a zero-padded copy.
-    template <DType T, int R>
+    // R rows (1 or 8) of one product, each N of them one after the other; `fetch`: have the cache bring in what stands
+    // `ahead`. The last group of columns is read through a zero-padded copy.
+    static constexpr size_t ahead = 6144;
+    template <DType T, int R, int N>
     SSM_AVX2_INLINE void rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
                               int32_t cols, bool fetch) noexcept {
         constexpr size_t size = T == DType::f32 ? 4 : 2;
-        const char*      next = reinterpret_cast<const char*>(w) + 6144;
+        const char*      next = reinterpret_cast<const char*>(w) + ahead;
         __m256           s[8] = {};
         int32_t          k = 0;
-        for (; k + 8 <= cols; k += 8, next += R * 8 * size) {
-            if (R == 8 && fetch) {
-                SSM_UNROLL_8
-                for (size_t line = 0; line < size; ++line) _mm_prefetch(next + line * 64, _MM_HINT_T0);
+        SSM_UNROLL_8
+        for (size_t first = 0; first < R; first += N)
+            for (k = 0; k + 8 <= cols; k += 8, next += N * 8 * size) {
+                if (N == 8 && fetch) {
+                    SSM_UNROLL_8
+                    for (size_t line = 0; line < size; ++line) _mm_prefetch(next + line * 64, _MM_HINT_T0);
+                }
+                multiply<T, N>(s + first, w + first * row_bytes + size_t(k) * size, row_bytes, x + k);
             }
-            multiply<T, R>(s, w + size_t(k) * size, row_bytes, x + k);
-        }
         if (k < cols) {
             float         x8[8] = {};
             unsigned char w8[8][32] = {};
@@ -4452,16 +4461,21 @@ struct avx2 : scalar {
         else _mm256_storeu_ps(y, _mm256_add_ps(sums, bias != nullptr ? _mm256_loadu_ps(bias) : _mm256_setzero_ps()));
     }
     // Groups of R rows over all n inputs, so that a group stays in the first-level cache. The last group may begin
-    // inside the one before.
+    // inside the one before. Rows of large models are read one by one where fetching ahead is not enough.
     template <DType T, int R>
     static SSM_AVX2 void groups(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
                                 int32_t x_stride, int32_t n) noexcept {
         const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
+        const bool   one_by_one = W.in_order && R * row_bytes > ahead;
         for (int32_t first = 0; first < W.rows; first += R) {
-            const int32_t o = first + R <= W.rows ? first : W.rows - R;
-            for (int32_t i = 0; i < n; ++i)
-                rows<T, R>(y + ptrdiff_t(i) * y_stride + o, W.data + size_t(o) * row_bytes, row_bytes,
-                           bias != nullptr ? bias + o : nullptr, x + ptrdiff_t(i) * x_stride, W.cols, i == 0);
+            const int32_t              o = first + R <= W.rows ? first : W.rows - R;
+            const unsigned char* const w = W.data + size_t(o) * row_bytes;
+            const float* const         b = bias != nullptr ? bias + o : nullptr;
+            int32_t                    i = 0;
+            if (one_by_one && n > 0) rows<T, R, 1>(y + o, w, row_bytes, b, x, W.cols, false), i = 1;
+            for (; i < n; ++i)
+                rows<T, R, R>(y + ptrdiff_t(i) * y_stride + o, w, row_bytes, b, x + ptrdiff_t(i) * x_stride, W.cols,
+                              i == 0);
         }
     }
     template <DType T>
@@ -4593,17 +4607,21 @@ struct avx2 : scalar {
             return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
         }
     };
-    template <class D, int R>
+    // R rows, each N of them one after the other: N = 1 of large models, whose weights come from memory. That gives its
+    // full rate to one reader in order, and 40 % to eight rows column by column.
+    template <class D, int R, int N>
     SSM_AVX2_INLINE void dot8_rows(__m256i* s, const unsigned char* w, ptrdiff_t cols, const unsigned char* q,
                                    ptrdiff_t room) noexcept {
         ptrdiff_t k = 0;
-        for (; k + 64 <= cols; k += 64) {
-            const __m256i v = load(q + k), u = load(q + k + 32);
-            SSM_UNROLL_8
-            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols + k, v);
-            SSM_UNROLL_8
-            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols + k + 32, u);
-        }
+        SSM_UNROLL_8
+        for (ptrdiff_t first = 0; first < R; first += N)
+            for (k = 0; k + 64 <= cols; k += 64) {
+                const __m256i v = load(q + k), u = load(q + k + 32);
+                SSM_UNROLL_8
+                for (ptrdiff_t r = first; r < first + N; ++r) s[r] = D::bytes(s[r], w + r * cols + k, v);
+                SSM_UNROLL_8
+                for (ptrdiff_t r = first; r < first + N; ++r) s[r] = D::bytes(s[r], w + r * cols + k + 32, u);
+            }
         if (k == cols) return;
         __m256i sums[size_t(R)]; // in memory, where s should not be
         SSM_UNROLL_8
@@ -4638,16 +4656,17 @@ struct avx2 : scalar {
                              _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 4), nibble), high));
         return D::words(sum, part, subs);
     }
-    // Four rows of int4, `groups` groups each; `here` (at most 8) groups from g on. q8sum: -8 times a group's sum of q.
+    template <class D> struct Ready256;
+    // Four rows of int4, `groups` groups each; behind `sub` so many bytes may be read.
     struct Rows4 {
         const unsigned char *    w, *sub;
-        ptrdiff_t                groups;
-        SSM_AVX2_INLINE_ __m128i subs(int r, ptrdiff_t g, size_t here) const noexcept {
-            const unsigned char* at = sub + r * groups + g;
-            int64_t              eight = 0;
-            if (here == 8) SSM_MEMCPY(&eight, at, 8);
-            if ((here & 4) != 0) SSM_MEMCPY(&eight, at, 4);
-            for (size_t k = here & 4; here < 8 && k < here; ++k) eight |= int64_t(at[k]) << 8 * k;
+        ptrdiff_t                groups, room;
+        SSM_AVX2_INLINE_ __m128i subs(int r, ptrdiff_t g) const noexcept { // of eight groups; other rows' meet zeros
+            const ptrdiff_t at = r * groups + g;
+            int64_t         eight = 0;
+            if (at + 8 <= room) SSM_MEMCPY(&eight, sub + at, 8);
+            else
+                for (ptrdiff_t k = 0; k < room - at; ++k) eight |= int64_t(sub[at + k]) << 8 * k;
             return _mm_cvtepi8_epi16(_mm_cvtsi64_si128(eight));
         }
         SSM_AVX2_INLINE_ __m256i codes(int r, ptrdiff_t g, bool two) const noexcept {
@@ -4656,87 +4675,105 @@ struct avx2 : scalar {
             return _mm256_inserti128_si256(_mm256_setzero_si256(),
                                            _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 0);
         }
-        template <class D> SSM_AVX2_INLINE_ __m128i dot(const unsigned char* q, const int16_t* q8sum) const noexcept {
-            __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
-            for (ptrdiff_t g = 0; g < groups; g += 8) {
-                const ptrdiff_t here = groups - g < 8 ? groups - g : 8;
-                const __m128i a = subs(0, g, size_t(here)), b = subs(1, g, size_t(here)), c = subs(2, g, size_t(here)),
-                              d = subs(3, g, size_t(here));
-                const __m128i eights = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q8sum + g));
-                const __m256i aa = _mm256_broadcastsi128_si256(a), bb = _mm256_broadcastsi128_si256(b);
-                const __m256i cc = _mm256_broadcastsi128_si256(c), dd = _mm256_broadcastsi128_si256(d);
-                s0 = _mm256_add_epi32(s0, _mm256_zextsi128_si256(_mm_madd_epi16(a, eights)));
-                s1 = _mm256_add_epi32(s1, _mm256_zextsi128_si256(_mm_madd_epi16(b, eights)));
-                s2 = _mm256_add_epi32(s2, _mm256_zextsi128_si256(_mm_madd_epi16(c, eights)));
-                s3 = _mm256_add_epi32(s3, _mm256_zextsi128_si256(_mm_madd_epi16(d, eights)));
-                __m256i pick =
-                    _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100, 0x0100010001000100);
-                for (ptrdiff_t k = g; k < g + here; k += 2, pick = _mm256_add_epi8(pick, _mm256_set1_epi8(4))) {
-                    const bool    two = k + 1 < groups;
-                    const __m256i first = load(q + k * 32),
-                                  second = two ? load(q + k * 32 + 32) : _mm256_setzero_si256();
-                    const __m256i low = _mm256_permute2x128_si256(first, second, 0x20),
-                                  high = _mm256_permute2x128_si256(first, second, 0x31);
-                    s0 = dot64<D>(s0, codes(0, k, two), low, high, _mm256_shuffle_epi8(aa, pick));
-                    s1 = dot64<D>(s1, codes(1, k, two), low, high, _mm256_shuffle_epi8(bb, pick));
-                    s2 = dot64<D>(s2, codes(2, k, two), low, high, _mm256_shuffle_epi8(cc, pick));
-                    s3 = dot64<D>(s3, codes(3, k, two), low, high, _mm256_shuffle_epi8(dd, pick));
+        template <class D, int N> // as dot8_rows()
+        SSM_AVX2_INLINE_ __m128i dot(const Ready256<D>& ready) const noexcept {
+            __m256i s[4], by[4];
+            SSM_UNROLL_8
+            for (int r = 0; r < 4; ++r) s[r] = _mm256_setzero_si256();
+            SSM_UNROLL_8
+            for (int first = 0; first < 4; first += N)
+                for (ptrdiff_t g = 0; g < groups; g += 8) {
+                    const ptrdiff_t end = groups - g < 8 ? groups : g + 8;
+                    const __m128i   eights = _mm_loadu_si128(reinterpret_cast<const __m128i*>(ready.q8sum + g));
+                    SSM_UNROLL_8
+                    for (int r = first; r < first + N; ++r) {
+                        const __m128i a = subs(r, g);
+                        s[r] = _mm256_add_epi32(s[r], _mm256_zextsi128_si256(_mm_madd_epi16(a, eights)));
+                        by[r] = _mm256_broadcastsi128_si256(a);
+                    }
+                    __m256i pick = _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100,
+                                                     0x0100010001000100);
+                    for (ptrdiff_t k = g; k < end; k += 2, pick = _mm256_add_epi8(pick, _mm256_set1_epi8(4))) {
+                        const bool    two = k + 1 < groups;
+                        const __m256i low = load(ready.halves + k * 32), high = load(ready.halves + k * 32 + 32);
+                        SSM_UNROLL_8
+                        for (int r = first; r < first + N; ++r)
+                            s[r] = dot64<D>(s[r], codes(r, k, two), low, high, _mm256_shuffle_epi8(by[r], pick));
+                    }
                 }
-            }
-            return sums4(s0, s1, s2, s3);
+            return sums4(s[0], s[1], s[2], s[3]);
         }
     };
-    // What is made ready of a token: sums of its codes, for int4 of each group.
+    SSM_AVX2_INLINE __m256i sums_of(__m256i q) noexcept { // of four codes each
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+    }
+    SSM_AVX2_INLINE int32_t sum_of(const unsigned char* q, ptrdiff_t groups) noexcept { // of all codes
+        __m256i s = _mm256_setzero_si256();
+        for (ptrdiff_t g = 0; g < groups; ++g) s = _mm256_add_epi32(s, sums_of(load(q + g * 32)));
+        return _mm_cvtsi128_si32(sums4(s, s, s, s));
+    }
+    // What is made ready of a token: for int8 the sum of its codes; for int4 q8sum, -8 times that of each group, and of
+    // every two groups the lower halves, then the upper ones.
     template <class D> struct Ready256 {
-        int32_t  less = 0;
-        int16_t  q8sum[(max_width + 31) / 32 + 16];
+        alignas(32) unsigned char halves[max_width]; // columns of a projection are no more
+        alignas(32) int16_t q8sum[(max_width + 31) / 32 + 16];
+        int32_t  less;
         SSM_AVX2 Ready256(const Matrix& W, const Tokens& t, bool four) noexcept {
             const ptrdiff_t groups = (W.cols + 31) / 32;
-            const __m256i   one = _mm256_set1_epi16(1), ones = _mm256_set1_epi8(1);
-            int32_t         all = 0;
-            for (ptrdiff_t g = 0; (four || D::bias != 0) && g < groups; ++g) {
-                const __m256i v = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, load(t.q + g * 32)), one);
-                const int32_t sum = _mm_cvtsi128_si32(sums4(v, v, v, v));
-                q8sum[g] = int16_t(-8 * sum), all += sum;
+            if (!four) {
+                less = D::bias != 0 ? D::bias * sum_of(t.q, groups) : 0;
+                return;
             }
-            if (four) store(q8sum + groups, _mm256_setzero_si256()); // so many more are read
-            less = D::bias * all;
+            for (ptrdiff_t g = 0; g < groups; g += 2) {
+                const __m256i zero = _mm256_setzero_si256(), a = load(t.q + g * 32);
+                const __m256i b = g + 1 < groups ? load(t.q + g * 32 + 32) : zero;
+                const __m128i s = sums4(sums_of(a), sums_of(b), zero, zero);
+                q8sum[g] = int16_t(-8 * _mm_cvtsi128_si32(s)), q8sum[g + 1] = int16_t(-8 * _mm_extract_epi32(s, 1));
+                store(halves + g * 32, _mm256_permute2x128_si256(a, b, 0x20));
+                store(halves + g * 32 + 32, _mm256_permute2x128_si256(a, b, 0x31));
+            }
+            store(q8sum + groups, _mm256_setzero_si256()); // so many more are read
         }
     };
     template <class D, int R> struct rows256 {
         static constexpr int rows = R, tokens = 1;
         using Ready = Ready256<D>;
         using Fewer = rows256<D, R / 2>;
-        static SSM_AVX2 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
-                                 const Ready& ready) noexcept {
-            const ptrdiff_t            cols = W.cols, groups = (cols + 31) / 32;
-            const unsigned char* const q = t.q;
-            int32_t* const             y = t.y;
-            const int32_t* const       scale = t.scales;
-            if (o < W.rows4) {
-                for (; o < end; o += R) {
-                    if (o + R > end) o = end - R; // as all_rows()
-                    for (int32_t r = o; r < o + R; r += 4)
-                        give4(y,
-                              Rows4{W.data4 + r * groups * 16, W.sub + r * groups, groups}.template dot<D>(q,
-                                                                                                           ready.q8sum),
-                              scale, W, r);
-                }
-                return;
-            }
+        template <int N> // of R, as dot8_rows()
+        static SSM_AVX2 void all8(const Matrix& W, int32_t o, int32_t end, const Tokens& t, int32_t less) noexcept {
+            const ptrdiff_t            cols = W.cols, room = room_behind(W, 0);
             const unsigned char* const data = W.data - W.rows4 * cols;
-            const ptrdiff_t            room = room_behind(W, 0);
+            const Tokens               here = t; // not written to through y
             for (; o < end; o += R) {
-                if (o + R > end) o = end - R;
+                if (o + R > end) o = end - R; // as all_rows()
                 __m256i s[size_t(R)] = {};
-                dot8_rows<D, R>(s, data + o * cols, cols, q, room - o * cols);
+                dot8_rows<D, R, N>(s, data + o * cols, cols, here.q, room - o * cols);
                 SSM_UNROLL_8
                 for (int32_t r = 0; r < R; r += 4) {
                     __m128i sums = sums4(s[r], s[r + 1], s[r + 2], s[r + 3]);
-                    if (D::bias != 0) sums = _mm_sub_epi32(sums, _mm_set1_epi32(ready.less));
-                    give4(y, sums, scale, W, o + r);
+                    if (D::bias != 0) sums = _mm_sub_epi32(sums, _mm_set1_epi32(less));
+                    give4(here.y, sums, here.scales, W, o + r);
                 }
             }
+        }
+        template <int N>
+        static SSM_AVX2 void all4(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
+                                  const Ready& ready) noexcept {
+            const ptrdiff_t groups = (W.cols + 31) / 32;
+            const Tokens    here = t;
+            for (; o < end; o += R) {
+                if (o + R > end) o = end - R;
+                for (int32_t r = o; r < o + R; r += 4) {
+                    const Rows4 four{W.data4 + r * groups * 16, W.sub + r * groups, groups, (W.rows4 - r) * groups};
+                    give4(here.y, four.template dot<D, N>(ready), here.scales, W, r);
+                }
+            }
+        }
+        static SSM_AVX2 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
+                                 const Ready& ready) noexcept {
+            const bool one = in_order(W, t);
+            if (o < W.rows4) (one ? all4<1> : all4<4>)(W, o, end, t, ready);
+            else (one ? all8<1> : all8<R>)(W, o, end, t, ready.less);
         }
     };
     template <class D> struct rows256<D, 2> : one_by_one<8> {};
@@ -4826,67 +4863,101 @@ struct avx512 : avx2 {
         v = _mm512_max_epi64(_mm512_min_epi64(v, _mm512_set1_epi64(int_max)), _mm512_set1_epi64(-int_max));
         store(y, _mm512_cvtepi64_epi32(v));
     }
-    static SSM_AVX512 void rows8(const Matrix& W, int32_t o, const Tokens& t) noexcept {
-        const unsigned char* q = t.q;
-        const ptrdiff_t      cols = W.cols;
-        const unsigned char* w = W.data + ptrdiff_t(o - W.rows4) * cols;
-        const __m512i        up = _mm512_set1_epi8(-128);
-        __m512i              s[8], q128 = _mm512_setzero_si512();
-        SSM_UNROLL_8
-        for (int r = 0; r < 8; ++r) s[r] = _mm512_setzero_si512();
-        for (ptrdiff_t k = 0; k < cols; k += 64) {
-            const __m512i v = load64(q + k, cols - k);
-            q128 = _mm512_dpbusd_epi32(q128, up, v);
-            SSM_UNROLL_8
-            for (int r = 0; r < 8; ++r)
-                s[r] = _mm512_dpbusd_epi32(s[r], _mm512_xor_si512(load64(w + r * cols + k, cols - k), up), v);
+    // What is made ready of a token: for int8 128 times the sum of its codes; for int4 of every four groups the lower
+    // halves, the upper ones, and in less8 -8 times a group's sum, spread over its lanes.
+    struct Token4 {
+        __m512i low, high, less8;
+    };
+    struct Ready512 {
+        int32_t    less;
+        Token4     of[max_width / 128]; // columns of a projection are no more
+        SSM_AVX512 Ready512(const Matrix& W, const Tokens& t, bool four) noexcept {
+            const ptrdiff_t groups = (W.cols + 31) / 32;
+            if (!four) {
+                less = 128 * sum_of(t.q, groups);
+                return;
+            }
+            const __m512i        eight = _mm512_set1_epi8(8), zero = _mm512_setzero_si512();
+            const unsigned char* q = t.q;
+            Token4*              to = of;
+            for (ptrdiff_t left = groups; left > 0; left -= 4, q += 128, ++to) {
+                const __m512i a = load64(q, left * 32), b = left > 2 ? load64(q + 64, left * 32 - 64) : zero;
+                to->low = _mm512_shuffle_i64x2(a, b, 0x88), to->high = _mm512_shuffle_i64x2(a, b, 0xdd);
+                const __m512i sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, eight, to->low), eight, to->high);
+                to->less8 = _mm512_sub_epi32(zero, sum);
+            }
         }
-        SSM_UNROLL_8
-        for (int r = 0; r < 8; ++r) s[r] = _mm512_sub_epi32(s[r], q128);
-        give8(t.y + o, sums8(s), t.scales, W, o);
-    }
-    // Four groups at a time: their lower nibbles belong to q's elements 0 to 15 of each group, the upper ones to 16
-    // to 31.
-    static SSM_AVX512 void rows8_of4(const Matrix& W, int32_t o, const Tokens& t) noexcept {
-        const unsigned char* q = t.q;
-        const ptrdiff_t      groups = (W.cols + 31) / 32;
-        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
-        const __m512i        nibble = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), zero = _mm512_setzero_si512();
-        const __m512i        flip = _mm512_set1_epi8(-120); // 0x88: code + 8
-        const __m128i        each = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    };
+    static SSM_AVX512 void rows8(const Matrix& W, int32_t o, const Tokens& t, int32_t less) noexcept {
+        const ptrdiff_t      cols = W.cols, whole = cols / 64 * 64;
+        const unsigned char *w = W.data + ptrdiff_t(o - W.rows4) * cols, *q = t.q;
+        const __m512i        up = _mm512_set1_epi8(-128);
         __m512i              s[8];
         SSM_UNROLL_8
-        for (int r = 0; r < 8; ++r) s[r] = zero;
-        for (ptrdiff_t g = 0; g < groups; g += 4) {
-            const ptrdiff_t left = groups - g;
-            const __m512i   a = load64(q + g * 32, left * 32),
-                          b = left > 2 ? load64(q + g * 32 + 64, left * 32 - 64) : zero;
-            const __m512i low = _mm512_shuffle_i64x2(a, b, 0x88), high = _mm512_shuffle_i64x2(a, b, 0xdd);
-            const __m512i less8 =
-                _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, eight, low), eight, high));
+        for (int r = 0; r < 8; ++r) s[r] = _mm512_setzero_si512();
+        for (ptrdiff_t k = 0; k < whole; k += 64) {
+            const __m512i v = load64(q + k);
             SSM_UNROLL_8
-            for (int r = 0; r < 8; ++r) {
-                const __m512i u = _mm512_xor_si512(load64(w + (r * groups + g) * 16, left * 16), flip);
-                const __m512i part = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(less8, _mm512_and_si512(u, nibble), low),
-                                                         _mm512_and_si512(_mm512_srli_epi16(u, 4), nibble), high);
-                const __m128i subs =
-                    _mm_maskz_loadu_epi8(static_cast<__mmask16>(left < 4 ? (1 << left) - 1 : 15), sub + r * groups + g);
-                s[r] = _mm512_add_epi32(s[r],
-                                        _mm512_mullo_epi32(part, _mm512_cvtepi8_epi32(_mm_shuffle_epi8(subs, each))));
+            for (int r = 0; r < 8; ++r)
+                s[r] = _mm512_dpbusd_epi32(s[r], _mm512_xor_si512(load64(w + r * cols + k), up), v);
+        }
+        if (whole < cols) {
+            const __m512i v = load64(q + whole, cols - whole);
+            SSM_UNROLL_8
+            for (int r = 0; r < 8; ++r)
+                s[r] = _mm512_dpbusd_epi32(s[r], _mm512_xor_si512(load64(w + r * cols + whole, cols - whole), up), v);
+        }
+        give8(t.y + o, _mm256_sub_epi32(sums8(s), _mm256_set1_epi32(less)), t.scales, W, o);
+    }
+    // Four groups of a row of int4 at w.
+    static SSM_AVX512_INLINE __m512i groups4(__m512i sum, const Token4& t, __m512i w, __m128i subs) noexcept {
+        const __m512i nibble = _mm512_set1_epi8(15), u = _mm512_xor_si512(w, _mm512_set1_epi8(-120)); // 0x88: code + 8
+        const __m128i each = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        const __m512i part = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(t.less8, _mm512_and_si512(u, nibble), t.low),
+                                                 _mm512_and_si512(_mm512_srli_epi16(u, 4), nibble), t.high);
+        return _mm512_add_epi32(sum, _mm512_mullo_epi32(part, _mm512_cvtepi8_epi32(_mm_shuffle_epi8(subs, each))));
+    }
+    template <int N> // eight rows, as dot8_rows()
+    static SSM_AVX512 void rows8_of4(const Matrix& W, int32_t o, const Tokens& t, const Token4* token) noexcept {
+        const ptrdiff_t      groups = (W.cols + 31) / 32, whole = groups / 4 * 4, left = groups - whole;
+        const unsigned char *w = W.data4 + o * groups * 16, *sub = W.sub + o * groups;
+        __m512i              s[8];
+        SSM_UNROLL_8
+        for (int r = 0; r < 8; ++r) s[r] = _mm512_setzero_si512();
+        SSM_UNROLL_8
+        for (int first = 0; first < 8; first += N) {
+            const Token4* four = token;
+            for (ptrdiff_t g = 0; g < whole; g += 4, ++four) {
+                SSM_UNROLL_8
+                for (int r = first; r < first + N; ++r) {
+                    int32_t subs;
+                    SSM_MEMCPY(&subs, sub + r * groups + g, 4);
+                    s[r] = groups4(s[r], *four, load64(w + (r * groups + g) * 16), _mm_cvtsi32_si128(subs));
+                }
             }
+        }
+        if (left > 0) {
+            SSM_UNROLL_8
+            for (int r = 0; r < 8; ++r)
+                s[r] = groups4(s[r], token[whole / 4], load64(w + (r * groups + whole) * 16, left * 16),
+                               _mm_maskz_loadu_epi8(static_cast<__mmask16>((1 << left) - 1), sub + r * groups + whole));
         }
         give8(t.y + o, sums8(s), t.scales, W, o);
     }
     struct rows512 {
         static constexpr int rows = 8, tokens = 1;
         using Fewer = rows256<Pairs, 4>;
-        using Ready = NothingReady;
-        static SSM_AVX512 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t, const Ready&) noexcept {
-            all_rows<rows512>(W, o, end, t);
+        using Ready = Ready512;
+        static SSM_AVX512 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
+                                   const Ready& ready) noexcept {
+            // Memory is as fast for half a line at a time, or faster.
+            if (in_order(W, t) && o >= W.rows4) rows256<Dpbusd<true>, 8>::all8<1>(W, o, end, t, ready.less);
+            else all_rows<rows512>(W, o, end, t, ready);
         }
-        static void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
-            if (o < W.rows4) rows8_of4(W, o, t);
-            else rows8(W, o, t);
+        static void rows_at(const Matrix& W, int32_t o, const Tokens& t, const Ready& ready) noexcept {
+            if (o >= W.rows4) rows8(W, o, t, ready.less);
+            else if (in_order(W, t)) rows8_of4<1>(W, o, t, ready.of);
+            else rows8_of4<8>(W, o, t, ready.of);
         }
     };
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
@@ -7900,13 +7971,15 @@ struct Binder {
         dtype_of(*e, &t);
         return element(ix.data + e->begin, t, i);
     }
+    // Whether a step finds its weights in memory, or nearly so. From the caches, all rows at once are a little faster.
+    bool   large() const noexcept { return ix.data_bytes >= uint64_t(8) << 20; }
     Matrix matrix(const Name& name, int64_t rows, int64_t cols,
                   bool conv = false) noexcept { // conv: a third dimension of 1
         const int64_t want[3] = {rows, cols, 1};
         const Entry*  e = tensor(name, conv ? 3 : 2, want);
         Matrix        m;
         if (e == nullptr) return m;
-        m.data = ix.data + e->begin, m.rows = int32_t(rows), m.cols = int32_t(cols);
+        m.data = ix.data + e->begin, m.rows = int32_t(rows), m.cols = int32_t(cols), m.in_order = large();
         dtype_of(*e, &m.dtype);
         return m;
     }
@@ -7978,7 +8051,7 @@ struct Binder {
         const int64_t rows4 = e4 == nullptr ? 0 : dims[0] < rows ? dims[0] : rows;
         const int64_t q4[] = {rows4, groups * 16}, sub[] = {rows4, groups}, q8[] = {rows - rows4, cols};
         m.dtype = e4 != nullptr ? DType::i4 : DType::i8, m.rows = int32_t(rows), m.cols = int32_t(cols),
-        m.rows4 = int32_t(rows4);
+        m.rows4 = int32_t(rows4), m.in_order = large();
         if (e4 != nullptr) m.data4 = integers(part(".q4"), 2, q4, "U8"), m.sub = integers(part(".sub"), 2, sub, "I8");
         if (rows4 < rows) m.data = integers(part(".q8"), 2, q8, "I8");
         m.scale = scales(part(".scale"), rows);

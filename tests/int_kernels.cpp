@@ -10,6 +10,7 @@
 #include "guarded.hpp"
 #include "int_reference.hpp"
 
+#include <algorithm>
 #include <random>
 
 namespace {
@@ -124,7 +125,8 @@ struct Table {
     }
 };
 
-// The tokens through quantize and matmul_q of every back-end, held against the slow engine.
+// The tokens through quantize and matmul_q of every back-end, rows in order and all at once, held against the slow
+// engine.
 struct Projector {
     Guarded x, codes, scales, y;
     explicit Projector(size_t bytes)
@@ -141,7 +143,6 @@ struct Projector {
             unsigned char* const q = codes.of(size_t(n * code_stride)).bytes();
             int32_t* const       scale = scales.of(size_t(n) * 8).words();
             int32_t* const       to = y.of(size_t((n - 1) * y_stride + t.m.rows) * 4).words();
-            const int32_t        untouched = n > 1 ? to[t.m.rows] : 0;
             for (int32_t i = 0; i < n; ++i) {
                 const ref::Codes&    c = code[size_t(i)];
                 unsigned char* const qi = q + i * code_stride;
@@ -153,10 +154,15 @@ struct Projector {
                     if (got != (k < cols ? c.q[size_t(k)] : 0)) return false;
                 }
             }
-            K.matmul_q(to, y_stride, t.m, q, code_stride, scale, n, bits);
-            for (int32_t i = 0; i < n; ++i) {
-                if (!same(to + i * y_stride, want[size_t(i)])) return false;
-                if (i + 1 < n && y_stride > t.m.rows && to[i * y_stride + t.m.rows] != untouched) return false;
+            Matrix m = t.m;
+            for (bool in_order : {false, true}) {
+                m.in_order = in_order;
+                std::fill(to, to + (n - 1) * y_stride + m.rows, 12345);
+                K.matmul_q(to, y_stride, m, q, code_stride, scale, n, bits);
+                for (int32_t i = 0; i < n; ++i) {
+                    if (!same(to + i * y_stride, want[size_t(i)])) return false;
+                    if (i + 1 < n && y_stride > m.rows && to[i * y_stride + m.rows] != 12345) return false;
+                }
             }
         }
         return true;
@@ -305,6 +311,23 @@ TEST_CASE("integer matmul: total shifts up to 62, 63, 64 and far beyond, at the 
                                         " columns, ", bits, " bits, shift ", shift);
                 }
             }
+}
+
+TEST_CASE("integer matmul: half a million weights and more, one token and some, columns in odd pieces") {
+    Random    rnd;
+    Table     t(1 << 21);
+    Projector projector(1 << 17);
+    const struct {
+        int32_t rows, rows4, cols;
+    } shapes[] = {{251, 0, 2100}, {257, 257, 2081}, {131, 70, 4119}, {36, 20, 16384}, {2731, 1367, 193}};
+    for (const auto& s : shapes)
+        for (int32_t n : {1, 3}) {
+            t.shape(s.rows, s.rows4, s.cols, n == 1, size_t(n));
+            t.fill(rnd, 0, false);
+            std::vector<ref::Vec> tokens;
+            for (int32_t i = 0; i < n; ++i) tokens.push_back(rnd.vector(size_t(s.cols), ref::largest, i % 2 * 4));
+            REQUIRE_MESSAGE(projector.agrees(t, tokens, 8), s.rows, " rows of ", s.cols, ", ", n, " tokens");
+        }
 }
 
 TEST_CASE("integer matmul: results at 2^30 and 2^31 - 1 of either sign, and one to either side") {

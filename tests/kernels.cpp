@@ -8,6 +8,7 @@
 #include "../ssm.hpp"
 #include "guarded.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -42,11 +43,11 @@ bool same_bits(const float* a, const float* b, size_t n) {
 }
 } // namespace
 
-TEST_CASE("matmul: equal bits for every shape 1..257 wide, every dtype, odd alignments, batches") {
+TEST_CASE("matmul: equal bits for every shape 1..257 wide, and 470, every dtype, odd alignments, batches, in order") {
     Random rnd;
     for (Isa isa : back_ends())
         for (DType t : {DType::f32, DType::f16, DType::bf16})
-            for (int32_t cols = 1; cols <= 257; cols += cols < 40 ? 1 : 13)
+            for (int32_t cols = 1; cols <= 470; cols += cols < 40 ? 1 : cols < 257 ? 13 : 213)
                 for (int32_t rows : {1, 3, 4, 7, 8, 13, 19})
                     for (int32_t n : {1, 3}) {
                         const size_t size = t == DType::f32 ? 4 : 2, skew = size_t(cols % 4);
@@ -63,15 +64,19 @@ TEST_CASE("matmul: equal bits for every shape 1..257 wide, every dtype, odd alig
                             }
                         }
                         rnd.fill(x.floats(), size_t(n) * size_t(cols)), rnd.fill(bias.floats(), size_t(rows));
-                        const Matrix       m{W.bytes(), rows, cols, t};
+                        Matrix             m{W.bytes(), rows, cols, t};
                         Guarded            y(size_t(n) * size_t(rows) * 4);
                         std::vector<float> want(size_t(n) * size_t(rows));
                         for (const float* b :
                              {static_cast<const float*>(bias.floats()), static_cast<const float*>(nullptr)}) {
                             kernels_of(Isa::scalar)->matmul(want.data(), rows, m, b, x.floats(), cols, n);
-                            kernels_of(isa)->matmul(y.floats(), rows, m, b, x.floats(), cols, n);
-                            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), want.size()), isa_name(isa), " ", rows,
-                                            "x", cols);
+                            for (bool in_order : {false, true}) {
+                                m.in_order = in_order;
+                                std::fill(y.floats(), y.floats() + want.size(), 1e30f);
+                                kernels_of(isa)->matmul(y.floats(), rows, m, b, x.floats(), cols, n);
+                                REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), want.size()), isa_name(isa), " ",
+                                                rows, "x", cols);
+                            }
                         }
                     }
 }

@@ -126,6 +126,18 @@ TEST_CASE("a team, 1 to 8 threads, any number of parts: the bits of one thread, 
             check_bits(int_model(spec(text), s), std::string(text) + " " + std::to_string(how), teams.all, true);
         }
 }
+TEST_CASE("a model of 8 MB is read row after row, a smaller one is not; in parts or not, on every back-end (slow)") {
+    Teams             teams;
+    const std::string shape_f16 = "mamba2,d_model=520,d_state=32,headdim=26,d_output=9,dtype=f16,n_layer=",
+                      shape_int = "mamba2,d_model=700,d_state=32,headdim=50,d_output=9,n_layer=";
+    const Bytes f16 = random_file(spec(shape_f16 + "3")), i8 = int_model(spec(shape_int + "3"));
+    CHECK(Loaded(f16).model.decoder.in_order);
+    CHECK(Loaded(i8).model.decoder.in_order);
+    CHECK_FALSE(Loaded(random_file(spec(shape_f16 + "2"))).model.decoder.in_order);
+    CHECK_FALSE(Loaded(int_model(spec(shape_int + "2"))).model.decoder.in_order);
+    check_bits(f16, "f16", {&teams.two}, true);
+    check_bits(i8, "int8", {&teams.two}, true);
+}
 TEST_CASE("a team changes nothing in small models (slow)") {
     Teams teams;
     for (const random_model::Spec& s : all_cells()) check_bits(random_file(s), s.arch, {&teams.two}, false);

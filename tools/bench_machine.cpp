@@ -168,7 +168,7 @@ template <class K> Machine measure_with(int threads, double seconds) {
 
 Machine measure_machine(ssm::Isa isa, int threads, double seconds) {
 #if defined(BENCH_AVX2)
-    if (isa == ssm::Isa::avx2 || isa == ssm::Isa::avx512)
+    if (isa == ssm::Isa::avx2 || isa == ssm::Isa::avxvnni || isa == ssm::Isa::avx512)
         return measure_with<avx2>(threads, seconds); // as a measure, the same
 #endif
     (void)isa;

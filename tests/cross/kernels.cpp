@@ -62,6 +62,7 @@ Matrix make_matrix(int32_t rows, int32_t rows4, int32_t cols, int kind, int32_t 
     m.rows = rows, m.rows4 = rows4, m.cols = cols, m.dtype = rows4 > 0 ? DType::i4 : DType::i8;
     m.data = data + skew, m.data4 = data4 + skew, m.sub = sub + skew, m.scale = scale_bytes + skew;
     m.bias = rnd.below(2) == 0 ? nullptr : bias_bytes + skew;
+    m.in_order = rnd.below(2) == 0;
     for (int32_t i = 0; i < (rows - rows4) * cols; ++i)
         data[skew + i] = static_cast<unsigned char>(rnd.number(127, kind == 5 ? 4 : kind, i));
     for (int32_t i = 0; i < rows4 * groups * 16; ++i)
