@@ -4597,10 +4597,10 @@ struct avx2 : scalar {
     }
     // How 256 bits multiply: `bytes` adds 32 products of codes within +-127 to eight sums, `words` 16 of int16. `rows`:
     // of int8, so many at once. Weights as bytes() takes them are `bias` larger, sums by bias times the token's codes.
-    struct Pairs { // |w| times q with w's sign, pairs at most 32,258
+    struct Pairs { // |q|, the same for all rows, times w with q's sign; pairs at most 32,258
         static constexpr int    rows = 4, bias = 0;
         SSM_AVX2_INLINE __m256i bytes(__m256i sum, const unsigned char* w, __m256i q) noexcept {
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(load(w)), _mm256_sign_epi8(q, load(w)));
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(load(w), q));
             return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
         SSM_AVX2_INLINE __m256i words(__m256i sum, __m256i a, __m256i b) noexcept {
