@@ -30,7 +30,7 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
+.PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
     firmware firmware-report packages
 all: $(BUILD)/ssm
 
@@ -75,6 +75,16 @@ asan:
 # A million hostile lines through `ssm serve`, under the same checks.
 hostile:
 	$(MAKE) $(CHECKED) $(BUILD)/asan/test
+	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
+
+# What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
+QUICK_TESTS := main include json load run debug s4d mamba int_load int_states int_oracle int_reference memory relevance serve \
+    tool history back_ends
+QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
+    quantize_snap
+asan-quick:
+	$(MAKE) $(CHECKED) TESTS="$(QUICK_TESTS:%=$(BUILD)/asan/tests/%.o)" UNITS="$(QUICK_UNITS:%=$(BUILD)/asan/tools/%.o)" $(BUILD)/asan/test
+	$(BUILD)/asan/test
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
