@@ -78,13 +78,12 @@ hostile:
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
-QUICK_TESTS := main include json load run debug s4d mamba int_load int_states int_oracle int_reference memory relevance serve \
-    tool history back_ends
+QUICK_TESTS := main json load run s4d mamba int_load int_states int_oracle int_reference memory relevance serve tool history
 QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
     quantize_snap
 asan-quick:
 	$(MAKE) $(CHECKED) TESTS="$(QUICK_TESTS:%=$(BUILD)/asan/tests/%.o)" UNITS="$(QUICK_UNITS:%=$(BUILD)/asan/tools/%.o)" $(BUILD)/asan/test
-	$(BUILD)/asan/test
+	$(BUILD)/asan/test --test-case-exclude="*slow)*"
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
@@ -125,7 +124,7 @@ clang:
 	$(BUILD)/clang/test
 
 fuzz: | doctest
-	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
+	sh tests/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:

@@ -1,8 +1,10 @@
 #!/bin/sh
-# fuzz.sh - libFuzzer on each target of tests/fuzz: fuzz.sh BUILD-FOLDER SECONDS-EACH
+# fuzz.sh - libFuzzer on each target of tests/fuzz: fuzz.sh BUILD-FOLDER SECONDS-EACH [TARGET]...
 # SPDX-License-Identifier: MIT
 set -e
 build=$1 seconds=$2
+shift 2
+[ $# -gt 0 ] || set -- load score int serve
 cd "$(dirname "$0")/.."
 clang=$(command -v clang++-14 || command -v clang++-16 || true)
 if [ -z "$clang" ]; then
@@ -11,7 +13,7 @@ if [ -z "$clang" ]; then
     exit
 fi
 mkdir -p "$build"
-for target in load score int serve; do
+for target in "$@"; do
     more=
     [ $target = score ] && more="tools/score_records.cpp tools/tool.cpp"
     [ $target = int ] && more="tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp -DSSM_TEST_DIR=\"tests\""
