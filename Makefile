@@ -78,9 +78,9 @@ hostile:
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
-QUICK_TESTS := main json load run s4d mamba int_load int_states int_oracle int_reference memory relevance serve tool history
+QUICK_TESTS := main json load run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history
 QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
-    quantize_snap
+    quantize_snap sound
 asan-quick:
 	$(MAKE) $(CHECKED) TESTS="$(QUICK_TESTS:%=$(BUILD)/asan/tests/%.o)" UNITS="$(QUICK_UNITS:%=$(BUILD)/asan/tools/%.o)" $(BUILD)/asan/test
 	$(BUILD)/asan/test --test-case-exclude="*slow)*"

@@ -55,13 +55,19 @@
 // Inputs are taken apart by their bits to 16 fraction bits (Q16): below 2^-17 they vanish, from 32768 on they saturate,
 // NaN and Inf are refused. A dt is Q16 too: at least 2^-16. The ..._q16 calls take and give these integers directly.
 //
+// Sound. An S4D model with tensors frontend.poles and frontend.full hears raw samples: a step takes a frame of d_input
+// of them, from -1 to 1 (or Q16: a 16-bit sample times 2), and a bank of resonators, the logarithms of their powers and
+// a moving mean, all in integers (section 8, BankQ), make the encoder's input. Frames follow each other without gaps:
+// dt is 1.
+//
 // Files. safetensors with F32, F16 or BF16 tensors under the public names, listed in section 7. Shapes give all they
 // can, metadata the rest. S4D, in either spelling: prenorm (true, false), pool (mean, last, none), disc (zoh,
 // bilinear). Mamba, with or without "backbone." in front, embedding or embeddings: d_state and ngroups where they
 // differ from 128 and 1 (Mamba-2), rope_angles or rope_fraction (0.5), a_activation (heavy_tail, softplus), a_floor
 // (1e-4) (Mamba-3), norm_before_gate (Mamba-2), vocab_size, scope = mixer for a lone mixer; or the same keys as
 // config.json of the public code has them, behind "cfg." and "cfg.ssm_cfg."; `ssm convert` writes them. Optional for
-// all: arch, clip, pool. What a Mamba model reads and gives: tokens (embedding.weight; see embed()), features
+// all: arch, clip, pool. Models of sound: d_input, band_shift, band_leak, band_mean, band_floor, band_rest, band_fall.
+// What a Mamba model reads and gives: tokens (embedding.weight; see embed()), features
 // (input_proj.weight and .bias) or vectors of d_model numbers; head.weight or lm_head.weight, else the embedding again,
 // else the final norm's output. Tensors whose names begin with test. grad. trace. golden. final. state. are passed
 // over, any other surplus tensor is refused. Limits are named constants in section 1. Integer models have metadata
@@ -169,6 +175,8 @@ constexpr int32_t  max_width = 16384; // d_model, d_input, d_output
 constexpr int32_t  max_vocab = 1 << 20;
 constexpr int32_t  max_d_state = 512; // N of S4D (N/2 modes are stored); Mamba: max_d_state / 2
 constexpr int32_t  max_mimo_rank = 8;
+constexpr int32_t  max_bands = 64;   // of a model of sound
+constexpr int32_t  max_frame = 4096; // its samples a step
 constexpr int32_t  max_d_conv = 8;
 constexpr int32_t  max_batch = 65536;
 constexpr int32_t  max_parts = 64;             // of a Team; more are as many
@@ -217,6 +225,13 @@ struct Config {
     int32_t   A_floor_q26 = 0;   // integer models, Mamba-3
     int32_t   b_frac = 0;        // integer models, S4D: fraction bits of b, and of B / A
     int32_t   g_frac = 0;
+    int32_t   n_bands = 0;    // models of sound: resonators between d_input samples a step and the encoder; 0: none
+    int32_t   band_shift = 0; // section 8, Bank
+    int32_t   band_leak = 0;
+    int32_t   band_mean = 0;
+    int32_t   band_floor = 0;
+    int32_t   band_rest = 0;
+    int32_t   band_fall = 0;
     int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
@@ -230,7 +245,9 @@ constexpr bool operator==(const Config& a, const Config& b) noexcept {
            a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
            a.dt_rank == b.dt_rank && a.A_floor == b.A_floor && a.state_clip == b.state_clip && a.state == b.state &&
            a.has_gaps == b.has_gaps && a.act_bits == b.act_bits && a.clip_q25 == b.clip_q25 &&
-           a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac;
+           a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac && a.n_bands == b.n_bands &&
+           a.band_shift == b.band_shift && a.band_leak == b.band_leak && a.band_mean == b.band_mean &&
+           a.band_floor == b.band_floor && a.band_rest == b.band_rest && a.band_fall == b.band_fall;
 }
 constexpr bool is_integer(const Config& c) noexcept { return c.state != StateType::f32; } // which engine runs it
 SSM_API bool   valid(const Config& c) noexcept; // ranges, and that no size below can overflow
@@ -408,6 +425,8 @@ struct Model { // read-only after load(); any number of threads may share it
     Matrix                     encoder, decoder; // encoder: of features, or the embedding [vocabulary][d_model]
     const float*               encoder_bias = nullptr;
     const float*               decoder_bias = nullptr;
+    const unsigned char*       poles = nullptr; // of a model of sound: int32 [n_bands][re im], Q31
+    const unsigned char*       full = nullptr;  // int32 [n_bands], Q16: the logarithm that stands for full scale
     const float*               norm_f_weight = nullptr; // Mamba: the final norm
     const float*               norm_f_bias = nullptr;
     const S4dLayer<float>*     s4d = nullptr;
@@ -498,6 +517,7 @@ SSM_API Status score_streams(const Model& m, const State* states, int32_t n, Scr
 // training step.
 SSM_API int32_t to_q16(float x) noexcept;     // ties up, +-(2^31 - 1) from 32768 on, 0 for a denormal number; x finite
 SSM_API float   from_q16(int32_t v) noexcept; // the nearest float, ties to even
+SSM_API int32_t log2_q16(uint64_t v) noexcept; // log2(v) in Q16, off by less than 2^-16; 1 <= v < 2^63
 SSM_API Status  step_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t* y,
                          int32_t dt = 65536) noexcept;
 SSM_API Status  prefill_q16(const Model& m, State* s, Scratch* w, const int32_t* x, int32_t n, int32_t* y,
@@ -559,6 +579,13 @@ constexpr size_t
 pool_words(const Config& c) noexcept { // a mean; of integers: sums of 64 bits, lower and upper words, count
     return c.pool != Pool::mean ? 0 : is_integer(c) ? 2 * padded(c.d_model) + 8 : padded(c.d_model);
 }
+// Models of sound: six words a resonator, and what the bank keeps beside; section 8.
+constexpr size_t bank_words(const Config& c) noexcept { return c.n_bands > 0 ? 7 * size_t(c.n_bands) + 3 : 0; }
+// Of a state, in front of the layers' parts.
+constexpr size_t  head_words(const Config& c) noexcept { return pool_words(c) + bank_words(c); }
+constexpr int32_t features_of(const Config& c) noexcept {
+    return c.n_bands > 0 ? c.n_bands : c.d_input;
+} // the encoder's
 constexpr size_t modes(const Config& c) noexcept { // S4D; only floats are padded
     return size_t(c.d_state / 2) * (is_integer(c) ? size_t(c.d_model) : padded(c.d_model));
 }
@@ -631,21 +658,27 @@ constexpr uint64_t state_floats(const Config& c) noexcept {
 constexpr size_t  larger(size_t a, size_t b) noexcept { return a > b ? a : b; }
 constexpr int32_t head_rows = 64; // of an integer model's head at a time
 constexpr size_t  row_p(const Config& c) noexcept {
-     const size_t ends = is_integer(c) ? padded(c.d_input > head_rows ? c.d_input : head_rows) : 0;
-     if (c.arch == Arch::s4d) return larger(2 * padded(c.d_model), ends);
+    const size_t features = padded(features_of(c)), ends = is_integer(c)   ? larger(features, size_t(head_rows))
+                                                           : c.n_bands > 0 ? features
+                                                                           : 0;
+    if (c.arch == Arch::s4d) return larger(2 * padded(c.d_model), ends);
     const size_t extra = c.arch == Arch::mamba1 ? size_t(c.dt_rank) + 2 * size_t(c.d_state) + size_t(c.d_inner) : 0;
      return larger(padded(int32_t(larger(in_rows(c) + extra, 2 * size_t(c.mlp_hidden)))), ends);
 }
 // Codes of one token of an integer model, in bytes: of its longest input to a projection, in whole groups of 32.
 constexpr size_t code_bytes(const Config& c) noexcept {
-    const size_t a = larger(size_t(c.d_model), size_t(c.d_input)), b = larger(size_t(c.d_inner), size_t(c.mlp_hidden));
+    const size_t a = larger(size_t(c.d_model), size_t(features_of(c)));
+    const size_t b = larger(size_t(c.d_inner), size_t(c.mlp_hidden));
     return !is_integer(c) ? 0 : (larger(larger(a, b), size_t(c.dt_rank)) + 31) / 32 * 32 * size_t(c.act_bits / 8);
 }
 constexpr size_t row_o(const Config& c) noexcept {
     return c.arch == Arch::s4d ? 0 : padded(c.d_inner > c.mlp_hidden ? c.d_inner : c.mlp_hidden);
 }
 constexpr size_t one_row(const Config& c) noexcept {
-    if (c.arch == Arch::s4d) return modes(c) * 6; // a discarded state; a, b for a given dt
+    if (c.arch == Arch::s4d) { // a discarded state; a, b for a given dt; a discarded bank and a frame
+        const size_t own = !is_integer(c) ? modes(c) * 6 : c.has_gaps ? modes(c) * 4 : 0;
+        return c.n_bands > 0 ? larger(own, bank_words(c) + size_t(c.d_input)) : own;
+    }
     const size_t N = size_t(c.d_state), conv = conv_dim(c) * size_t(c.d_conv), H = padded(c.nheads);
     if (is_integer(c) && c.arch == Arch::mamba1) return larger(conv, 2 + 5 * N + padded(c.d_inner));
     if (is_integer(c) && c.arch == Arch::mamba2)
@@ -664,7 +697,7 @@ constexpr size_t one_row(const Config& c) noexcept {
 
 // State: header, running mean [d_model padded] if pooling is mean, then the layers' parts.
 constexpr size_t state_bytes(const Config& c) noexcept {
-    return detail::state_header_bytes + (detail::pool_words(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
+    return detail::state_header_bytes + (detail::head_words(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
 }
 constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
     const size_t row = 2 * detail::padded(c.d_model) + detail::row_p(c) + detail::row_o(c) +
@@ -1222,7 +1255,7 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 // that never overflow; each range is written where it arises. "Qf" is an integer with f fraction bits. Functions of one
 // number are written once, for W = int64_t (the definition) or W = a vector of 64-bit lanes, of which the back-ends say
 // how to multiply. Exports rs, sat, to_q16, from_q16, exp_neg, recip, sigmoid_q, tanh_q, softplus_q, sin_turn,
-// cos_turn, phi_q, rsqrt_q, silu_q, quotients of the quantiser.
+// cos_turn, phi_q, rsqrt_q, silu_q, log2_q, quotients of the quantiser.
 //
 // SSM_ASSERT states a range in front of what relies on it, wherever a flaw in its proof could do harm: in the
 // definition, W = int64_t. Of vectors it says nothing; the tests hold their lanes against the definition.
@@ -1300,6 +1333,9 @@ SSM_INLINE int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) *
 SSM_INLINE uint32_t size_of(int64_t x) noexcept { // |x| < 2^32
     SSM_ASSERT(at_most(x, 0xffffffff));
     return uint32_t(x < 0 ? -x : x);
+}
+SSM_INLINE int64_t wide_of(const int32_t* p) noexcept { // lower word first
+    return int64_t(uint64_t(uint32_t(p[0])) | uint64_t(uint32_t(p[1])) << 32);
 }
 SSM_INLINE int32_t bit_length(uint64_t x) noexcept {
 #if defined(__GNUC__)
@@ -1440,6 +1476,17 @@ SSM_LOCAL int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
     return r;
 }
 
+// log2(v) in Q16, 1 <= v < 2^63: n + log2(1 + f), with f + f (1 - f) c(f) for the latter; off by at most 0.7 of 2^-16.
+SSM_LOCAL int32_t log2_q(uint64_t v) noexcept {
+    SSM_ASSERT(v != 0 && v >> 63 == 0);
+    const int32_t n = bit_length(v) - 1;
+    const int64_t f = int64_t(v << (63 - n) >> 32) - (int64_t(1) << 31); // Q31
+    int64_t       c = rs<31>(27747045 * f) - 103032465;                  // Q30, below 2^29
+    c = rs<31>(c * f) + 195366126, c = rs<31>(c * f) - 295923583, c = rs<31>(c * f) + 475179015;
+    const int64_t bend = rs<31>(f * ((int64_t(1) << 31) - f)); // at most 2^29
+    return n * 65536 + int32_t(rs<15>(f + rs<30>(bend * c)));
+}
+
 // What makes codes of a token and numbers of codes again: x ~ code num 2^-den, code = x R 2^-shift.
 struct Quotients {
     int64_t R = 0;                    // x's factor; below 2^31
@@ -1457,6 +1504,7 @@ struct Quotients {
 };
 } // namespace detail
 
+SSM_API int32_t log2_q16(uint64_t v) noexcept { return detail::log2_q(v); }
 SSM_API int32_t to_q16(float x) noexcept { return detail::to_q16(uint32_t(detail::bits_of(x))); }
 SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(detail::q16_bits(v))); }
 
@@ -1468,6 +1516,7 @@ SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(d
 // scalar.
 
 template <class T> struct Row;
+struct BankQ;
 struct HeadScanQ;
 struct S4dScanQ;
 struct Kernels {
@@ -1516,6 +1565,7 @@ struct Kernels {
     void (*matmul_q)(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                      const int32_t* scales, int32_t n, int32_t bits);
     bool (*s4d_scan_q)(const S4dScanQ& a);
+    void (*bank_q)(const BankQ& a); // the samples of one frame; both engines
     bool (*scan_q)(const HeadScanQ& a);
     void (*add_q)(int32_t* r, const int32_t* v, int32_t n); // r = sat(r + v)
     void (*gelu_q)(int32_t* y, const int32_t* x, int32_t n);
@@ -2235,7 +2285,7 @@ template <Arch A, class F> SSM_INLINE bool mamba_row(const Row<float>& row) noex
 //
 // The four cells once more, for models of integers; formulas and tensors as in section 7. Products of int32 are taken
 // in 64 bits; the comments give formats and largest sizes. Sums of integers have no order, so states keep the same
-// order of n as the float cells and every back-end may add as it likes. Exports HeadScanQ, S4dScanQ, mamba1_q,
+// order of n as the float cells and every back-end may add as it likes. Exports BankQ, HeadScanQ, S4dScanQ, mamba1_q,
 // mamba2_q, mamba3_q and the element-wise loops.
 
 // The rows p of one head: with add = sum_r (w_rp k0_rn + v_rp k_rn), Q46, at most 2^62.51 for 8 ranks,
@@ -2265,6 +2315,30 @@ struct S4dScanQ {
     const int32_t *      D, *h_in, *u;
     int32_t *            h_out, *s; // u, s: [T][stride]
     int32_t              stride, T, H, modes, b_shift, clip;
+};
+
+// What a model of sound has in front of its encoder: a bank of K resonators, the logarithms of their powers, and what
+// is usual subtracted. In integers for both engines. x_t are a frame's samples in Q16, limited to one in magnitude; p_k
+// are complex poles in Q31; all is exact but for the roundings written down:
+//
+//     u_t = (32 x_t - 29 x_t-1) >> band_shift;   y <- p y + u,  z <- p z + y (the new y), for each sample, where
+//     Re p y = 2 (high(pr, yr) + high(-pi, yi)),  Im p y = 2 (high(pi, yr) + high(pr, yi)),  high(a, b) = rs(a b, 32)
+//     e <- e + ((|z|^2 >> 12) - e >> band_leak), for each fourth sample
+//
+// and at the end of a frame, in Q16 with the mean m in Q24:
+//
+//     l_k = log2(e_k + 1) - full_k;  peak <- max(peak - band_fall, l_0 ..);  l_k <- max(l_k, peak - band_floor)
+//     m_k <- l_k of the first frame, later m_k + rs((l_k - m_k) band_mean, 16);   m_k <- max(m_k, peak - band_rest)
+//     feature_k = rs(l_k - m_k, 1)
+//
+// |u| <= 61 2^16 >> band_shift, and load() sees to it that |u| / (1 - |p|)^2 + 16 < 2^31: no part of y or z leaves 32
+// bits, |z|^2 stays below 2^62. Of a restored state, which may hold any y and z, sums wrap. A bank's words in a state:
+// [K]{yr, yi, zr, zi, e low, e high, m}, the last sample, peak, and whether there was a frame.
+struct BankQ {
+    const unsigned char* poles; // [K][re im]
+    const int32_t*       u;     // [n]
+    int32_t*             state; // [K][7]
+    int32_t              K, n, leak;
 };
 
 namespace detail {
@@ -2985,6 +3059,28 @@ struct scalar {
                                                        : dot8(W, o, q16);
                 y[ptrdiff_t(i) * y_stride + o] = requantize(acc, scales + ptrdiff_t(i) * 2, W, o, bits);
             }
+    }
+    static SSM_INLINE uint32_t high(int32_t a, int32_t b) noexcept { // halves go up
+        return uint32_t(uint64_t(product(a, b) + (int64_t(1) << 31)) >> 32);
+    }
+    static void bank_q(const BankQ& a) {
+        for (int32_t k = 0; k < a.K; ++k) {
+            const int32_t pr = int32_t(load_u32(a.poles + 8 * k)), pi = int32_t(load_u32(a.poles + 8 * k + 4)),
+                          ni = -pi;
+            int32_t* s = a.state + 7 * k;
+            int32_t  yr = s[0], yi = s[1], zr = s[2], zi = s[3];
+            int64_t  e = wide_of(s + 4);
+            for (int32_t t = 0; t < a.n; ++t) {
+                const uint32_t r = high(pr, yr) + high(ni, yi), i = high(pi, yr) + high(pr, yi);
+                const uint32_t v = high(pr, zr) + high(ni, zi), w = high(pi, zr) + high(pr, zi);
+                yr = int32_t(uint32_t(a.u[t]) + 2 * r), yi = int32_t(2 * i);
+                zr = int32_t(uint32_t(yr) + 2 * v), zi = int32_t(uint32_t(yi) + 2 * w);
+                if (t % 4 == 3)
+                    e += (int64_t((uint64_t(product(zr, zr)) + uint64_t(product(zi, zi))) >> 12) - e) >> a.leak;
+            }
+            s[0] = yr, s[1] = yi, s[2] = zr, s[3] = zi;
+            s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
+        }
     }
     // The modes of channel h from j on: new states, and the sum of Re(C x').
     static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, int32_t u,
@@ -5421,6 +5517,7 @@ template <class K> constexpr Kernels kernels_from() noexcept {
         t.glu = &K::glu, t.layer_norm = &K::layer_norm, t.rms_norm = &K::rms_norm, t.gate = &K::gate;
         t.conv = &K::conv, t.mamba1 = &K::mamba1, t.mamba2 = &K::mamba2, t.mamba3 = &K::mamba3;
     }
+    if constexpr (in_build(Arch::s4d)) t.bank_q = &K::bank_q;
     if constexpr (integer_in_build) {
         t.quantize = &K::quantize, t.matmul_q = &K::matmul_q, t.s4d_scan_q = &K::s4d_scan_q, t.scan_q = &K::scan_q;
         t.add_q = &K::add_q, t.gelu_q = &K::gelu_q, t.glu_q = &K::glu_q, t.layer_norm_q = &K::layer_norm_q;
@@ -5904,6 +6001,48 @@ SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Ca
 // Checks come first: after them nothing can fail, so a state is moved whole or not at all. Also states: make, reset,
 // save, restore.
 
+SSM_INLINE void put_q16(int32_t* to, int32_t v) noexcept { *to = v; }
+SSM_INLINE void put_q16(float* to, int32_t v) noexcept { *to = static_cast<float>(v) * (1.0f / 65536.0f); }
+
+// The features of every row of a model of sound, Q16, into work.p.
+template <class T>
+SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work, const Trace* trace) noexcept {
+    const Config&   c = m.config;
+    const ptrdiff_t K = c.n_bands;
+    int32_t *       own = reinterpret_cast<int32_t*>(work.one), *u = own + bank_words(c);
+    BankQ           bank{m.poles, u, nullptr, c.n_bands, c.d_input, c.band_leak};
+    for (int32_t i = 0; i < call.n; ++i) {
+        int32_t* s = words_of<int32_t>(call.of(i)) + pool_words(c);
+        if (!call.moves()) copy(own, s, bank_words(c) * 4), s = own;
+        int32_t *last = s + 7 * K, *peak = last + 1, *begun = last + 2, top = INT32_MIN;
+        for (int32_t t = 0; t < c.d_input; ++t) {
+            const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(t));
+            const int32_t  x = sat(call.q16 ? int32_t(word) : to_q16(word), 65536);
+            u[t] = (32 * x - 29 * *last) >> c.band_shift;
+            *last = x;
+        }
+        bank.state = s;
+        m.kernels->bank_q(bank);
+        T* const to = work.p + i * ptrdiff_t(row_p(c));
+        for (ptrdiff_t k = 0; k < K; ++k) { // s[6], the mean, waits in u while its place holds l
+            const int32_t l = log2_q(uint64_t(wide_of(s + 7 * k + 4)) + 1) - int32_t(load_u32(m.full + 4 * k));
+            u[k] = l, top = l > top ? l : top;
+        }
+        *peak = *begun == 0 || top > *peak - c.band_fall ? top : *peak - c.band_fall;
+        const int32_t rest = (*peak - c.band_rest) * 256;
+        for (ptrdiff_t k = 0; k < K; ++k) {
+            const int32_t least = *peak - c.band_floor, l = (u[k] > least ? u[k] : least) * 256;
+            int32_t*      mean = s + 7 * k + 6;
+            *mean = *begun == 0 ? l : *mean + int32_t(rs<16>(product(l - *mean, c.band_mean)));
+            if (*mean < rest) *mean = rest;
+            const int32_t f = int32_t(rs<9>(int64_t(l) - *mean));
+            put_q16(to + k, f);
+            if (trace != nullptr && trace->see_int != nullptr) trace->see_int(trace->user, "features", 0, i, &f, 1);
+        }
+        *begun = 1;
+    }
+}
+
 // Pooling "mean" of row r, in place, with the row counted: a running mean, mean + (r - mean) / count.
 SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) noexcept {
     float*      mean = words_of<float>(s);
@@ -5939,7 +6078,7 @@ SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& ca
     T *           r = work.r, *z = work.z;
     for (int32_t i = 0; i < n; ++i)
         for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0;
-    ptrdiff_t at = ptrdiff_t(pool_words(c));
+    ptrdiff_t at = ptrdiff_t(head_words(c));
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(modes(c) * 2)) {
         const S4dLayer<T>& layer = layers[l];
         if (c.prenorm)
@@ -6048,7 +6187,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
         for (int32_t i = 0; i < n; ++i) add(m, r + i * stride, v + i * stride, d);
     };
     const T*  none = nullptr;
-    ptrdiff_t at = ptrdiff_t(pool_words(c));
+    ptrdiff_t at = ptrdiff_t(head_words(c));
     for (int32_t l = 0; l < c.n_layers; ++l, at += ptrdiff_t(parts_of(c).end)) {
         const MambaLayer<T>& layer = layers[l];
         if (!c.bare_mixer) norm_rows(z, layer.norm_weight, layer.norm_bias);
@@ -6117,7 +6256,10 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept 
     const float*      x = reinterpret_cast<const float*>(call.x);
     float *           y = reinterpret_cast<float*>(call.y), *r = work.r;
     const int32_t     d = c.d_model, stride = int32_t(padded(d)), n = call.n;
-    if (c.input == Input::features) project(m, work, r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
+    if (c.n_bands > 0) {
+        if constexpr (in_build(Arch::s4d)) sound_rows(m, call, work, w.trace);
+        project(m, work, r, stride, m.encoder, m.encoder_bias, work.p, ptrdiff_t(row_p(c)), n);
+    } else if (c.input == Input::features) project(m, work, r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
     run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, w.trace);
@@ -6139,7 +6281,9 @@ SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcep
 #ifdef SSM_DEBUG
     work.call = &call;
 #endif
-    for (int32_t i = 0; i < n; ++i)
+    if constexpr (in_build(Arch::s4d))
+        if (c.n_bands > 0) sound_rows(m, call, work, w.trace);
+    for (int32_t i = 0; c.n_bands == 0 && i < n; ++i)
         for (int32_t k = 0; k < c.d_input; ++k) {
             const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(k));
 #ifdef SSM_DEBUG
@@ -6191,12 +6335,13 @@ SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexc
         const uint32_t word = word_at(call.dt, size_t(i));
         if (!is_integer(c)) {
             if (int32_t(word) <= 0 || int32_t(word) > bits_of(max_dt)) return Status::bad_input;
+            if (c.n_bands > 0 && int32_t(word) != bits_of(1.0f)) return Status::unsupported;
             continue;
         }
         if (!call.q16 && !finite_bits(word)) return Status::bad_input;
         const int32_t dt = call.q16 ? int32_t(word) : to_q16(word);
         if (dt < 1) return Status::bad_input;
-        if (c.arch == Arch::s4d && !c.has_gaps && dt != 65536) return Status::unsupported;
+        if (c.arch == Arch::s4d && (!c.has_gaps || c.n_bands > 0) && dt != 65536) return Status::unsupported;
     }
     return Status::ok;
 }
@@ -6380,7 +6525,7 @@ namespace detail {
 template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
     if (layer < 0 || layer >= c.n_layers || is_integer(c)) return 0;
     const Parts  at = parts_of(c);
-    const size_t base = pool_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
+    const size_t base = head_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
     const bool   m3 = c.arch == Arch::mamba3;
     size_t       i = 0;
     const size_t S = size_t(c.rope_angles), R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c);
@@ -6440,7 +6585,7 @@ SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Par
     const Config& c = m.config;
     if (!good_state(m, s) || !is_integer(c) || layer < 0 || layer >= c.n_layers) return 0;
     const Parts    at = parts_of(c);
-    const int32_t* words = words_of<int32_t>(s) + pool_words(c) + size_t(layer) * at.end;
+    const int32_t* words = words_of<int32_t>(s) + head_words(c) + size_t(layer) * at.end;
     const size_t   N = size_t(c.d_state), R = size_t(c.mimo_rank), H = size_t(c.nheads), K = size_t(c.d_conv),
                  C = conv_dim(c);
     const bool   codes = c.state == StateType::i16rowexp, m3 = c.arch == Arch::mamba3;
@@ -6509,6 +6654,13 @@ SSM_LOCAL bool good_word(const Config& c, const Parts& at, size_t k, uint32_t wo
     if (k >= at.h && c.state == StateType::i16rowexp) return (word & 0xffffu) != 0x8000u && word >> 16 != 0x8000u;
     return size <= (k >= at.h ? c.clip_q25 : k >= at.k && k < at.v ? k_bound : int_max);
 }
+// Word i of a bank: any y and z; e below 2^51, m below 2^30; the last sample; a peak; whether there was a frame.
+SSM_LOCAL bool good_bank(const Config& c, size_t i, uint32_t word) noexcept {
+    const size_t  own = 7 * size_t(c.n_bands), k = i % 7;
+    const int64_t v = int32_t(word);
+    if (i < own) return k < 5 || (k == 5 ? v >= 0 && v < 1 << 19 : at_most(v, 1 << 30));
+    return i == own ? at_most(v, 65536) : i == own + 1 ? at_most(v, 1 << 22) : word <= 1;
+}
 // Word i of the pool: half of a sum, at most 2^62 in size, or the count.
 SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) noexcept {
     const int32_t v = int32_t(load_u32(words + 4 * i));
@@ -6536,12 +6688,17 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     saved_header(m, h, expected);
     if (bytes != total || !equal_bytes(p, expected, saved_header_bytes)) return no("its shape is not this model's");
     if (h.flags > 1u) return no("holds flags that this version does not know");
-    const size_t pooled = pool_words(m.config), count = (total - 4 - saved_header_bytes) / 4;
+    const size_t pooled = pool_words(m.config), head = head_words(m.config),
+                 count = (total - 4 - saved_header_bytes) / 4;
     const Parts  parts = parts_of(m.config);
     for (size_t i = 0; i < count; ++i) {
         const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
-        const size_t   k = i < pooled ? 0 : (i - pooled) % parts.end;
-        const bool     angle = i >= pooled && k >= parts.angle && k < parts.k, in_h = i >= pooled && k >= parts.h;
+        const size_t   k = i < head ? 0 : (i - head) % parts.end;
+        const bool     angle = i >= head && k >= parts.angle && k < parts.k, in_h = i >= head && k >= parts.h;
+        if (i >= pooled && i < head) {
+            if (!good_bank(m.config, i - pooled, word)) return no("holds a value beyond its format");
+            continue;
+        }
         if (is_integer(m.config)) {
             if (i < pooled ? !good_sum(m.config, p + saved_header_bytes, i)
                            : !angle && !good_word(m.config, parts, k, word))
@@ -7455,6 +7612,10 @@ SSM_API bool valid(const Config& c) noexcept {
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
           in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && from_0(c.state_clip)))
         return false;
+    const bool bank = c.d_input % 4 == 0 && in(c.d_input, c.n_bands, max_frame) && in(c.band_shift, 0, 15) &&
+                      in(c.band_leak, 0, 15) && in(c.band_mean, 0, 65536) && in(c.band_floor, 0, 1 << 22) &&
+                      in(c.band_rest, 0, 1 << 22) && in(c.band_fall, 0, 1 << 22) && c.arch == Arch::s4d;
+    if (!in(c.n_bands, 0, max_bands) || (c.n_bands > 0 && !bank)) return false;
     if (c.arch == Arch::s4d)
         return in(c.d_state, 2, max_d_state) && c.d_state % 2 == 0 && c.input == Input::features && c.has_head;
     if (!in(c.d_state, 1, max_d_state / 2) || !in(c.d_inner, 1, 4 * max_width) || !in(c.mlp_hidden, 0, 4 * max_width) ||
@@ -7558,6 +7719,41 @@ SSM_LOCAL Status read_clip(Config* c, const Index& ix, Fault* fault) noexcept {
     return bad_key(fault, "clip", "metadata not understood, expected a limit for the state, or 0 for none");
 }
 
+// A whole number of the metadata within limits.
+SSM_LOCAL Status whole(const Index& ix, const char* key, int32_t lo, int32_t hi, int32_t* to, Fault* fault) noexcept {
+    uint64_t     n = 0;
+    const Entry* e = find_metadata(ix, key);
+    if (e == nullptr) return bad_key(fault, key, "metadata missing, expected a whole number");
+    if (!json::to_uint(json::Token{json::Kind::string, e->value, size_t(e->value_len)}, &n))
+        return bad_key(fault, key, "metadata is not a whole number");
+    if (n < uint64_t(lo) || n > uint64_t(hi))
+        return blame(fault, Status::bad_config, key, Name().add(key).len,
+                     n < uint64_t(lo) ? "metadata is below the least that this model can have"
+                                      : "metadata is beyond this build's limit",
+                     n < uint64_t(lo) ? lo : hi, for_fault(n));
+    *to = int32_t(n);
+    return Status::ok;
+}
+// The bank of a model of sound, if it is one.
+SSM_LOCAL Status read_bank(Config* c, const Index& ix, Fault* fault) noexcept {
+    if (find_tensor(ix, "frontend.poles") == nullptr) return Status::ok;
+    Status s = dimension(ix, "frontend.poles", 2, 0, 1, max_bands, &c->n_bands, fault);
+    if (s == Status::ok) s = whole(ix, "d_input", 4, max_frame, &c->d_input, fault);
+    const struct {
+        const char* key;
+        int32_t     most, *to;
+    } keys[] = {{"band_shift", 15, &c->band_shift},    {"band_leak", 15, &c->band_leak},
+                {"band_mean", 65536, &c->band_mean},   {"band_floor", 1 << 22, &c->band_floor},
+                {"band_rest", 1 << 22, &c->band_rest}, {"band_fall", 1 << 22, &c->band_fall}};
+    for (const auto& k : keys)
+        if (s == Status::ok) s = whole(ix, k.key, 0, k.most, k.to, fault);
+    if (s == Status::ok && (c->d_input % 4 != 0 || c->d_input < c->n_bands))
+        return bad_key(
+            fault, "d_input",
+            "samples a step of a model of sound: expected a multiple of 4 that is not below the number of bands");
+    return s;
+}
+
 SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     Config c;
     c.n_entries = ix.n_entries;
@@ -7584,7 +7780,9 @@ SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     Status  s = Status::ok;
     int32_t n = 0;
     if ((s = dimension(ix, "encoder.weight", 2, 0, 1, max_width, &c.d_model, fault)) != Status::ok) return s;
-    if ((s = dimension(ix, "encoder.weight", 2, 1, 1, max_width, &c.d_input, fault)) != Status::ok) return s;
+    if ((s = read_bank(&c, ix, fault)) != Status::ok) return s;
+    if (c.n_bands == 0 && (s = dimension(ix, "encoder.weight", 2, 1, 1, max_width, &c.d_input, fault)) != Status::ok)
+        return s;
     if ((s = dimension(ix, "decoder.weight", 2, 0, 1, max_width, &c.d_output, fault)) != Status::ok) return s;
     const char* a = full ? "s4_layers.0.layer.kernel.A_imag" : "s4_layers.0.kernel.A_imag";
     if ((s = dimension(ix, a, 2, 1, 1, max_d_state / 2, &n, fault)) != Status::ok) return s;
@@ -7794,18 +7992,7 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
     static const char* const activations[] = {"heavy_tail", "softplus"};
     Status                   s = Status::ok;
     const auto               integer = [&](const char* key, int32_t lo, int32_t hi, int32_t* to) {
-        uint64_t     n = 0;
-        const Entry* e = find_metadata(ix, key);
-        if (s != Status::ok) return;
-        if (e == nullptr) s = bad_key(fault, key, "metadata missing, expected a whole number");
-        else if (!json::to_uint(json::Token{json::Kind::string, e->value, size_t(e->value_len)}, &n))
-            s = bad_key(fault, key, "metadata is not a whole number");
-        else if (n < uint64_t(lo) || n > uint64_t(hi))
-            s = blame(fault, Status::bad_config, key, Name().add(key).len,
-                      n < uint64_t(lo) ? "metadata is below the least that an integer model can have"
-                                                     : "metadata is beyond this build's limit",
-                      n < uint64_t(lo) ? lo : hi, for_fault(n));
-        *to = int32_t(n);
+        if (s == Status::ok) s = whole(ix, key, lo, hi, to, fault);
     };
     const auto one_of = [&](const char* key, const char* const* words, int count, const char* expected) {
         const int i = s == Status::ok ? word(ix, key, words, count, -1) : 0;
@@ -7842,6 +8029,7 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
         c.has_gaps = find_tensor(ix, "s4_layers.0.kernel.g") != nullptr;
         if (c.has_gaps && s == Status::ok) // b is shifted by 30 + g_frac - b_frac: 1 to 51
             integer("g_frac", c.b_frac > 29 ? c.b_frac - 29 : 0, c.b_frac + 21, &c.g_frac);
+        if (s == Status::ok) s = read_bank(&c, ix, fault);
     } else {
         c.norm = Norm(one_of("norm", norms, 2, "metadata missing or not understood, expected rms or layer"));
         integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
@@ -8209,7 +8397,7 @@ SSM_LOCAL void load_s4d(Model* m, Binder& bind, Arena* a) noexcept {
     const Config& c = m->config;
     const auto    floats = [&](int32_t count) { return static_cast<float*>(take(a, size_t(count) * sizeof(float))); };
     auto* const   layers = static_cast<S4dLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
-    m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, c.d_input);
+    m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, features_of(c));
     m->encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
     for (int32_t i = 0; i < c.n_layers; ++i) {
         layers[i] = S4dLayer<float>();
@@ -8358,6 +8546,29 @@ SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
     } else if (c.has_head) m->decoder = m->encoder, m->decoder.rows = c.d_output;
 }
 
+// The bank of a model of sound: tables in place. Poles keep y and z in 32 bits, see BankQ.
+SSM_LOCAL void load_bank(Model* m, Binder& bind) noexcept {
+    const Config& c = m->config;
+    const int64_t shape[] = {c.n_bands, 2}, one = int64_t(1) << 31, most = ((61 << 16) >> c.band_shift) + 16;
+    const Name    name = Name().add("frontend.poles");
+    m->poles = bind.integers(name, 2, shape, "I32");
+    m->full = bind.integers(Name().add("frontend.full"), 1, shape, "I32");
+    for (int64_t k = 0; m->poles != nullptr && k < c.n_bands; ++k) {
+        const int64_t  r = int32_t(load_u32(m->poles + 8 * k)), i = int32_t(load_u32(m->poles + 8 * k + 4));
+        const uint64_t square = uint64_t(r * r) + uint64_t(i * i); // |p|^2, Q62
+        int64_t        size = 0;                                   // floor of |p|, Q31
+        for (int64_t bit = one; bit > 0; bit >>= 1)
+            if (uint64_t(size + bit) * uint64_t(size + bit) <= square) size += bit;
+        const int64_t g = one - size - 1; // below 1 - |p|
+        if (g <= 0 || g * g >> 31 <= most)
+            return bind.fail(Status::bad_value, name, "a resonator too narrow for 32 bits, at the index given", 0, k);
+    }
+    for (int64_t k = 0; m->full != nullptr && k < c.n_bands; ++k)
+        if (!between(int32_t(load_u32(m->full + 4 * k)), 0, 64 << 16))
+            return bind.fail(Status::bad_value, Name().add("frontend.full"),
+                             "outside 0 to 64 in Q16, at the index given", 0, k);
+}
+
 // An integer model: tables in place, small vectors in the arena in this machine's order.
 struct IntegerLoader {
     const Config& c;
@@ -8467,7 +8678,7 @@ struct IntegerLoader {
     void model(Model* m) noexcept {
         const int64_t d = c.d_model;
         if (c.arch == Arch::s4d) {
-            m->encoder = bind.codes("", Name().add("encoder"), d, c.d_input),
+            m->encoder = bind.codes("", Name().add("encoder"), d, features_of(c)),
             m->decoder = bind.codes("", Name().add("decoder"), c.d_output, d);
             m->s4d_q = layers<S4dLayer<int32_t>>(&IntegerLoader::s4d_layer);
         } else {
@@ -8566,6 +8777,8 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
 
     // 3. Every tensor.
     Binder bind(ix, opt.check_values);
+    if constexpr (in_build(Arch::s4d))
+        if (c.n_bands > 0) load_bank(&m, bind);
     if constexpr (float_in_build && in_build(Arch::s4d))
         if (c.arch == Arch::s4d && !is_integer(c)) load_s4d(&m, bind, &a);
     if constexpr (float_in_build && mamba_in_build)

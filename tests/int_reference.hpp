@@ -435,7 +435,13 @@ class Model {
         std::vector<Vec>      conv;  // [C][K] Q16, newest last
         Vec                   x;     // S4D [H][n][re im] Q25
     };
+    struct Resonator { // of a model of sound: y, z, mean power; the mean of the logarithms, Q24
+        I yr = 0, yi = 0, zr = 0, zi = 0, e = 0, m = 0;
+    };
     std::vector<Layer>         layers;
+    std::vector<Resonator>     resonators;
+    I                          last_sample = 0, peak = 0;
+    bool                       begun = false;
     Vec                        pool_sum;
     I                          pool_count = 0;
     I                          clipped = 0;   // state numbers that the clip changed since the start
@@ -474,6 +480,8 @@ class Model {
                 l.conv.assign(size_t(version_ == 2 ? ds_ + 2 * G_ * N_ : di_), Vec(size_t(K_), 0));
         }
         pool_sum.assign(size_t(d_), 0);
+        resonators.assign(f_.has("frontend.full") ? f_.integers("frontend.full").size() : 0, Resonator());
+        last_sample = peak = 0, begun = false;
         pool_count = clipped = saturated = 0;
         trace.clear();
     }
@@ -483,7 +491,7 @@ class Model {
         return step_q16(q, dt_scale);
     }
     Vec step_q16(const Vec& x, I dt_scale = 65536) {
-        if (version_ == 0) return s4d(project("encoder", x), dt_scale);
+        if (version_ == 0) return s4d(project("encoder", f_.has("frontend.poles") ? bank(x) : x), dt_scale);
         return mamba(f_.has("input_proj.scale") ? project("input_proj", x) : x, dt_scale);
     }
     Vec step_token(I token, I dt_scale = 65536) {
@@ -532,6 +540,51 @@ class Model {
     static Vec part(const Vec& v, I begin, I count) {
         const auto first = v.begin() + std::ptrdiff_t(begin);
         return Vec(first, first + std::ptrdiff_t(count));
+    }
+
+    // log2 in Q16, by the polynomial that defines it.
+    static I log2_q16(I v) {
+        const I n = bitlength(v) - 1, f = n > 31 ? v / pow2(n - 31) - pow2(31) : mul(v, pow2(31 - n)) - pow2(31); // Q31
+        I       c = 27747045;
+        for (I next : {I(-103032465), I(195366126), I(-295923583), I(475179015)}) c = add(rs(mul(c, f), 31), next);
+        return add(n * 65536, rs(add(f, rs(mul(rs(mul(f, pow2(31) - f), 31), c), 30)), 15));
+    }
+    // The features of a frame of samples.
+    Vec bank(const Vec& x) {
+        const Vec &poles = w("frontend.poles"), &full = w("frontend.full");
+        const auto p = [](I a, I b) { return rs(mul(a, b), 32); };
+        const auto word = [](I v) { return below(v, pow2(31), "a resonator beyond 32 bits"); };
+        const I    floor = f_.number("band_floor"), rest = f_.number("band_rest"), mean = f_.number("band_mean");
+        Vec        u, l, out;
+        for (I sample : x) {
+            const I now = sat(sample, 65536);
+            u.push_back(floor_div(32 * now - 29 * last_sample, pow2(f_.number("band_shift"))));
+            last_sample = now;
+        }
+        for (size_t k = 0; k < full.size(); ++k) {
+            Resonator& r = resonators[k];
+            const I    pr = poles[2 * k], pi = poles[2 * k + 1];
+            for (size_t t = 0; t < u.size(); ++t) {
+                const I yr = 2 * (p(pr, r.yr) + p(-pi, r.yi)), yi = 2 * (p(pi, r.yr) + p(pr, r.yi));
+                const I zr = 2 * (p(pr, r.zr) + p(-pi, r.zi)), zi = 2 * (p(pi, r.zr) + p(pr, r.zi));
+                r.yr = word(yr + u[t]), r.yi = word(yi), r.zr = word(zr + r.yr), r.zi = word(zi + r.yi);
+                if (t % 4 != 3) continue;
+                const I power = floor_div(below(add(mul(r.zr, r.zr), mul(r.zi, r.zi)), pow2(62), "a power"), 4096);
+                r.e = add(r.e, floor_div(sub(power, r.e), pow2(f_.number("band_leak"))));
+            }
+            l.push_back(log2_q16(add(r.e, 1)) - full[k]);
+        }
+        const I top = *std::max_element(l.begin(), l.end());
+        peak = begun ? std::max(top, peak - f_.number("band_fall")) : top;
+        for (size_t k = 0; k < full.size(); ++k) {
+            Resonator& r = resonators[k];
+            const I    q24 = mul(std::max(l[k], peak - floor), 256);
+            r.m = std::max(begun ? add(r.m, rs(mul(q24 - r.m, mean), 16)) : q24, mul(peak - rest, 256));
+            out.push_back(rs(sub(q24, r.m), 9));
+        }
+        begun = true;
+        see(0, "features", out);
+        return out;
     }
 
     Vec s4d(Vec r, I dt_scale) {

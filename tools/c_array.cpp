@@ -110,6 +110,13 @@ std::string assignments(const ssm::Config& c) {
     whole("A_floor_q26", c.A_floor_q26, plain.A_floor_q26);
     whole("b_frac", c.b_frac, plain.b_frac);
     whole("g_frac", c.g_frac, plain.g_frac);
+    whole("n_bands", c.n_bands, plain.n_bands);
+    whole("band_shift", c.band_shift, plain.band_shift);
+    whole("band_leak", c.band_leak, plain.band_leak);
+    whole("band_mean", c.band_mean, plain.band_mean);
+    whole("band_floor", c.band_floor, plain.band_floor);
+    whole("band_rest", c.band_rest, plain.band_rest);
+    whole("band_fall", c.band_fall, plain.band_fall);
     whole("n_entries", c.n_entries, plain.n_entries);
     return out;
 }

@@ -118,6 +118,7 @@ int verb_info(int argc, char** argv) {
                                                         : "vectors of d_model numbers");
     size("vocab_size", c.vocab_size);
     number("d_input", uint64_t(c.d_input));
+    if (c.n_bands > 0) line("resonators in front", std::to_string(c.n_bands) + ", of sound, d_input samples a step");
     number("d_output", uint64_t(c.d_output));
     number("d_model", uint64_t(c.d_model));
     size("d_inner", c.d_inner);

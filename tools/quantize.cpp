@@ -113,6 +113,7 @@ class Maker {
         const ssm::Entry* e = find(name);
         if (e != nullptr) fixed(name, name, numbers(name), tool::shape_of(*e), f);
     }
+    void    as_they_are(const std::string& name);
     void    dt_bias(const std::string& name, const std::string& from);
     void    decay_rates(const std::string& mixer);
     void    projection(const std::string& name, int64_t rows, int64_t cols, int64_t rows4);
@@ -202,6 +203,14 @@ void Maker::fixed(const std::string& name, const std::string& from, const std::v
     }
     report(name, dtype_of(from), "I32", int64_t(v.size() / cols), int64_t(cols), data.size(), loss);
     store(name, "I32", std::move(shape), std::move(data));
+}
+
+// A tensor of integers, byte for byte.
+void Maker::as_they_are(const std::string& name) {
+    const ssm::Entry* e = find(name);
+    if (e == nullptr) return; // load() found it
+    store(name, ssm::dtype_name(e->dtype), tool::shape_of(*e),
+          std::string(reinterpret_cast<const char*>(index_.data + e->begin), size_t(e->end - e->begin)));
 }
 
 void Maker::dt_bias(const std::string& name, const std::string& from) {
@@ -486,10 +495,10 @@ void Maker::kernel(const std::string& layer, const Modes& m) {
 void Maker::s4d() {
     const int64_t      H = c_.d_model;
     std::vector<Modes> modes;
-    gaps_ = settings_.gaps && c_.disc == ssm::Disc::zoh;
+    gaps_ = settings_.gaps && c_.disc == ssm::Disc::zoh && c_.n_bands == 0;
     for (int32_t i = 0; i < c_.n_layers; ++i) modes.push_back(discretize("s4_layers." + std::to_string(i) + "."));
     fractions(modes);
-    projection("encoder", H, c_.d_input, 0);
+    projection("encoder", H, ssm::detail::features_of(c_), 0);
     for (int32_t i = 0; i < c_.n_layers && status_ == done; ++i) {
         const std::string layer = "s4_layers." + std::to_string(i) + ".", mix = layer + "output_linear.0";
         kernel(layer, modes[size_t(i)]);
@@ -503,6 +512,12 @@ void Maker::s4d() {
     say("disc", c_.disc == ssm::Disc::zoh ? "zoh" : "bilinear");
     say("b_frac", int64_t(b_frac_));
     if (gaps_) say("g_frac", int64_t(g_frac_));
+    if (c_.n_bands == 0) return;
+    for (const char* name : {"frontend.poles", "frontend.full"}) as_they_are(name); // integers already
+    say("band_shift", int64_t(c_.band_shift)), say("band_leak", int64_t(c_.band_leak));
+    say("band_mean", int64_t(c_.band_mean)), say("band_floor", int64_t(c_.band_floor));
+    say("band_rest", int64_t(c_.band_rest));
+    say("band_fall", int64_t(c_.band_fall));
 }
 
 // ---- Mamba

@@ -24,6 +24,7 @@ struct Spec {
     int64_t     d_model = 128, n_layer = 4, d_state = 16, headdim = 16, ngroups = 1, mimo_rank = 0, rope_angles = 0;
     int64_t     expand = 2, d_inner = 0, d_ssm = 0, d_conv = 4, dt_rank = 0, mlp_hidden = 0, seed = 1;
     int64_t     d_input = 0, d_output = 0, vocab_size = 0; // none of them: d_model numbers in, d_model numbers out
+    int64_t     bands = 0;                                 // S4D: resonators in front, of d_input samples a step
     bool        outproj_norm = false, rmsnorm = true, norm_before_gate = false, bias = false, conv_bias = true;
     bool        D_has_hdim = false, tied = false, head_bias = false, prenorm = true, bare = false;
     double      rope_fraction = 0.5, clip = 0.0, a_floor = 1e-4;
@@ -36,23 +37,15 @@ using Add =
 // Reads `text` into a Spec; false and one line in `error` if it cannot be. "mamba3,d_model=64": a word alone is the
 // arch.
 inline bool parse(const std::string& text, Spec* s, std::string* error) {
-    const std::map<std::string, int64_t*>     numbers = {{"d_model", &s->d_model},
-                                                         {"n_layer", &s->n_layer},
-                                                         {"d_state", &s->d_state},
-                                                         {"headdim", &s->headdim},
-                                                         {"ngroups", &s->ngroups},
-                                                         {"mimo_rank", &s->mimo_rank},
-                                                         {"expand", &s->expand},
-                                                         {"d_inner", &s->d_inner},
-                                                         {"d_ssm", &s->d_ssm},
-                                                         {"d_conv", &s->d_conv},
-                                                         {"dt_rank", &s->dt_rank},
-                                                         {"mlp_hidden", &s->mlp_hidden},
-                                                         {"seed", &s->seed},
-                                                         {"d_input", &s->d_input},
-                                                         {"d_output", &s->d_output},
-                                                         {"vocab_size", &s->vocab_size},
-                                                         {"rope_angles", &s->rope_angles}};
+    const std::map<std::string, int64_t*>     numbers = {{"d_model", &s->d_model},   {"n_layer", &s->n_layer},
+                                                         {"d_state", &s->d_state},   {"headdim", &s->headdim},
+                                                         {"ngroups", &s->ngroups},   {"mimo_rank", &s->mimo_rank},
+                                                         {"expand", &s->expand},     {"d_inner", &s->d_inner},
+                                                         {"d_ssm", &s->d_ssm},       {"d_conv", &s->d_conv},
+                                                         {"dt_rank", &s->dt_rank},   {"mlp_hidden", &s->mlp_hidden},
+                                                         {"seed", &s->seed},         {"d_input", &s->d_input},
+                                                         {"d_output", &s->d_output}, {"vocab_size", &s->vocab_size},
+                                                         {"bands", &s->bands},       {"rope_angles", &s->rope_angles}};
     const std::map<std::string, std::string*> words = {{"arch", &s->arch},
                                                        {"dtype", &s->dtype},
                                                        {"norm", &s->norm},
@@ -86,6 +79,8 @@ inline bool parse(const std::string& text, Spec* s, std::string* error) {
     else if (s->d_model < 1 || s->d_model > 16384 || s->n_layer < 1 || s->n_layer > 256 || s->d_state < 1 ||
              s->expand < 1 || s->expand > 8 || s->headdim < 1 || s->ngroups < 1 || s->mimo_rank > 8)
         *error = "a size is out of range";
+    else if (s->bands > 0 && (s->arch != "s4d" || s->bands > 64 || s->d_input % 4 != 0 || s->d_input < s->bands))
+        *error = "bands: up to 64, of s4d, with d_input a multiple of 4 that is not below it";
     else if ((s->arch == "mamba2" || s->arch == "mamba3") &&
              ((s->d_inner > 0 ? s->d_inner : s->expand * s->d_model) % s->headdim != 0 ||
               (s->d_inner > 0 ? s->d_inner : s->expand * s->d_model) / s->headdim % s->ngroups != 0))
@@ -132,7 +127,8 @@ class Maker {
         const int64_t H = s_.d_model, n = s_.d_state / 2, in = s_.d_input > 0 ? s_.d_input : 1;
         const int64_t out = s_.d_output > 0 ? s_.d_output : 1;
         (*m)["prenorm"] = s_.prenorm ? "true" : "false", (*m)["disc"] = s_.disc;
-        matrix("encoder.weight", H, in), small("encoder.bias", {H}, -1, 1);
+        if (s_.bands > 0) bank(m);
+        matrix("encoder.weight", H, s_.bands > 0 ? s_.bands : in), small("encoder.bias", {H}, -1, 1);
         matrix("decoder.weight", out, H), small("decoder.bias", {out}, -1, 1);
         for (int64_t i = 0; i < s_.n_layer; ++i) {
             const std::string p = "s4_layers." + std::to_string(i) + ".", q = "norms." + std::to_string(i);
@@ -142,6 +138,23 @@ class Maker {
             matrix(p + "output_linear.0.weight", 2 * H, H), small(p + "output_linear.0.bias", {2 * H}, -1, 1);
             small(q + ".weight", {H}, 0.5, 1.5), small(q + ".bias", {H}, -0.5, 0.5);
         }
+    }
+    // Resonators from low to high, none so narrow that it needs more than 32 bits.
+    void bank(std::map<std::string, std::string>* m) {
+        const auto         at = static_cast<size_t>(s_.bands);
+        const auto         sizes = uniform(s_.bands, 0.5, 0.96), turns = uniform(s_.bands, 0.02, 3.0);
+        std::vector<float> poles, full;
+        for (size_t k = 0; k < at; ++k) {
+            const double size = static_cast<double>(sizes[k]) * 2147483648.0, turn = static_cast<double>(turns[k]);
+            poles.push_back(static_cast<float>(size * std::cos(turn)));
+            poles.push_back(static_cast<float>(size * std::sin(turn)));
+            full.push_back(
+                static_cast<float>(static_cast<int>((28 - 4 * std::log2(1 - static_cast<double>(sizes[k]))) * 65536)));
+        }
+        add_("frontend.poles", {s_.bands, 2}, poles, "I32"), add_("frontend.full", {s_.bands}, full, "I32");
+        (*m)["d_input"] = std::to_string(s_.d_input), (*m)["sample_rate"] = "8000";
+        (*m)["band_shift"] = "1", (*m)["band_leak"] = "5", (*m)["band_mean"] = "2621";
+        (*m)["band_floor"] = "1000000", (*m)["band_rest"] = "600000", (*m)["band_fall"] = "1300";
     }
     void mamba(std::map<std::string, std::string>* m) {
         const int64_t d = s_.d_model, di = s_.d_inner > 0 ? s_.d_inner : s_.expand * d, N = s_.d_state, G = s_.ngroups;
@@ -224,7 +237,13 @@ inline std::string file(const Spec& s) {
     Maker       maker(s, [&](const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& v,
                        const std::string& dtype) {
         const size_t begin = data.size();
-        if (dtype == "F32") data.append(reinterpret_cast<const char*>(v.data()), v.size() * 4); // little-endian hosts
+        if (dtype == "I32") // whole numbers
+            for (float x : v) {
+                const auto i = static_cast<int32_t>(x);
+                data.append(reinterpret_cast<const char*>(&i), 4);
+            }
+        else if (dtype == "F32")
+            data.append(reinterpret_cast<const char*>(v.data()), v.size() * 4); // little-endian hosts
         else
             for (float x : v) {
                 const uint16_t u = narrow(x, dtype == "BF16");

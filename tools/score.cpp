@@ -40,6 +40,9 @@ const char help[] =
     "                  has sample_rate, each step takes sample_rate / RATE training steps\n"
     "  --f32           raw frames: 32-bit little-endian floats\n"
     "  --u8            raw frames: bytes / 255; for a model of tokens, ids\n"
+    "                  A model of sound reads d_input samples a step; its last step is filled with silence. Listen "
+    "live:\n"
+    "                  arecord -q -t raw -f S16_LE -c 1 -r 8000 | ssm score weights/digits-i8.safetensors --s16 8000\n"
     "  --last          raw frames: print the last output only, not one for each frame\n"
     "  --load-state F  begin with the state saved in F\n"
     "  --save-state F  save the state at the end of input, and on SIGINT or SIGTERM; F is replaced as a whole or not "
@@ -103,7 +106,12 @@ int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float d
         const long n = read_some(0, bytes.data() + have, bytes.size() - have);
         if (n == -1) return input_error(errno);
         if (n <= 0) {
-            if (n == 0 && have > 0)
+            if (n == 0 && have > 0 && model.config.n_bands > 0 && have % sample_bytes(format) == 0) { // then silence
+                std::fill(bytes.begin() + ptrdiff_t(have), bytes.begin() + ptrdiff_t(frame_bytes),
+                          static_cast<unsigned char>(0));
+                for (size_t k = 0; k < d_input; ++k) x[k] = sample(format, &bytes[k * sample_bytes(format)], false);
+                all_good &= scorer->frame(x.data(), ++number, !last_only, dt);
+            } else if (n == 0 && have > 0)
                 all_good =
                     scorer->bad("frame", number + 1,
                                 "expected " + std::to_string(frame_bytes) + " bytes, got " + std::to_string(have));
@@ -161,6 +169,8 @@ int verb_score(int argc, char** argv) {
                         escape(options.operands[0], 160) + ": metadata \"sample_rate\": got \"" + escape(trained) +
                             "\", expected a number of samples a second");
         dt = static_cast<float>(static_cast<double>(hertz) / static_cast<double>(rate));
+        if (m.config.n_bands > 0 && dt != 1.0f)
+            return fail(bad_usage, "score", "--s16: a model of sound needs its own rate, " + escape(trained, 40));
         if (!(dt > 0.0f && dt <= ssm::max_dt))
             return fail(bad_usage, "score", "--s16: the rate is too far from the model's");
     }

@@ -14,6 +14,7 @@
 #include "safetensors_write.hpp"
 #include "train_next.hpp"
 #include "train_relevance.hpp"
+#include "train_sound.hpp"
 #include "train_qat.hpp"
 #include "train_task.hpp"
 
@@ -366,7 +367,8 @@ inline bool save_model(const std::string& path, const Settings& s, const Task& t
                                                    {"labels", task.labels},
                                                    {"input", task.input},
                                                    {"provenance", provenance}};
-    std::vector<TensorOut>             out;
+    for (const auto& entry : task.metadata) metadata[entry.first] = entry.second;
+    std::vector<TensorOut> out = task.tensors;
     for (const s4d::Tensor& t : net.tensors) out.push_back(tensor_out(t.name, t, params));
     return write_safetensors(path, metadata, out, error);
 }
@@ -588,6 +590,7 @@ inline std::unique_ptr<Task> make_task(const Settings& s, std::string* error) {
     if (s.task == "classify" || s.task == "regress") return std::make_unique<SequenceTask>();
     if (s.task == "next") return std::make_unique<NextTask>();
     if (s.task == "relevance") return std::make_unique<RelevanceTask>();
+    if (s.task == "sound") return std::make_unique<SoundTask>();
     *error = "task = " + s.task + ": not in this build";
     return nullptr;
 }

@@ -23,7 +23,7 @@ namespace train {
 constexpr int qat_widths[] = {0, 8, 4}; // bits, of the words off, i8, i4
 
 struct Settings {
-    std::string task = "classify"; // classify, regress, next
+    std::string task = "classify"; // classify, regress, next, relevance, sound
     std::string data;              // a folder, or synthetic:NAME
     s4d::Config net;               // d_input and d_output come from the data
     s4d::Init   init = s4d::Init::lin;
@@ -54,7 +54,7 @@ struct Settings {
     int         act_bits = 8;       // of what enters a projection, with qat
     std::string checkpoint, plot, out;
     int64_t     checkpoint_every = 0;                // steps; 0: once an epoch
-    std::map<std::string, std::string> task_options; // keys `next.*` and `relevance.*`, for these tasks
+    std::map<std::string, std::string> task_options; // keys `next.*`, `relevance.*`, `sound.*`
 
     // Every setting as text, by key. What changes neither the result nor its bits is left out.
     std::map<std::string, std::string> text;
@@ -121,8 +121,8 @@ inline const std::vector<Key>& keys() {
     static const std::vector<Key> all = {
         {"task", true,
          [](S& s, T v) -> const char* {
-             if (v != "classify" && v != "regress" && v != "next" && v != "relevance")
-                 return "classify, regress, next, relevance, parity, modular or brackets";
+             if (v != "classify" && v != "regress" && v != "next" && v != "relevance" && v != "sound")
+                 return "classify, regress, next, relevance, sound, parity, modular or brackets";
              s.task = v;
              return nullptr;
          }},
@@ -226,9 +226,9 @@ inline bool split_setting(const std::string& line, std::string* key, std::string
     return true;
 }
 
-// Keys that belong to a task, `next.*` and `relevance.*`; the task knows which there are.
+// Keys that belong to a task, `next.*`, `relevance.*` and `sound.*`; the task knows which there are.
 inline bool is_task_option(const std::string& key) {
-    for (const std::string prefix : {"next.", "relevance."})
+    for (const std::string prefix : {"next.", "relevance.", "sound."})
         if (key.size() > prefix.size() && key.compare(0, prefix.size(), prefix) == 0) return true;
     return false;
 }

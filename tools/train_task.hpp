@@ -5,6 +5,7 @@
 #define TRAIN_TASK_HPP
 
 #include "inflate.hpp"
+#include "safetensors_write.hpp"
 #include "s4d_net.hpp"
 #include "train_settings.hpp"
 
@@ -51,7 +52,52 @@ struct Task {
     virtual std::vector<Metric> metrics(double loss, double metric, double count) const = 0;
     std::string                 labels; // for the model's metadata: names separated by commas, or empty
     std::string                 input;  // what the model's inputs are, e.g. "pixel/255"
+    std::map<std::string, std::string> metadata; // more of it, and tensors that are not learned
+    std::vector<TensorOut>             tensors;
 };
+
+// Softmax cross-entropy of n outputs against (1 - e) at the target and e spread over all classes, and its gradient.
+inline double cross_entropy(const float* out, int n, int64_t target, double e, double weight, float* d_out) {
+    double top = double(out[0]), sum = 0, loss = 0;
+    for (int k = 1; k < n; ++k) top = std::max(top, double(out[k]));
+    for (int k = 0; k < n; ++k) sum += std::exp(double(out[k]) - top);
+    const double log_sum = top + std::log(sum);
+    for (int k = 0; k < n; ++k) {
+        const double want = e / n + (k == target ? 1 - e : 0);
+        loss += want * (log_sum - double(out[k]));
+        d_out[k] = float(weight * (std::exp(double(out[k]) - log_sum) - want));
+    }
+    return loss;
+}
+
+// One sequence of `steps` rows as an example: `f` gives the loss, metric and gradient of its outputs. `random` null:
+// neither dropout nor gradient.
+template <class F>
+void one_sequence(const Settings& s, const s4d::Ready<float>& ready, const float* x, int64_t steps, s4d::Random* random,
+                  Slot& slot, const F& f) {
+    const int64_t     start[2] = {0, steps};
+    s4d::Batch<float> batch;
+    batch.x = x, batch.start = start, batch.n_streams = 1;
+    if (random != nullptr && s.dropout > 0) {
+        const int64_t n = int64_t(s.net.n_layers) * 2 * s.net.d_model;
+        s4d::fill_dropout(slot.dropout.get(n), n, s.dropout, *random);
+        batch.dropout = slot.dropout.data();
+    }
+    const int64_t n = s4d::count_outputs(ready.config, batch) * s.net.d_output;
+    float *       out = slot.out.get(n), *d_out = slot.d_out.get(n);
+    s4d::forward(ready, batch, slot.ws, out, random != nullptr);
+    f(out, d_out, n);
+    slot.count += 1;
+    if (random != nullptr) s4d::backward(ready, batch, slot.ws, d_out, slot.grad);
+}
+inline void classify(const Settings& s, const s4d::Ready<float>& ready, const float* x, int64_t steps, int64_t target,
+                     double weight, s4d::Random* random, Slot& slot) {
+    one_sequence(s, ready, x, steps, random, slot, [&](const float* out, float* d_out, int64_t n) {
+        const double e = random != nullptr ? s.smoothing : 0;
+        slot.loss += weight * cross_entropy(out, int(n), target, e, weight, d_out);
+        slot.metric += std::max_element(out, out + n) - out == target ? 1 : 0;
+    });
+}
 
 // ---- Sequences in memory: bytes or floats, one row of d_input a step
 
@@ -222,26 +268,12 @@ struct SequenceTask : Task {
 private:
     void run(const Settings& s, const s4d::Ready<float>& ready, int64_t i, double weight, s4d::Random* random,
              Slot& slot) const {
-        const int64_t     start[2] = {0, data.start[size_t(i + 1)] - data.start[size_t(i)]};
-        s4d::Batch<float> batch;
-        batch.x = data.rows(i, slot.x), batch.start = start, batch.n_streams = 1;
-        if (random != nullptr && s.dropout > 0) {
-            const int64_t n = int64_t(s.net.n_layers) * 2 * s.net.d_model;
-            s4d::fill_dropout(slot.dropout.get(n), n, s.dropout, *random);
-            batch.dropout = slot.dropout.data();
-        }
-        const int64_t n   = s4d::count_outputs(ready.config, batch) * outputs;
-        float *       out = slot.out.get(n), *d_out = slot.d_out.get(n);
-        s4d::forward(ready, batch, slot.ws, out, random != nullptr);
-        if (classes) {
-            const int64_t target = data.label[size_t(i)];
-            const double  e      = random != nullptr ? s.smoothing : 0;
-            slot.loss += weight * cross_entropy(out, target, e, weight, d_out);
-            slot.metric += std::max_element(out, out + outputs) - out == target ? 1 : 0;
-            slot.count += 1;
-        } else {
-            const float* target = data.targets.data() + data.start[size_t(i)] * outputs;
-            double       sum    = 0;
+        const int64_t steps = data.start[size_t(i + 1)] - data.start[size_t(i)];
+        const float*  x = data.rows(i, slot.x);
+        if (classes) return classify(s, ready, x, steps, data.label[size_t(i)], weight, random, slot);
+        const float* target = data.targets.data() + data.start[size_t(i)] * outputs;
+        one_sequence(s, ready, x, steps, random, slot, [&](const float* out, float* d_out, int64_t n) {
+            double sum = 0;
             for (int64_t k = 0; k < n; ++k) {
                 const double d = double(out[k]) - double(target[k]);
                 sum += d * d;
@@ -249,22 +281,7 @@ private:
             }
             slot.loss += weight * sum / double(n);
             slot.metric += sum / double(n);
-            slot.count += 1;
-        }
-        if (random != nullptr) s4d::backward(ready, batch, slot.ws, d_out, slot.grad);
-    }
-    // Against (1 - e) at the target and e spread over all classes.
-    double cross_entropy(const float* out, int64_t target, double e, double weight, float* d_out) const {
-        double top = double(out[0]), sum = 0, loss = 0;
-        for (int k = 1; k < outputs; ++k) top = std::max(top, double(out[k]));
-        for (int k = 0; k < outputs; ++k) sum += std::exp(double(out[k]) - top);
-        const double log_sum = top + std::log(sum);
-        for (int k = 0; k < outputs; ++k) {
-            const double want = e / outputs + (k == target ? 1 - e : 0);
-            loss += want * (log_sum - double(out[k]));
-            d_out[k] = float(weight * (std::exp(double(out[k]) - log_sum) - want));
-        }
-        return loss;
+        });
     }
 };
 
