@@ -3082,11 +3082,11 @@ struct scalar {
             s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
         }
     }
-    // The modes of channel h from j on: new states, and the sum of Re(C x').
-    static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, int32_t u,
+    // The modes j to end of channel h: new states, and the sum of Re(C x').
+    static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, ptrdiff_t end, int32_t u,
                              bool* hit) noexcept {
         int64_t sum = 0;
-        for (ptrdiff_t k = (h * a.modes + j) * 2; k < (h + 1) * a.modes * 2; k += 2) {
+        for (ptrdiff_t k = (h * a.modes + j) * 2; k < (h * a.modes + end) * 2; k += 2) {
             const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
             const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
             const int32_t xr = h_in[k], xi = h_in[k + 1];
@@ -3114,7 +3114,7 @@ struct scalar {
         for (ptrdiff_t h = 0; h < a.H; ++h)
             for (ptrdiff_t t = 0; t < a.T; ++t) {
                 const int32_t *h_in = t == 0 || a.h_out == nullptr ? a.h_in : a.h_out, u = a.u[t * a.stride + h];
-                a.s[t * a.stride + h] = s4d_read(a, h, s4d_modes(a, h_in, h, 0, u, &hit), u);
+                a.s[t * a.stride + h] = s4d_read(a, h, s4d_modes(a, h_in, h, 0, a.modes, u, &hit), u);
             }
         return hit;
     }
@@ -3883,7 +3883,7 @@ template <class W> SSM_INLINE bool s4d_vectors(const S4dScanQ& a) noexcept {
                 fast = L::largest(L::sizes(top, low)) <= calm;
                 sum = fast ? L::sum(sums) : limit_modes(to, C, whole, a.clip, &hit), done = whole;
             } else fast = false;
-            if (done < a.modes * 2) sum += scalar::s4d_modes(a, from, h, done / 2, u, &hit);
+            if (done < a.modes * 2) sum += scalar::s4d_modes(a, from, h, done / 2, a.modes, u, &hit);
             if (a.h_out != nullptr) from = a.h_out;
             if (!fast) fast = ModesQ<W>::largest(from + first, whole) <= calm;
             a.s[t * a.stride + h] = scalar::s4d_read(a, h, sum, u);
@@ -5095,7 +5095,7 @@ template <class K, class Base> struct rows_of : Base {
             const ptrdiff_t cols = W.cols, groups = (cols + 31) / 32;
             if (o < W.rows4) K::dots4(acc, W.data4 + o * groups * 16, W.sub + o * groups, groups, t.q);
             else K::dots8(acc, W.data + (o - W.rows4) * cols, cols, t.q);
-            for (int32_t r = 0; r < 4; ++r) t.y[o + r] = scalar::requantize(acc[r], t.scales, W, o + r, Bits);
+            for (int32_t r = 0; r < 4; ++r) t.y[o + r] = K::requantize(acc[r], t.scales, W, o + r, Bits);
         }
         static SSM_INLINE void rows_at(const Matrix& W, int32_t o, const Tokens& t) noexcept {
             int32_t sums[4];
@@ -5113,9 +5113,157 @@ template <class K, class Base> struct rows_of : Base {
 #endif
 
 #if defined(SSM_HAS_DSP)
+// Functions of section 5 in lanes of 32 bits, where the definition's numbers fit them, signed or not. F says how lanes
+// multiply: mul30, mulu30: rs(x y, 30), signed and unsigned, as far as 32 bits go; mulu32: rs(x y, 32), unsigned;
+// add32: c + rs(x y, 32).
+template <class F, class V = typename F::V> SSM_INLINE V exp_neg32(const V& t) noexcept {
+    const V y = F::mulu32(F::template up<1>(t), F::set(2u * 1549082005u)), n = F::template down<26>(y);
+    const V x = F::template down<1>(F::template up<6>(y)); // Q31
+    V       p = F::set(uint32_t(exp2_q30[7]));
+    SSM_UNROLL_8
+    for (int k = 6; k >= 0; --k) p = F::add32(exp2_q30[k], F::template up<1>(p), x);
+    return F::rs(p, n);
+}
+template <class F, class V = typename F::V> SSM_INLINE V recip32(const V& d) noexcept {
+    V r = F::set(1515870810) - F::mulu32(d, F::set(4u * 505290270u));
+    SSM_UNROLL_8
+    for (int k = 0; k < 3; ++k) r = F::mulu30(r, F::set(1u << 31) - F::mulu30(d, r));
+    return r;
+}
+template <class F, class V = typename F::V> SSM_INLINE V sigmoid32(const V& x) noexcept {
+    const V e = exp_neg32<F>(F::size(x)), r = recip32<F>(F::set(1u << 30) + e);
+    return F::choose(F::negative(x), F::mul30(e, r), r);
+}
+// Not of 0, where t would be 1: 0 phi(0) = 0 all the same.
+template <class F, class V = typename F::V> SSM_INLINE V phi32(const V& x) noexcept {
+    const V z = F::mulu32(F::template up<1>(F::size(x)), F::set(2u * 759250125u)), z8 = F::template up<3>(z);
+    const V D = F::set(1u << 30) + F::mulu32(z8, F::set(8u * 351748265u)),
+            least = F::least(F::mulu32(z8, z8), 22u << 26);
+    const auto over = F::above(D, 1u << 31);
+    const V    r = recip32<F>(F::choose(over, F::half(D), D)), t = F::choose(over, F::half(r), r);
+    V          p = F::set(uint32_t(erf_q30[5]));
+    SSM_UNROLL_8
+    for (int k = 4; k >= 0; --k) p = F::set(uint32_t(erf_q30[k])) + F::mul30(p, t);
+    const V q = F::half(F::mul30(p, exp_neg32<F>(least)));
+    return F::choose(F::negative(x), q, F::set(1u << 30) - q);
+}
+template <class F, class V = typename F::V> SSM_INLINE V gelu32(const V& s) noexcept {
+    return F::mul30(s, phi32<F>(F::template up<10>(F::clamp(s, 8 << 16))));
+}
+template <class F, class V = typename F::V> SSM_INLINE V glu32(const V& r, const V& v, const V& z) noexcept {
+    return F::add(r, F::mul30(v, sigmoid32<F>(F::template up<10>(F::clamp(z, 22 << 16)))));
+}
+
 // Words of four codes, as pairs of 16 bits: those of bytes 0 and 2, and those of bytes 1 and 3.
 struct dsp : rows_of<dsp, scalar> {
     static constexpr const char* name = "dsp";
+
+    // rs(x, S) as far as 32 bits go: the last bit that is shifted out is the carry.
+    template <int S> static SSM_INLINE int32_t rs_low(int64_t x) noexcept {
+        int32_t out;
+        __asm__("lsrs %0, %1, %3\n\tadc %0, %0, %2, lsl %4"
+                : "=&r"(out)
+                : "r"(int32_t(x)), "r"(int32_t(x >> 32)), "i"(S), "i"(32 - S)
+                : "cc");
+        return out;
+    }
+    static SSM_INLINE int32_t add_rs32(int32_t sum, int32_t x, int32_t y) noexcept { // sum + rs(x y, 32)
+        int32_t out;
+        __asm__("smmlar %0, %1, %2, %3" : "=r"(out) : "r"(x), "r"(y), "r"(sum));
+        return out;
+    }
+    struct Lane { // see exp_neg32()
+        using V = uint32_t;
+        static SSM_INLINE uint32_t                  set(uint32_t x) noexcept { return x; }
+        template <int S> static SSM_INLINE uint32_t up(uint32_t x) noexcept { return x << S; }
+        template <int S> static SSM_INLINE uint32_t down(uint32_t x) noexcept { return x >> S; }
+        static SSM_INLINE uint32_t                  mul30(uint32_t x, uint32_t y) noexcept {
+                             return uint32_t(rs_low<30>(product(int32_t(x), int32_t(y))));
+        }
+        static SSM_INLINE uint32_t mulu30(uint32_t x, uint32_t y) noexcept {
+            return uint32_t(rs_low<30>(int64_t(uint64_t(x) * y)));
+        }
+        static SSM_INLINE uint32_t mulu32(uint32_t x, uint32_t y) noexcept {
+            const uint64_t p = uint64_t(x) * y;
+            return uint32_t(p >> 32) + (uint32_t(p) >> 31);
+        }
+        static SSM_INLINE uint32_t add32(int32_t c, uint32_t x, uint32_t y) noexcept {
+            return uint32_t(add_rs32(c, int32_t(x), int32_t(y)));
+        }
+        static SSM_INLINE uint32_t rs(uint32_t x, uint32_t n) noexcept { return (x + ((1u << n) >> 1)) >> n; }
+        static SSM_INLINE uint32_t half(uint32_t x) noexcept { return (x + 1) >> 1; }
+        static SSM_INLINE uint32_t size(uint32_t x) noexcept { return size_of(int32_t(x)); }
+        static SSM_INLINE uint32_t least(uint32_t x, uint32_t m) noexcept { return x < m ? x : m; }
+        static SSM_INLINE uint32_t clamp(uint32_t x, int32_t m) noexcept {
+            return uint32_t(int32_t(x) > m ? m : int32_t(x) < -m ? -m : int32_t(x));
+        }
+        static SSM_INLINE bool     above(uint32_t x, uint32_t m) noexcept { return x > m; }
+        static SSM_INLINE bool     negative(uint32_t x) noexcept { return int32_t(x) < 0; }
+        static SSM_INLINE uint32_t choose(bool which, uint32_t x, uint32_t y) noexcept { return which ? x : y; }
+        static SSM_INLINE uint32_t add(uint32_t x, uint32_t y) noexcept { // sat(x + y)
+            const int32_t sum = __qadd(int32_t(x), int32_t(y));
+            return uint32_t(sum < -int_max ? -int_max : sum);
+        }
+    };
+    static void gelu_q(int32_t* y, const int32_t* x, int32_t n) {
+        for (int32_t i = 0; i < n; ++i) y[i] = int32_t(gelu32<Lane>(uint32_t(x[i])));
+    }
+    static void glu_q(int32_t* r, const int32_t* v, int32_t n) {
+        for (int32_t i = 0; i < n; ++i) r[i] = int32_t(glu32<Lane>(uint32_t(r[i]), uint32_t(v[i]), uint32_t(v[n + i])));
+    }
+    // The upper half of (x << sh) R, rounded on: codes stay within +-127 or +-32767 by themselves.
+    static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
+                         int32_t bits) {
+        uint32_t top = 0;
+        for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
+        const Quotients t(top, bits);
+        int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
+        const auto      code = [&](int32_t i, int down) {
+            return (int32_t(product(x[i] * (1 << t.sh), int32_t(t.R)) >> 32) + (1 << (down - 1))) >> down;
+        };
+        if (bits == 8) {
+            for (int32_t i = 0; i < n; ++i) codes[i] = static_cast<unsigned char>(code(i, 22));
+            fill_zero(codes + n, size_t(padded_n - n));
+        } else {
+            for (int32_t i = 0; i < n; ++i) codes16[i] = int16_t(code(i, 14));
+            fill_zero(codes16 + n, size_t(padded_n - n) * 2);
+        }
+        scale[0] = t.num, scale[1] = t.den;
+    }
+    // Without a bit from k on, x < 2^(32 + k) in size.
+    static SSM_INLINE uint32_t size_bits(int64_t x) noexcept {
+        const int32_t high = int32_t(x >> 32);
+        return uint32_t(high ^ high >> 31);
+    }
+    // sat(rs(p, s) + add), |p| < 2^62.
+    static SSM_INLINE int32_t give(int64_t p, int32_t s, int32_t add) noexcept {
+        const int32_t high = int32_t(p >> 32), low = int32_t(p);
+        int32_t       v;
+        if (s > 32) v = ((high >> (s < 64 ? s - 33 : 31)) + 1) >> 1;
+        else if (s > 1 && s < 32 && size_bits(p) >> (s - 2) == 0)
+            __asm__("lsrs %0, %1, %3\n\tadc %0, %0, %2"
+                    : "=&r"(v)
+                    : "r"(low), "r"(int32_t(uint32_t(high) << (32 - s))), "r"(s)
+                    : "cc");
+        else return sat(ssm::detail::rs(p, s) + add);
+        return int32_t(Lane::add(uint32_t(v), uint32_t(add)));
+    }
+    static SSM_INLINE int32_t requantize(int32_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+                                         int32_t) noexcept {
+        const Scale   s(load_u32(W.scale + ptrdiff_t(o) * 4));
+        const int32_t bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
+        return give(product(acc, rs_low<24>(product(scale[0], s.m))), scale[1] + s.e - 24, bias);
+    }
+    static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+                                         int32_t bits) noexcept {
+        return scalar::requantize(acc, scale, W, o, bits);
+    }
+    static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
+        const Scale   scale(load_u32(a.C_scale + h * 4));
+        const int64_t Du = product(a.D[h], u);
+        if ((size_bits(sum) >> 14 | size_bits(Du) >> 13) != 0) return scalar::s4d_read(a, h, sum, u);
+        return give(product(rs_low<17>(sum), scale.m), scale.e - 9, rs_low<16>(Du));
+    }
 
 #if defined(__ARM_FEATURE_UNALIGNED)
     static constexpr bool any_alignment = true;
@@ -5270,6 +5418,61 @@ struct dsp : rows_of<dsp, scalar> {
         for (int32_t p = 0; p < a.P; ++p) hit |= row(a, p);
         return hit;
     }
+
+    template <bool Aligned> static SSM_INLINE int32_t number(const unsigned char* p) noexcept {
+        if constexpr (Aligned) p = static_cast<const unsigned char*>(__builtin_assume_aligned(p, 4));
+        return int32_t(load_u32(p));
+    }
+    // One step of channel h, in place, with U = u 2^(32 - b_shift) below 2^30: then |b u| is below 16, and where |a x|
+    // stays below 32 so does every part below 48, within 32 bits and the clip. Other modes are left to the definition.
+    template <bool Aligned, bool Keep>
+    static int64_t modes(const S4dScanQ& a, int32_t* x, ptrdiff_t h, int32_t u, int32_t U, bool* hit) noexcept {
+        const unsigned char *A = a.a + h * a.modes * 8, *B = a.b + h * a.modes * 8, *C = a.C + h * a.modes * 4;
+        int64_t              sum = 0;
+        for (const unsigned char* const end = C + a.modes * 4; C < end; C += 4, x += 2) {
+            const int32_t  ar = number<Aligned>(A), ai = number<Aligned>(A + 4), xr = x[0], xi = x[1];
+            const int64_t  re = product(ar, xr) + product(-ai, xi), im = product(ar, xi) + product(ai, xr);
+            const uint32_t most = (uint32_t(re >> 32) + (1u << 28)) | (uint32_t(im >> 32) + (1u << 28));
+            A += 8;
+            if (__builtin_expect(most >> 29 != 0, false)) {
+                const ptrdiff_t j = (A - a.a) / 8 - 1 - h * a.modes;
+                sum += scalar::s4d_modes(a, x - (h * a.modes + j) * 2, h, j, j + 1, u, hit), B += 8;
+                continue;
+            }
+            const int32_t br = number<Aligned>(B), bi = number<Aligned>(B + 4);
+            B += 8;
+            const int32_t r = add_rs32(rs_low<30>(re), br, U);
+            const int32_t i = add_rs32(rs_low<30>(im), bi, U);
+            if constexpr (Keep) x[0] = r, x[1] = i;
+            sum += product(int16_t(load_u16(C)), r);
+            sum += product(-int16_t(load_u16(C + 2)), i);
+        }
+        return sum;
+    }
+    static bool                    s4d_scan_q(const S4dScanQ& a) { return s4d_scan_by<dsp>(a); }
+    template <class K> static bool s4d_scan_by(const S4dScanQ& a) { // K::modes_of() says how
+        const auto     modes = K::modes_of(a);
+        const uint32_t small_u = a.clip < 48 << 25 ? 0 : (1u << a.b_shift) >> 2;
+        bool           hit = false;
+        for (ptrdiff_t h = 0; h < a.H; ++h)
+            for (ptrdiff_t t = 0; t < a.T; ++t) {
+                const ptrdiff_t first = h * a.modes * 2;
+                const int32_t   u = a.u[t * a.stride + h], *from = a.h_in;
+                if (a.h_out != nullptr) {
+                    if (t == 0 && a.h_out != from) copy(a.h_out + first, from + first, size_t(a.modes) * 8);
+                    from = a.h_out;
+                }
+                const int64_t sum = size_of(u) >= small_u ? s4d_modes(a, from, h, 0, a.modes, u, &hit)
+                                                          : modes(a, const_cast<int32_t*>(from) + first, h, u,
+                                                                  int32_t(uint32_t(u) << (32 - a.b_shift)), &hit);
+                a.s[t * a.stride + h] = s4d_read(a, h, sum, u);
+            }
+        return hit;
+    }
+    static auto modes_of(const S4dScanQ& a) noexcept {
+        const bool fits = aligned(a.a, 0, a.b);
+        return a.h_out == nullptr ? modes<false, false> : fits ? modes<true, true> : modes<false, true>;
+    }
 };
 #endif
 
@@ -5362,6 +5565,87 @@ struct helium : vectors_of<helium, dsp> {
             s += (part >> 4) * static_cast<signed char>(*sub);
         }
         return s;
+    }
+    struct Lanes { // see exp_neg32()
+        using V = uint32x4_t;
+        static SSM_INLINE int32x4_t          as_signed(V x) noexcept { return vreinterpretq_s32_u32(x); }
+        static SSM_INLINE V                  of(int32x4_t x) noexcept { return vreinterpretq_u32_s32(x); }
+        static SSM_INLINE V                  set(uint32_t x) noexcept { return vdupq_n_u32(x); }
+        template <int S> static SSM_INLINE V up(V x) noexcept { return vshlq_n_u32(x, S); }
+        template <int S> static SSM_INLINE V down(V x) noexcept { return vshrq_n_u32(x, S); }
+        static SSM_INLINE V join30(V high, V low) noexcept { return up<2>(high) + vrshrq_n_u32(low, 30); }
+        static SSM_INLINE V mul30(V x, V y) noexcept {
+            return join30(of(vmulhq_s32(as_signed(x), as_signed(y))), vmulq_u32(x, y));
+        }
+        static SSM_INLINE V mulu30(V x, V y) noexcept { return join30(vmulhq_u32(x, y), vmulq_u32(x, y)); }
+        static SSM_INLINE V mulu32(V x, V y) noexcept { return vrmulhq_u32(x, y); }
+        static SSM_INLINE V add32(int32_t c, V x, V y) noexcept {
+            return of(vaddq_n_s32(vrmulhq_s32(as_signed(x), as_signed(y)), c));
+        }
+        static SSM_INLINE V rs(V x, V n) noexcept { return vrshlq_u32(x, vnegq_s32(as_signed(n))); }
+        static SSM_INLINE V half(V x) noexcept { return vrshrq_n_u32(x, 1); }
+        static SSM_INLINE V size(V x) noexcept { return of(vabsq_s32(as_signed(x))); }
+        static SSM_INLINE V least(V x, uint32_t m) noexcept { return vminq_u32(x, set(m)); }
+        static SSM_INLINE V clamp(V x, int32_t m) noexcept {
+            return of(vmaxq_s32(vminq_s32(as_signed(x), vdupq_n_s32(m)), vdupq_n_s32(-m)));
+        }
+        static SSM_INLINE mve_pred16_t above(V x, uint32_t m) noexcept { return vcmphiq_n_u32(x, m); }
+        static SSM_INLINE mve_pred16_t negative(V x) noexcept { return vcmpltq_n_s32(as_signed(x), 0); }
+        static SSM_INLINE V            choose(mve_pred16_t which, V x, V y) noexcept { return vpselq_u32(x, y, which); }
+        static SSM_INLINE V            add(V x, V y) noexcept {
+                       return of(vmaxq_s32(vqaddq_s32(as_signed(x), as_signed(y)), vdupq_n_s32(-int_max)));
+        }
+        static SSM_INLINE V    load(const int32_t* p, mve_pred16_t few) noexcept { return of(vldrwq_z_s32(p, few)); }
+        static SSM_INLINE void store(int32_t* p, V x, mve_pred16_t few) noexcept { vstrwq_p_s32(p, as_signed(x), few); }
+    };
+    static void gelu_q(int32_t* y, const int32_t* x, int32_t n) {
+        for (int32_t i = 0; i < n; i += 4) {
+            const mve_pred16_t few = vctp32q(uint32_t(n - i));
+            Lanes::store(y + i, gelu32<Lanes>(Lanes::load(x + i, few)), few);
+        }
+    }
+    static void glu_q(int32_t* r, const int32_t* v, int32_t n) {
+        for (int32_t i = 0; i < n; i += 4) {
+            const mve_pred16_t few = vctp32q(uint32_t(n - i));
+            const uint32x4_t   old = Lanes::load(r + i, few), x = Lanes::load(v + i, few);
+            Lanes::store(r + i, glu32<Lanes>(old, x, Lanes::load(v + n + i, few)), few);
+        }
+    }
+    // Two modes at once, as dsp: where |x| is below 16 |a x| is below 32. Multiplication and subtraction of pairs are
+    // what the processor has for complex numbers: rs(2 (a b - c d), 32).
+    template <bool Keep>
+    static int64_t pairs(const S4dScanQ& a, int32_t* x, ptrdiff_t h, int32_t u, int32_t U, bool* hit) noexcept {
+        const auto* A = reinterpret_cast<const int32_t*>(a.a) + h * a.modes * 2;
+        const auto* B = reinterpret_cast<const int32_t*>(a.b) + h * a.modes * 2;
+        const auto* C = reinterpret_cast<const int16_t*>(a.C) + h * a.modes * 2;
+        int64_t     sum = 0;
+        const auto  next = [&](int32x4_t v, int32x4_t va, int32x4_t vb) {
+            const int32x4_t twice = vshlq_n_s32(v, 1);
+            return vaddq_s32(vqrdmladhxq_s32(vqrdmlsdhq_s32(v, va, twice), va, twice), vrmulhq_s32(vb, vdupq_n_s32(U)));
+        };
+        ptrdiff_t left = a.modes * 2;
+        for (; left > 0; left -= 4, A += 4, B += 4, C += 4, x += 4) {
+            const mve_pred16_t few = vctp32q(uint32_t(left));
+            const int32x4_t    v = left >= 4 ? vldrwq_s32(x) : vldrwq_z_s32(x, few);
+            if (__builtin_expect(vmaxavq_s32(0, v) >> 29 != 0, false)) {
+                const ptrdiff_t j = a.modes - left / 2;
+                sum += s4d_modes(a, x - (h * a.modes + j) * 2, h, j, left >= 4 ? j + 2 : j + 1, u, hit);
+            } else if (left >= 4) {
+                const int32x4_t to = next(v, vldrwq_s32(A), vldrwq_s32(B));
+                if constexpr (Keep) vstrwq_s32(x, to);
+                sum = vmlsldavaq_s32(sum, vldrhq_s32(C), to);
+            } else {
+                const int32x4_t to = next(v, vldrwq_z_s32(A, few), vldrwq_z_s32(B, few));
+                if constexpr (Keep) vstrwq_p_s32(x, to, few);
+                sum = vmlsldavaq_s32(sum, vldrhq_z_s32(C, few), to);
+            }
+        }
+        return sum;
+    }
+    static bool s4d_scan_q(const S4dScanQ& a) { return s4d_scan_by<helium>(a); }
+    static auto modes_of(const S4dScanQ& a) noexcept {
+        if (!aligned(a.a, 0, a.b) || reinterpret_cast<uintptr_t>(a.C) % 2 != 0) return dsp::modes_of(a);
+        return a.h_out == nullptr ? pairs<false> : pairs<true>;
     }
     // The upper half of (x << sh) R, rounded on. Codes stay within +-127 or +-32767 by themselves.
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,

@@ -297,11 +297,12 @@ counts() { # TARGET
 }
 
 # The rows of a target's kernels: cases that agree with the scalar ones, and instructions an operation, by the difference
-# of two sizes: of a projection a multiply-add (for one token, for four at once, for one in codes of 16 bits), of a scan a number of the state.
+# of two sizes: of a projection a multiply-add (for one token, for four at once, for one in codes of 16 bits) and what a row needs besides; of a scan a
+# number of the state, in 32 bits or 16, a mode of S4D and a channel of one mode; of functions and norms a number.
 kernels() { # TARGET STATUS
     awk -v t="$1" -v on="${where[$1]}" -v rc="$2" '
         FILENAME == ARGV[1] { if ($1 == "counted") count[++n] = $4; next }
-        $1 == "matmul" || $1 == "batch" || $1 == "codes16" || $1 == "scan" {
+        NF == 5 && $4 ~ /^[0-9]+$/ {
             id = $1 " " $2 " " $3; ++k
             if (id in size) per[id] = (count[k] - before[id]) / ($4 * $5 - size[id])
             before[id] = count[k]; size[id] = $4 * $5
@@ -316,10 +317,17 @@ kernels() { # TARGET STATUS
             if (rc == 124) why = "too slow; " why
             if (m == 0) each[m = 1] = ""
             for (i = 1; i <= m; ++i)
-                printf "| %s | %s | %s | %s | %.2f | %.2f | %.3f | %.2f | %.2f | %.2f | %.0f | %s |\n", t, on, each[i], cases[each[i]],
+                {
+                printf "| %s | %s | %s | %s | %.2f | %.2f | %.3f | %.2f | %.2f | %.2f |", t, on, each[i], cases[each[i]],
                     per["matmul " each[i] " 8"], per["matmul " each[i] " 4"], per["batch " each[i] " 8"],
-                    per["batch " each[i] " 4"], per["codes16 " each[i] " 8"], per["codes16 " each[i] " 4"], per["scan " each[i] " 32"],
-                    why == "" ? "pass" : "FAIL: " why
+                    per["batch " each[i] " 4"], per["codes16 " each[i] " 8"], per["codes16 " each[i] " 4"]
+                k = split("row_8 scan_32 scan_16 s4d_32 channel_32 gelu_32 glu_32 gate_32 norm_32 quantize_32", id_of, " ")
+                for (j = 1; j <= k; ++j) {
+                    split(id_of[j], part, "_")
+                    printf " %.0f |", per[part[1] " " each[i] " " part[2]]
+                }
+                printf " %s |\n", why == "" ? "pass" : "FAIL: " why
+            }
         }' "$out/$1.err" "$out/$1.txt"
 }
 
@@ -407,7 +415,7 @@ run() { # BUILD TARGET...
 [ "$which" != digests ] || chosen=($base)
 heads="back-ends $shipped golden float result"
 [ "$which" != count ] || heads="back-end $counted"
-[ "$which" != kernels ] || heads="back-end cases int8 int4 int8-of-4 int4-of-4 int8-codes16 int4-codes16 scan result"
+[ "$which" != kernels ] || heads="back-end cases int8 int4 int8-of-4 int4-of-4 int8-codes16 int4-codes16 row scan scan-codes s4d channel gelu glu gate norm quantize result"
 [ "$which" = digests ] || {
     printf '| target | where |'
     printf ' %s |' $heads

@@ -3,9 +3,10 @@
 //
 // For processors without an operating system, where the tests with guard pages (int_kernels.cpp) do not run:
 // projections of 1 to 257 columns (int8, int4 and mixed rows, 8 and 16 bits, weights and codes at any alignment, limits
-// and zeros), codes, and scans of 1 to 256 numbers a row. A line a back-end, "ISA CASES" or "ISA FAIL what"; then, for
-// count.c, "matmul ISA BITS ROWS COLUMNS", "batch" likewise (of 4 tokens, ROWS for all), "codes16" (of 16-bit codes)
-// and "scan ISA ROWS COLUMNS", a line for each thing counted.
+// and zeros), codes, scans of 1 to 256 numbers a row or modes a channel, and the functions of one number and norms of 1
+// to 257. A line a back-end, "ISA CASES" or "ISA FAIL what"; then, for count.c, "matmul ISA BITS ROWS COLUMNS", "batch"
+// likewise (of 4 tokens, ROWS for all), "codes16" (of 16-bit codes), "scan ISA BITS ROWS COLUMNS" (of a state of so
+// many bits), "s4d" (ROWS: channels, COLUMNS: modes), "row", "gelu" and the like, a line for each thing counted.
 #define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
@@ -49,7 +50,11 @@ int32_t x[4 * most_cols], scales[2 * most_tokens], other_scale[2], y[2][most_tok
 int32_t w[most_R * most_P], v[most_R * most_P], k0[most_R * (most_N + 2) + 1], k[most_R * (most_N + 2) + 1],
     q[most_R * (most_N + 2) + 1], D[most_P], xs[most_R * most_P], alphas[most_N], o[2][most_R * most_P],
     h[3][(most_P + 3) * most_N], X[3][4];
-int64_t wide_row[most_N];
+int64_t           wide_row[most_N];
+constexpr int32_t most_H = 4, most_T = 3, most_n = 257;
+unsigned char     rates[2][most_H * most_N * 8 + 4], C[most_H * most_N * 4 + 4];
+int32_t           modes[3][most_H * most_N * 2], us[most_T * (most_H + 2)], ss[2][most_T * (most_H + 2)];
+int32_t           in[2 * most_n], gains[most_n], offsets[most_n], out[2][most_n];
 
 bool equal(const void* a, const void* b, size_t n) { return equal_bytes(a, b, n); }
 
@@ -148,6 +153,76 @@ bool scans_agree(const Kernels& K, int32_t N, int kind) {
            equal(X[0], X[1], sizeof X[0]);
 }
 
+// As int_kernels.cpp has them: |a| <= 1, often 1, states and inputs at their limits or well within.
+S4dScanQ made_up_modes(int32_t n, int kind) {
+    S4dScanQ      a{};
+    const int32_t clips[] = {1, 50 << 25, 3 << 25, int_max}, unit = 1 << 30, skew = rnd.below(4);
+    const auto    any = [&](int32_t most) { return rnd.number(most, kind == 5 ? 4 : kind, 0); };
+    a.modes = n, a.H = 1 + rnd.below(n <= 40 ? most_H : 1), a.T = 1 + rnd.below(most_T), a.stride = a.H + rnd.below(3);
+    a.clip = clips[rnd.below(4)], a.b_shift = 1 + rnd.below(22), a.D = D, a.u = us, a.h_in = modes[2];
+    a.a = rates[0] + skew, a.b = rates[1] + skew, a.C = C + skew, a.C_scale = scale_bytes + skew;
+    // Often at what the back-ends' short ways want: |x| below 16, |b u| below 16 whatever b.
+    const int32_t near_u = (int32_t(1) << a.b_shift >> 2) + rnd.below(3) - 1,
+                  tops[] = {a.clip, 36 << 25, (1 << 29) - 1, 1 << 29};
+    const int32_t u_most = rnd.below(3) == 0 ? int_max : rnd.below(2) == 0 ? near_u : 1 << (10 + rnd.below(16));
+    const int32_t top = tops[rnd.below(4)], x_most = top < a.clip ? top : a.clip;
+    const bool    full = rnd.below(2) == 0;
+    for (int32_t i = 0; i < a.H; ++i)
+        D[i] = any(int_max), store_u32(scale_bytes + skew + 4 * i, uint32_t(1 + rnd.below(126)) << 23);
+    for (int32_t i = 0; i < a.T * a.stride; ++i) us[i] = any(u_most < 0 ? 0 : u_most);
+    for (int32_t i = 0; i < 2 * a.H * n; ++i) {
+        const int32_t part = i % 2 == 0 ? rnd.within(unit) : 0;
+        store_u32(rates[0] + skew + 4 * i, uint32_t(kind == 1 && i % 2 == 0 ? (part < 0 ? -unit : unit) : part));
+        if (i % 2 == 0 && kind != 1) { // about half a turn's worth: |ar| + |ai| <= 1
+            const int32_t rest = unit - (part < 0 ? -part : part);
+            store_u32(rates[0] + skew + 4 * i + 4, uint32_t(rnd.within(rest))), ++i;
+        }
+    }
+    for (int32_t i = 0; i < 2 * a.H * n; ++i) {
+        const uint32_t code = uint32_t(any(32767));
+        C[skew + 2 * i] = static_cast<unsigned char>(code), C[skew + 2 * i + 1] = static_cast<unsigned char>(code >> 8);
+        store_u32(rates[1] + skew + 4 * i, uint32_t(any(int_max)));
+        modes[2][i] = rnd.number(x_most, full ? 1 : kind, i);
+    }
+    return a;
+}
+bool modes_agree(const Kernels& K, int32_t n, int kind) {
+    S4dScanQ  a = made_up_modes(n, kind);
+    const int where = a.T == 1 ? rnd.below(3) : rnd.below(2);
+    bool      hit[2];
+    for (int side = 0; side < 2; ++side) {
+        for (int32_t& word : ss[side]) word = canary;
+        for (int32_t i = 0; i < int32_t(sizeof modes[0] / 4); ++i) modes[side][i] = where == 0 ? modes[2][i] : canary;
+        if (where == 0) a.h_in = modes[side];
+        a.h_out = where < 2 ? modes[side] : nullptr, a.s = ss[side];
+        hit[side] = side == 0 ? scalar::s4d_scan_q(a) : K.s4d_scan_q(a);
+    }
+    return hit[0] == hit[1] && equal(ss[0], ss[1], sizeof ss[0]) && equal(modes[0], modes[1], sizeof modes[0]);
+}
+
+// ---- Functions of one number, and norms
+
+const char* functions_agree(const Kernels& K, int32_t n, int kind) {
+    const int32_t most = kind < 3 && rnd.below(2) == 0 ? 1 << (14 + rnd.below(8)) : int_max;
+    const char*   wrong = nullptr;
+    int32_t       r[most_n];
+    rnd.fill(in, 2 * n, most, kind), rnd.fill(gains, n, int_max, rnd.below(kinds));
+    rnd.fill(offsets, n, int_max, rnd.below(kinds)), rnd.fill(r, n, int_max, rnd.below(kinds));
+    const auto both = [&](const char* what, auto f) {
+        copy(out[0], r, sizeof r), copy(out[1], r, sizeof r);
+        f(table<scalar>, out[0]), f(K, out[1]);
+        if (!equal(out[0], out[1], sizeof r)) wrong = what;
+    };
+    fill_zero(r + n, size_t(most_n - n) * 4);
+    both("add", [&](const Kernels& k1, int32_t* to) { k1.add_q(to, in, n); });
+    both("gelu", [&](const Kernels& k1, int32_t* to) { k1.gelu_q(to, in, n); });
+    both("glu", [&](const Kernels& k1, int32_t* to) { k1.glu_q(to, in, n); });
+    both("gate", [&](const Kernels& k1, int32_t* to) { k1.gate_q(to, to, in, n); });
+    both("layer_norm", [&](const Kernels& k1, int32_t* to) { k1.layer_norm_q(to, in, gains, offsets, n); });
+    both("rms_norm", [&](const Kernels& k1, int32_t* to) { k1.rms_norm_q(to, in, gains, n); });
+    return wrong;
+}
+
 // ---- All of it
 
 void counted(const char* what, const char* isa, int32_t bits, int32_t rows, int32_t cols) {
@@ -190,6 +265,56 @@ void count(const Kernels& K) {
         (void)K.scan_q(a);
         cross_end();
         counted("scan", K.name, 32, P, 16);
+        for (int32_t i = 0; i < most_P * 16; ++i) set_code(h[2], size_t(i), rnd.within(32767));
+        for (size_t i = 0; i < most_P; ++i) set_exponent(X[2], i, 14);
+        a.X_in = a.X_out = X[2];
+        cross_begin();
+        (void)K.scan_q(a);
+        cross_end();
+        counted("scan", K.name, 16, P, 16);
+    }
+    const auto count_modes = [&](const char* what, int32_t H, int32_t n) { // of S4D
+        S4dScanQ a = made_up_modes(n, 0);
+        a.clip = int_max, a.b_shift = 22, a.T = 1, a.H = H, a.stride = H, a.h_out = modes[2], a.s = ss[0];
+        a.a = rates[0], a.b = rates[1], a.C = C, a.C_scale = scale_bytes;
+        for (int32_t i = 0; i < H; ++i) us[i] = rnd.within(1 << 17), store_u32(scale_bytes + 4 * i, 120u << 23);
+        for (int32_t i = 0; i < 2 * H * n; ++i) {
+            modes[2][i] = rnd.within(1 << 27);
+            store_u32(rates[0] + 4 * i, uint32_t(rnd.within(1 << 29)));
+            store_u32(rates[1] + 4 * i, uint32_t(rnd.within(1 << 25)));
+        }
+        cross_begin();
+        (void)K.s4d_scan_q(a);
+        cross_end();
+        counted(what, K.name, 32, H, n);
+    };
+    count_modes("s4d", most_H, 8), count_modes("s4d", most_H, 16);
+    count_modes("channel", 2, 1), count_modes("channel", 4, 1);
+    const auto each = [&](const char* what, auto f) {
+        for (int32_t n = 64; n <= 128; n += 64) {
+            for (int32_t i = 0; i < 2 * n; ++i) in[i] = rnd.within(1 << 18);
+            for (int32_t i = 0; i < n; ++i) gains[i] = rnd.within(1 << 17), offsets[i] = rnd.within(1 << 17);
+            cross_begin();
+            f(n);
+            cross_end();
+            counted(what, K.name, 32, 1, n);
+        }
+    };
+    each("gelu", [&](int32_t n) { K.gelu_q(out[0], in, n); });
+    each("glu", [&](int32_t n) { K.glu_q(out[0], in, n); });
+    each("gate", [&](int32_t n) { K.gate_q(out[0], in, in + n, n); });
+    each("norm", [&](int32_t n) { K.layer_norm_q(out[0], in, gains, offsets, n); });
+    each("quantize", [&](int32_t n) { K.quantize(codes, scales, in, n, n, 8); });
+    for (int32_t rows = 8; rows <= 16; rows += 8) { // a row of a projection without columns to speak of
+        Matrix m = make_matrix(0, 0, 4, 0, 0);
+        m.rows = rows, m.bias = bias_bytes;
+        for (int32_t i = 0; i < rows; ++i)
+            store_u32(scale_bytes + 4 * i, 120u << 23), store_u32(bias_bytes + 4 * i, 100);
+        scalar::quantize(codes, scales, in, 4, 32, 8);
+        cross_begin();
+        K.matmul_q(y[0], rows, m, codes, 32, scales, 1, 8);
+        cross_end();
+        counted("row", K.name, 8, rows, 1);
     }
 }
 bool all_of(const Kernels& K) {
@@ -202,6 +327,17 @@ bool all_of(const Kernels& K) {
     for (int32_t N = 1; N <= most_N; ++N)
         for (int round = 0; round < (N <= 40 ? 60 : 12) && wrong == nullptr; ++round, ++cases)
             if (!scans_agree(K, N, round % kinds)) wrong = "a scan";
+    for (int32_t n = 1; n <= most_N; ++n)
+        for (int round = 0; round < (n <= 20      ? 18
+                                     : n <= 40    ? 6
+                                     : n % 6 == 0 ? 2
+                                                  : 0) &&
+                            wrong == nullptr;
+             ++round, ++cases)
+            if (!modes_agree(K, n, (n + round) % kinds)) wrong = "an S4D scan";
+    for (int32_t n = 1; n <= most_n; ++n)
+        for (int round = 0; round < (n <= 40 ? 3 : n % 6 == 0 ? 1 : 0) && wrong == nullptr; ++round, ++cases)
+            wrong = functions_agree(K, n, (n + round) % kinds);
     Text t;
     t.add(K.name).add(" ");
     board_write(wrong == nullptr ? t.add(cases).add("\n").s : t.add("FAIL ").add(wrong).add("\n").s);
