@@ -5778,6 +5778,58 @@ struct rvv : vectors_of<rvv, scalar> {
         for (int32_t p = 0; p < a.P; ++p) hit |= scan_row(a, p);
         return hit;
     }
+
+    // rs(x, s); and each second number of 32 bits.
+    static SSM_INLINE vint64m4_t rounded(vint64m4_t x, int32_t s, size_t n) noexcept {
+        return __riscv_vsra_vx_i64m4(__riscv_vadd_vx_i64m4(x, int64_t(1) << (s - 1), n), size_t(s), n);
+    }
+    static SSM_INLINE vint32m2_t each2(const int32_t* p, size_t n) noexcept { return __riscv_vlse32_v_i32m2(p, 8, n); }
+    static SSM_INLINE vint32m2_t each2(const int16_t* p, size_t n) noexcept {
+        return __riscv_vsext_vf2_i32m2(__riscv_vlse16_v_i16m1(p, 4, n), n);
+    }
+    // a x + b u limited, of one kind of part, to 32 bits.
+    static SSM_INLINE vint32m2_t part(const S4dScanQ& a, vint64m4_t ax, vint32m2_t b, int32_t u, size_t n,
+                                      size_t* hits) noexcept {
+        const vint64m4_t bu = rounded(__riscv_vwmul_vx_i64m4(b, u, n), a.b_shift, n);
+        const vint64m4_t x = __riscv_vadd_vv_i64m4(rounded(ax, 30, n), bu, n);
+        const vint64m4_t limited = __riscv_vmax_vx_i64m4(__riscv_vmin_vx_i64m4(x, a.clip, n), -a.clip, n);
+        *hits += __riscv_vcpop_m_b16(__riscv_vmsne_vv_i64m4_b16(x, limited, n), n);
+        return __riscv_vncvt_x_x_w_i32m2(limited, n);
+    }
+    static bool s4d_scan_q(const S4dScanQ& a) {
+        if ((reinterpret_cast<uintptr_t>(a.a) | reinterpret_cast<uintptr_t>(a.b)) % 4 != 0 ||
+            reinterpret_cast<uintptr_t>(a.C) % 2 != 0)
+            return scalar::s4d_scan_q(a);
+        size_t hits = 0;
+        for (ptrdiff_t h = 0; h < a.H; ++h)
+            for (ptrdiff_t t = 0; t < a.T; ++t) {
+                const int32_t *from = t == 0 || a.h_out == nullptr ? a.h_in : a.h_out, u = a.u[t * a.stride + h];
+                const auto *   A = reinterpret_cast<const int32_t*>(a.a), *B = reinterpret_cast<const int32_t*>(a.b);
+                const auto*    C = reinterpret_cast<const int16_t*>(a.C);
+                int64_t        sum = 0;
+                for (ptrdiff_t k = h * a.modes * 2, end = k + a.modes * 2; k < end;) {
+                    const size_t     n = __riscv_vsetvl_e32m2(size_t(end - k) / 2);
+                    const vint32m2_t ar = each2(A + k, n), ai = each2(A + k + 1, n);
+                    const vint32m2_t xr = each2(from + k, n), xi = each2(from + k + 1, n);
+                    const vint64m4_t re =
+                        __riscv_vsub_vv_i64m4(__riscv_vwmul_vv_i64m4(ar, xr, n), __riscv_vwmul_vv_i64m4(ai, xi, n), n);
+                    const vint64m4_t im = __riscv_vwmacc_vv_i64m4(__riscv_vwmul_vv_i64m4(ar, xi, n), ai, xr, n);
+                    const vint32m2_t r = part(a, re, each2(B + k, n), u, n, &hits);
+                    const vint32m2_t i = part(a, im, each2(B + k + 1, n), u, n, &hits);
+                    if (a.h_out != nullptr) {
+                        __riscv_vsse32_v_i32m2(a.h_out + k, 8, r, n);
+                        __riscv_vsse32_v_i32m2(a.h_out + k + 1, 8, i, n);
+                    }
+                    const vint64m4_t read = __riscv_vsub_vv_i64m4(__riscv_vwmul_vv_i64m4(each2(C + k, n), r, n),
+                                                                  __riscv_vwmul_vv_i64m4(each2(C + k + 1, n), i, n), n);
+                    sum +=
+                        __riscv_vmv_x_s_i64m1_i64(__riscv_vredsum_vs_i64m4_i64m1(read, __riscv_vmv_s_x_i64m1(0, 1), n));
+                    k += ptrdiff_t(n) * 2;
+                }
+                a.s[t * a.stride + h] = s4d_read(a, h, sum, u);
+            }
+        return hits > 0;
+    }
 };
 #endif
 #undef SSM_UNROLL_8
