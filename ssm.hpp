@@ -5282,6 +5282,43 @@ struct dsp : rows_of<dsp, scalar> {
         __asm__("sxtb16 %0, %1, ror #8" : "=r"(out) : "r"(v));
         return out;
     }
+    // high(a, b) of BankQ, sum + high(a, b), sum + high(-a, b): an instruction each, which no compiler finds.
+    static SSM_INLINE uint32_t high(int32_t a, uint32_t b) noexcept {
+        uint32_t out;
+        __asm__("smmulr %0, %1, %2" : "=r"(out) : "r"(a), "r"(b));
+        return out;
+    }
+    static SSM_INLINE uint32_t high_add(int32_t a, uint32_t b, uint32_t sum) noexcept {
+        __asm__("smmlar %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+        return sum;
+    }
+    static SSM_INLINE uint32_t high_sub(int32_t a, uint32_t b, uint32_t sum) noexcept {
+        __asm__("smmlsr %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+        return sum;
+    }
+    static void bank_q(const BankQ& a) {
+        for (int32_t k = 0; k < a.K; ++k) {
+            int32_t*       s = a.state + 7 * k;
+            const int32_t  pr = int32_t(load_u32(a.poles + 8 * k)), pi = int32_t(load_u32(a.poles + 8 * k + 4));
+            uint32_t       yr = uint32_t(s[0]), yi = uint32_t(s[1]), zr = uint32_t(s[2]), zi = uint32_t(s[3]);
+            int64_t        e = wide_of(s + 4);
+            const int32_t* u = a.u;
+            const auto     hear = [&](int32_t t) __attribute__((always_inline)) {
+                const uint32_t r = high_sub(pi, yi, high(pr, yr)), i = high_add(pr, yi, high(pi, yr));
+                const uint32_t v = high_sub(pi, zi, high(pr, zr)), w = high_add(pr, zi, high(pi, zr));
+                yr = uint32_t(u[t]) + 2 * r, yi = 2 * i, zr = yr + 2 * v, zi = yi + 2 * w;
+            };
+            for (const int32_t* const end = u + a.n; u < end; u += 4) {
+                hear(0), hear(1), hear(2), hear(3);
+                const int64_t power = product(int32_t(zr), int32_t(zr)), d =
+                    int64_t((uint64_t(power) + uint64_t(product(int32_t(zi), int32_t(zi)))) >> 12) - e;
+                const uint32_t low = uint32_t(uint64_t(d)), high = uint32_t(uint64_t(d) >> 32); // leak: 1 to 15
+                e += int64_t(uint64_t(low >> a.leak | high << (32 - a.leak)) | uint64_t(int64_t(int32_t(high) >> a.leak)) << 32);
+            }
+            s[0] = int32_t(yr), s[1] = int32_t(yi), s[2] = int32_t(zr), s[3] = int32_t(zi);
+            s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
+        }
+    }
     // Four codes more: w of a row, e and o of the token.
     static SSM_INLINE int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
         return __smlad(odd(w), o, __smlad(even(w), e, sum));
@@ -7949,7 +7986,7 @@ SSM_API bool valid(const Config& c) noexcept {
           in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && from_0(c.state_clip)))
         return false;
     const bool bank = c.d_input % 4 == 0 && in(c.d_input, c.n_bands, max_frame) && in(c.band_shift, 0, 15) &&
-                      in(c.band_leak, 0, 15) && in(c.band_mean, 0, 65536) && in(c.band_floor, 0, 1 << 22) &&
+                      in(c.band_leak, 1, 15) && in(c.band_mean, 0, 65536) && in(c.band_floor, 0, 1 << 22) &&
                       in(c.band_rest, 0, 1 << 22) && in(c.band_fall, 0, 1 << 22) && c.arch == Arch::s4d;
     if (!in(c.n_bands, 0, max_bands) || (c.n_bands > 0 && !bank)) return false;
     if (c.arch == Arch::s4d)

@@ -19,12 +19,13 @@ extern "C" void board_write(const char* text); // of the board
 // ---- Memory: one arena, checked here against what this board can give.
 
 #ifndef RAM_FOR_MODEL
-#define RAM_FOR_MODEL (8 * 1024)
+#define RAM_FOR_MODEL (12 * 1024)
 #endif
 static_assert(model_arena_bytes <= RAM_FOR_MODEL, "this model does not fit this board");
 alignas(16) static unsigned char ram[model_arena_bytes];
 
-// ---- Events, here made up: a token, or numbers from -4 to 4.
+// ---- Events, here made up: a token, numbers from -4 to 4, or for a model of sound noise that swells. With AUDIO a model
+// of sound hears a recording in flash instead: 16-bit samples, low byte first (audio.c).
 
 #ifdef SSM_NO_FLOAT
 using Number = int32_t; // 2^16 to the unit
@@ -37,7 +38,25 @@ static uint32_t chance() {
     static uint32_t random = 2463534242u;
     return random = random * 1664525u + 1013904223u;
 }
-static ssm::Status read_sensor(const ssm::Model& net) {
+#ifdef AUDIO
+extern "C" const unsigned char audio[], audio_end[];
+static uint32_t                audio_events() { // the last one is filled with silence
+    constexpr uint32_t frame = uint32_t(model_config.d_input) * 2;
+    return (uint32_t(audio_end - audio) + frame - 1) / frame;
+}
+#else
+static uint32_t audio_events() { return 64; }
+#endif
+static int32_t sample(int event, int k) { // 2^16 to full scale
+#ifdef AUDIO
+    const unsigned char* at = audio + (event * model_config.d_input + k) * 2;
+    return at + 2 > audio_end ? 0 : int32_t(int16_t(at[0] | at[1] << 8)) * 2;
+#else
+    (void)k;
+    return (int32_t(chance() >> 15) - 65536) >> event / 8 % 8;
+#endif
+}
+static ssm::Status read_sensor(const ssm::Model& net, int event) {
     if (model_config.input == ssm::Input::tokens) {
         constexpr uint32_t n = model_config.vocab_size > 0 ? uint32_t(model_config.vocab_size) : 1;
         const int32_t      token = int32_t((chance() >> 8) % n);
@@ -47,8 +66,9 @@ static ssm::Status read_sensor(const ssm::Model& net) {
         return ssm::embed(net, token, x);
 #endif
     }
-    for (Number& number : x) {
-        const int32_t q16 = int32_t(chance() >> 13) - (1 << 18);
+    for (int k = 0; k < model_config.d_input; ++k) {
+        Number&       number = x[k];
+        const int32_t q16 = model_config.n_bands > 0 ? sample(event, k) : int32_t(chance() >> 13) - (1 << 18);
 #ifdef SSM_NO_FLOAT
         number = q16;
 #else
@@ -116,8 +136,9 @@ static ssm::Status run() {
     ssm::Status s = ssm::load(&net, {model, sizeof model}, &arena, options);
     if (s == ssm::Status::ok) s = ssm::make_state(&state, net, &arena);
     if (s == ssm::Status::ok) s = ssm::make_scratch(&scratch, net, 1, &arena);
-    for (int event = 0; event < 64 && s == ssm::Status::ok; ++event) {
-        s = read_sensor(net);
+    const int events = int(audio_events());
+    for (int event = 0; event < events && s == ssm::Status::ok; ++event) {
+        s = read_sensor(net, event);
         if (s == ssm::Status::ok) s = score_event(net, &state, &scratch);
         if (s == ssm::Status::ok) print_scores();
     }
