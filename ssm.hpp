@@ -5211,6 +5211,31 @@ struct dsp : rows_of<dsp, scalar> {
     static void glu_q(int32_t* r, const int32_t* v, int32_t n) {
         for (int32_t i = 0; i < n; ++i) r[i] = int32_t(glu32<Lane>(uint32_t(r[i]), uint32_t(v[i]), uint32_t(v[n + i])));
     }
+    // As norm_loop_q(), of at most 128 numbers below 2^23: k is 0, E at most 24, and w 2^(26 - E) below 2^31.
+    template <bool Centred>
+    static void norm(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n) noexcept {
+        uint32_t all = 0, bits = 0;
+        for (int32_t i = 0; i < n; ++i) all += uint32_t(x[i]), bits |= uint32_t(x[i] ^ x[i] >> 31);
+        if (n > 128 || bits >> 23 != 0)
+            return Centred ? scalar::layer_norm_q(y, x, g, b, n) : scalar::rms_norm_q(y, x, g, n);
+        const int32_t sum = int32_t(all) + n / 2, mean = Centred ? (sum - (sum < 0 ? n - 1 : 0)) / n : 0;
+        int64_t       squares = 0;
+        for (int32_t i = 0; i < n; ++i) squares += product(x[i] - mean, x[i] - mean);
+        int32_t       E = 0;
+        const int32_t r = int32_t(rsqrt_q(squares / n + 42950, &E)), up = 26 - E;
+        for (int32_t i = 0; i < n; ++i) {
+            const int64_t p = product(add_rs32(0, int32_t(uint32_t(x[i] - mean) << up), r), g[i]);
+            const int32_t more = Centred ? b[i] : 0;
+            y[i] = size_bits(p) >> 22 == 0 ? int32_t(Lane::add(uint32_t(rs_low<24>(p)), uint32_t(more)))
+                                           : sat(ssm::detail::rs<24>(p) + more);
+        }
+    }
+    static void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n) {
+        norm<true>(y, x, g, b, n);
+    }
+    static void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n) {
+        norm<false>(y, x, g, nullptr, n);
+    }
     // The upper half of (x << sh) R, rounded on: codes stay within +-127 or +-32767 by themselves.
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                          int32_t bits) {
