@@ -55,7 +55,7 @@
 // Inputs are taken apart by their bits to 16 fraction bits (Q16): below 2^-17 they vanish, from 32768 on they saturate,
 // NaN and Inf are refused. A dt is Q16 too: at least 2^-16. The ..._q16 calls take and give these integers directly.
 //
-// Sound. An S4D model with tensors frontend.poles and frontend.full hears raw samples: a step takes a frame of d_input
+// Sound. An S4D model with tensors frontend.poles, .full and .prior hears raw samples: a step takes a frame of d_input
 // of them, from -1 to 1 (or Q16: a 16-bit sample times 2), and a bank of resonators, the logarithms of their powers and
 // a moving mean, all in integers (section 8, BankQ), make the encoder's input. Frames follow each other without gaps:
 // dt is 1.
@@ -66,7 +66,8 @@
 // differ from 128 and 1 (Mamba-2), rope_angles or rope_fraction (0.5), a_activation (heavy_tail, softplus), a_floor
 // (1e-4) (Mamba-3), norm_before_gate (Mamba-2), vocab_size, scope = mixer for a lone mixer; or the same keys as
 // config.json of the public code has them, behind "cfg." and "cfg.ssm_cfg."; `ssm convert` writes them. Optional for
-// all: arch, clip, pool. Models of sound: d_input, band_shift, band_leak, band_mean, band_floor, band_rest, band_fall.
+// all: arch, clip, pool. Models of sound: d_input, band_shift, band_leak, band_mean, band_floor, band_fall, band_gate,
+// band_quiet, band_forget.
 // What a Mamba model reads and gives: tokens (embedding.weight; see embed()), features
 // (input_proj.weight and .bias) or vectors of d_model numbers; head.weight or lm_head.weight, else the embedding again,
 // else the final norm's output. Tensors whose names begin with test. grad. trace. golden. final. state. are passed
@@ -230,8 +231,10 @@ struct Config {
     int32_t   band_leak = 0;
     int32_t   band_mean = 0;
     int32_t   band_floor = 0;
-    int32_t   band_rest = 0;
     int32_t   band_fall = 0;
+    int32_t   band_gate = 0;
+    int32_t   band_quiet = 0;
+    int32_t   band_forget = 0;
     int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
@@ -247,7 +250,8 @@ constexpr bool operator==(const Config& a, const Config& b) noexcept {
            a.has_gaps == b.has_gaps && a.act_bits == b.act_bits && a.clip_q25 == b.clip_q25 &&
            a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac && a.n_bands == b.n_bands &&
            a.band_shift == b.band_shift && a.band_leak == b.band_leak && a.band_mean == b.band_mean &&
-           a.band_floor == b.band_floor && a.band_rest == b.band_rest && a.band_fall == b.band_fall;
+           a.band_floor == b.band_floor && a.band_fall == b.band_fall && a.band_gate == b.band_gate &&
+           a.band_quiet == b.band_quiet && a.band_forget == b.band_forget;
 }
 constexpr bool is_integer(const Config& c) noexcept { return c.state != StateType::f32; } // which engine runs it
 SSM_API bool   valid(const Config& c) noexcept; // ranges, and that no size below can overflow
@@ -427,6 +431,7 @@ struct Model { // read-only after load(); any number of threads may share it
     const float*               decoder_bias = nullptr;
     const unsigned char*       poles = nullptr; // of a model of sound: int32 [n_bands][re im], Q31
     const unsigned char*       full = nullptr;  // int32 [n_bands], Q16: the logarithm that stands for full scale
+    const unsigned char*       prior = nullptr; // int32 [n_bands], Q16: below the peak, as usual
     const float*               norm_f_weight = nullptr; // Mamba: the final norm
     const float*               norm_f_bias = nullptr;
     const S4dLayer<float>*     s4d = nullptr;
@@ -2327,9 +2332,13 @@ struct S4dScanQ {
 //
 // and at the end of a frame, in Q16 with the mean m in Q24:
 //
-//     l_k = log2(e_k + 1) - full_k;  peak <- max(peak - band_fall, l_0 ..);  l_k <- max(l_k, peak - band_floor)
-//     m_k <- l_k of the first frame, later m_k + rs((l_k - m_k) band_mean, 16);   m_k <- max(m_k, peak - band_rest)
-//     feature_k = rs(l_k - m_k, 1)
+//     l_k = log2(e_k + 1) - full_k;  top = max l_k;  peak <- max(peak - band_fall, top)
+//     m_k <- m_k + rs((prior_k - m_k) min(rise >> band_forget, 1), 16), where rise is what the peak has gained
+//     d_k = max(l_k - peak, -band_floor);   if top > peak - band_gate and top > -band_quiet,
+//     m_k <- m_k + rs((d_k - m_k) band_mean, 16);   feature_k = rs(d_k - m_k, 1)
+//
+// with peak = top and m_k = prior_k in the first frame. So the features do not depend on the level, begin at what is
+// usual of speech, follow the room and the voice while there is any, and forget a quiet room when it gets louder.
 //
 // |u| <= 61 2^16 >> band_shift, and load() sees to it that |u| / (1 - |p|)^2 + 16 < 2^31: no part of y or z leaves 32
 // bits, |z|^2 stays below 2^62. Of a restored state, which may hold any y and z, sums wrap. A bank's words in a state:
@@ -6422,18 +6431,23 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
         bank.state = s;
         m.kernels->bank_q(bank);
         T* const to = work.p + i * ptrdiff_t(row_p(c));
-        for (ptrdiff_t k = 0; k < K; ++k) { // s[6], the mean, waits in u while its place holds l
+        for (ptrdiff_t k = 0; k < K; ++k) {
             const int32_t l = log2_q(uint64_t(wide_of(s + 7 * k + 4)) + 1) - int32_t(load_u32(m.full + 4 * k));
             u[k] = l, top = l > top ? l : top;
         }
-        *peak = *begun == 0 || top > *peak - c.band_fall ? top : *peak - c.band_fall;
-        const int32_t rest = (*peak - c.band_rest) * 256;
+        const int32_t before = *begun == 0 ? top : *peak;
+        *peak = top > before - c.band_fall ? top : before - c.band_fall;
+        const int64_t rise = *peak > before ? (int64_t(*peak) - before) >> c.band_forget : 0;
+        const int64_t forget = rise < 65536 ? rise : 65536;
+        const bool    active = top > *peak - c.band_gate && top > -c.band_quiet;
         for (ptrdiff_t k = 0; k < K; ++k) {
-            const int32_t least = *peak - c.band_floor, l = (u[k] > least ? u[k] : least) * 256;
-            int32_t*      mean = s + 7 * k + 6;
-            *mean = *begun == 0 ? l : *mean + int32_t(rs<16>(product(l - *mean, c.band_mean)));
-            if (*mean < rest) *mean = rest;
-            const int32_t f = int32_t(rs<9>(int64_t(l) - *mean));
+            const int32_t below = u[k] - *peak, d = (below > -c.band_floor ? below : -c.band_floor) * 256;
+            const int32_t prior = int32_t(load_u32(m.prior + 4 * k)) * 256;
+            int32_t&      mean = s[7 * k + 6];
+            if (*begun == 0) mean = prior;
+            mean += int32_t(rs<16>((int64_t(prior) - mean) * forget));
+            if (active) mean += int32_t(rs<16>((int64_t(d) - mean) * c.band_mean));
+            const int32_t f = int32_t(rs<9>(int64_t(d) - mean));
             put_q16(to + k, f);
             if (trace != nullptr && trace->see_int != nullptr) trace->see_int(trace->user, "features", 0, i, &f, 1);
         }
@@ -8011,8 +8025,9 @@ SSM_API bool valid(const Config& c) noexcept {
           in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && from_0(c.state_clip)))
         return false;
     const bool bank = c.d_input % 4 == 0 && in(c.d_input, c.n_bands, max_frame) && in(c.band_shift, 0, 15) &&
+                      in(c.band_gate, 0, 1 << 22) && in(c.band_quiet, 0, 1 << 22) && in(c.band_forget, 0, 15) &&
                       in(c.band_leak, 1, 15) && in(c.band_mean, 0, 65536) && in(c.band_floor, 0, 1 << 22) &&
-                      in(c.band_rest, 0, 1 << 22) && in(c.band_fall, 0, 1 << 22) && c.arch == Arch::s4d;
+                      in(c.band_fall, 0, 1 << 22) && c.arch == Arch::s4d;
     if (!in(c.n_bands, 0, max_bands) || (c.n_bands > 0 && !bank)) return false;
     if (c.arch == Arch::s4d)
         return in(c.d_state, 2, max_d_state) && c.d_state % 2 == 0 && c.input == Input::features && c.has_head;
@@ -8139,12 +8154,13 @@ SSM_LOCAL Status read_bank(Config* c, const Index& ix, Fault* fault) noexcept {
     if (s == Status::ok) s = whole(ix, "d_input", 4, max_frame, &c->d_input, fault);
     const struct {
         const char* key;
-        int32_t     most, *to;
-    } keys[] = {{"band_shift", 15, &c->band_shift},    {"band_leak", 15, &c->band_leak},
-                {"band_mean", 65536, &c->band_mean},   {"band_floor", 1 << 22, &c->band_floor},
-                {"band_rest", 1 << 22, &c->band_rest}, {"band_fall", 1 << 22, &c->band_fall}};
+        int32_t     least, most, *to;
+    } keys[] = {{"band_shift", 0, 15, &c->band_shift},      {"band_leak", 1, 15, &c->band_leak},
+                {"band_mean", 0, 65536, &c->band_mean},     {"band_floor", 0, 1 << 22, &c->band_floor},
+                {"band_fall", 0, 1 << 22, &c->band_fall},   {"band_gate", 0, 1 << 22, &c->band_gate},
+                {"band_quiet", 0, 1 << 22, &c->band_quiet}, {"band_forget", 0, 15, &c->band_forget}};
     for (const auto& k : keys)
-        if (s == Status::ok) s = whole(ix, k.key, 0, k.most, k.to, fault);
+        if (s == Status::ok) s = whole(ix, k.key, k.least, k.most, k.to, fault);
     if (s == Status::ok && (c->d_input % 4 != 0 || c->d_input < c->n_bands))
         return bad_key(
             fault, "d_input",
@@ -8950,7 +8966,6 @@ SSM_LOCAL void load_bank(Model* m, Binder& bind) noexcept {
     const int64_t shape[] = {c.n_bands, 2}, one = int64_t(1) << 31, most = ((61 << 16) >> c.band_shift) + 16;
     const Name    name = Name().add("frontend.poles");
     m->poles = bind.integers(name, 2, shape, "I32");
-    m->full = bind.integers(Name().add("frontend.full"), 1, shape, "I32");
     for (int64_t k = 0; m->poles != nullptr && k < c.n_bands; ++k) {
         const int64_t  r = int32_t(load_u32(m->poles + 8 * k)), i = int32_t(load_u32(m->poles + 8 * k + 4));
         const uint64_t square = uint64_t(r * r) + uint64_t(i * i); // |p|^2, Q62
@@ -8961,10 +8976,15 @@ SSM_LOCAL void load_bank(Model* m, Binder& bind) noexcept {
         if (g <= 0 || g * g >> 31 <= most)
             return bind.fail(Status::bad_value, name, "a resonator too narrow for 32 bits, at the index given", 0, k);
     }
-    for (int64_t k = 0; m->full != nullptr && k < c.n_bands; ++k)
-        if (!between(int32_t(load_u32(m->full + 4 * k)), 0, 64 << 16))
-            return bind.fail(Status::bad_value, Name().add("frontend.full"),
-                             "outside 0 to 64 in Q16, at the index given", 0, k);
+    const auto levels = [&](const char* rest, int64_t lo, int64_t hi) { // Q16
+        const Name           of = Name().add("frontend.").add(rest);
+        const unsigned char* p = bind.integers(of, 1, shape, "I32");
+        for (int64_t k = 0; p != nullptr && k < c.n_bands; ++k)
+            if (!between(int32_t(load_u32(p + 4 * k)), lo * 65536, hi * 65536))
+                bind.fail(Status::bad_value, of, "a level that no sound has, at the index given", 0, k);
+        return p;
+    };
+    m->full = levels("full", 0, 64), m->prior = levels("prior", -64, 0);
 }
 
 // An integer model: tables in place, small vectors in the arena in this machine's order.

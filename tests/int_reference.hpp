@@ -554,7 +554,7 @@ class Model {
         const Vec &poles = w("frontend.poles"), &full = w("frontend.full");
         const auto p = [](I a, I b) { return rs(mul(a, b), 32); };
         const auto word = [](I v) { return below(v, pow2(31), "a resonator beyond 32 bits"); };
-        const I    floor = f_.number("band_floor"), rest = f_.number("band_rest"), mean = f_.number("band_mean");
+        const Vec& prior = w("frontend.prior");
         Vec        u, l, out;
         for (I sample : x) {
             const I now = sat(sample, 65536);
@@ -574,13 +574,17 @@ class Model {
             }
             l.push_back(log2_q16(add(r.e, 1)) - full[k]);
         }
-        const I top = *std::max_element(l.begin(), l.end());
-        peak = begun ? std::max(top, peak - f_.number("band_fall")) : top;
+        const I top = *std::max_element(l.begin(), l.end()), before = begun ? peak : top;
+        peak = std::max(top, before - f_.number("band_fall"));
+        const I forget = std::min(pow2(16), floor_div(std::max<I>(0, peak - before), pow2(f_.number("band_forget"))));
+        const bool active = top > peak - f_.number("band_gate") && top > -f_.number("band_quiet");
         for (size_t k = 0; k < full.size(); ++k) {
             Resonator& r = resonators[k];
-            const I    q24 = mul(std::max(l[k], peak - floor), 256);
-            r.m = std::max(begun ? add(r.m, rs(mul(q24 - r.m, mean), 16)) : q24, mul(peak - rest, 256));
-            out.push_back(rs(sub(q24, r.m), 9));
+            const I    d = mul(std::max(l[k] - peak, -f_.number("band_floor")), 256), usual = mul(prior[k], 256);
+            if (!begun) r.m = usual;
+            r.m = add(r.m, rs(mul(usual - r.m, forget), 16));
+            if (active) r.m = add(r.m, rs(mul(d - r.m, f_.number("band_mean")), 16));
+            out.push_back(rs(sub(d, r.m), 9));
         }
         begun = true;
         see(0, "features", out);

@@ -465,6 +465,89 @@ TEST_CASE("train: the made-up tasks are learned (slow)") {
     CHECK(delay.metrics[0].value < 0.15); // 0.58 for one that knows nothing
 }
 
+// A folder of recordings: tones of two pitches by two speakers, in noise.
+struct Tones {
+    std::string folder = temporary("tones");
+    Tones() {
+        REQUIRE(::mkdir(folder.c_str(), 0777) == 0);
+        for (const char* split : {"train", "test"}) {
+            s4d::Random   random(split[1]);
+            std::ofstream raw(folder + "/" + split + ".i16", std::ios::binary), table(folder + "/" + split + ".tsv");
+            table << "digit\tspeaker\tindex\toffset\tlength\n";
+            for (int i = 0, offset = 0; i < 40; ++i) {
+                const int    length = 1500 + int(random.below(1000)), label = i % 2;
+                const double pitch = (label == 0 ? 0.3 : 0.8) * random.uniform(0.9, 1.1),
+                             size = random.uniform(500, 9000);
+                table << label << "\t" << (i / 2 % 2 == 0 ? "anna" : "bert") << "\t" << i << "\t" << offset << "\t"
+                      << length << "\n";
+                for (int t = 0; t < length; ++t) {
+                    const int v = int(size * (std::sin(pitch * t) + 0.1 * random.normal()));
+                    raw.put(char(v & 255)), raw.put(char(v >> 8 & 255));
+                }
+                offset += length;
+            }
+        }
+    }
+    ~Tones() {
+        for (const char* name : {"/train.i16", "/train.tsv", "/test.i16", "/test.tsv"})
+            std::remove((folder + name).c_str());
+        ::rmdir(folder.c_str());
+    }
+};
+
+TEST_CASE("train: sounds are learned, and heard by the library as by the trainer") {
+    const Tones     tones;
+    const Temporary model("sound.safetensors");
+    train::Settings s = small_run();
+    std::string     error;
+    for (const std::string line : {"task=sound", "steps=40", "batch=10", "validate_every=0", "sound.hold=bert",
+                                   "sound.bands=8", "sound.samples=32", "sound.echo=0.3", "sound.frames_off=0.2"})
+        REQUIRE_MESSAGE(train::take_setting(s, line, &error), error);
+    s.data = tones.folder, s.out = model.path;
+    train::Options quiet;
+    quiet.quiet = true;
+    train::SoundTask    task;
+    const train::Result result = train::run(s, task, quiet);
+    REQUIRE_MESSAGE(result.status == train::done, result.message);
+    CHECK(task.n_train() == 20);
+    CHECK(task.n_valid() == 40);
+    CHECK(result.metrics[0].value > 95);
+    {
+        train::SoundTask again;
+        s.threads = 3;
+        CHECK(same_bits(train::run(s, again, quiet).state.params, result.state.params));
+    }
+    // The library hears the samples themselves and says the same.
+    test::Loaded       loaded(test::read_file(model.path));
+    sound::Recordings  data;
+    std::vector<float> x, y(2);
+    int                right = 0, all = 0;
+    REQUIRE(sound::read_recordings(tones.folder, "train", &data, &error));
+    REQUIRE(sound::read_recordings(tones.folder, "test", &data, &error));
+    for (const sound::Recording& r : data.list) {
+        if (r.speaker != "bert") continue;
+        x.assign((r.length + 31) / 32 * 32, 0.0f);
+        for (size_t t = 0; t < r.length; ++t) x[t] = float(data.samples[r.offset + t]) / 32768;
+        ssm::reset(loaded.model, &loaded.state);
+        REQUIRE(ssm::prefill(loaded.model, &loaded.state, &loaded.scratch, x.data(), int32_t(x.size() / 32),
+                             y.data()) == ssm::Status::ok);
+        right += (y[1] > y[0]) == (r.label == 1), ++all;
+    }
+    CHECK(100.0 * right / all == doctest::Approx(result.metrics[0].value));
+
+    const auto refused = [&](const std::string& line) {
+        train::Settings  bad = s;
+        train::SoundTask other;
+        REQUIRE(train::take_setting(bad, line, &error));
+        return train::run(bad, other, quiet).message;
+    };
+    CHECK(refused("sound.tempo=1") == "unknown key \"sound.tempo\"");
+    CHECK(refused("sound.speed=2") == "sound.speed: expected a number from 0 to 0.9");
+    CHECK(refused("sound.samples=4") == "sound.samples: below the number of bands");
+    CHECK(refused("sound.hold=carl") == "sound.hold: no recording by carl");
+    CHECK(refused("pool=none") == "task sound needs pool = mean or last");
+}
+
 TEST_CASE("train: settings are read, or refused in one line") {
     const Temporary file("settings.cfg");
     const auto      complaint = [&](const std::string& text) {

@@ -115,8 +115,10 @@ std::string assignments(const ssm::Config& c) {
     whole("band_leak", c.band_leak, plain.band_leak);
     whole("band_mean", c.band_mean, plain.band_mean);
     whole("band_floor", c.band_floor, plain.band_floor);
-    whole("band_rest", c.band_rest, plain.band_rest);
     whole("band_fall", c.band_fall, plain.band_fall);
+    whole("band_gate", c.band_gate, plain.band_gate);
+    whole("band_quiet", c.band_quiet, plain.band_quiet);
+    whole("band_forget", c.band_forget, plain.band_forget);
     whole("n_entries", c.n_entries, plain.n_entries);
     return out;
 }

@@ -513,11 +513,12 @@ void Maker::s4d() {
     say("b_frac", int64_t(b_frac_));
     if (gaps_) say("g_frac", int64_t(g_frac_));
     if (c_.n_bands == 0) return;
-    for (const char* name : {"frontend.poles", "frontend.full"}) as_they_are(name); // integers already
+    for (const char* name : {"frontend.poles", "frontend.full", "frontend.prior"})
+        as_they_are(name); // integers already
     say("band_shift", int64_t(c_.band_shift)), say("band_leak", int64_t(c_.band_leak));
     say("band_mean", int64_t(c_.band_mean)), say("band_floor", int64_t(c_.band_floor));
-    say("band_rest", int64_t(c_.band_rest));
-    say("band_fall", int64_t(c_.band_fall));
+    say("band_fall", int64_t(c_.band_fall)), say("band_gate", int64_t(c_.band_gate));
+    say("band_quiet", int64_t(c_.band_quiet)), say("band_forget", int64_t(c_.band_forget));
 }
 
 // ---- Mamba

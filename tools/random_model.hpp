@@ -152,9 +152,11 @@ class Maker {
                 static_cast<float>(static_cast<int>((28 - 4 * std::log2(1 - static_cast<double>(sizes[k]))) * 65536)));
         }
         add_("frontend.poles", {s_.bands, 2}, poles, "I32"), add_("frontend.full", {s_.bands}, full, "I32");
+        add_("frontend.prior", {s_.bands}, std::vector<float>(at, -400000.0f), "I32");
         (*m)["d_input"] = std::to_string(s_.d_input), (*m)["sample_rate"] = "8000";
         (*m)["band_shift"] = "1", (*m)["band_leak"] = "5", (*m)["band_mean"] = "2621";
-        (*m)["band_floor"] = "1000000", (*m)["band_rest"] = "600000", (*m)["band_fall"] = "1300";
+        (*m)["band_floor"] = "1000000", (*m)["band_fall"] = "1300", (*m)["band_gate"] = "600000";
+        (*m)["band_quiet"] = "1400000", (*m)["band_forget"] = "3";
     }
     void mamba(std::map<std::string, std::string>* m) {
         const int64_t d = s_.d_model, di = s_.d_inner > 0 ? s_.d_inner : s_.expand * d, N = s_.d_state, G = s_.ngroups;

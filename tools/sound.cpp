@@ -97,12 +97,15 @@ Bank make_bank(const Geometry& g, double warp) {
     // 2. The rest. Powers are looked at every fourth sample.
     b.leak = std::max(1, std::min(15, int(std::lround(std::log2(g.memory * g.rate / 4)))));
     b.mean = std::max(1, std::min(65536, q16(g.mean)));
-    b.floor = q16(log2_of_db(g.floor)), b.rest = q16(log2_of_db(g.rest)),
+    b.floor = q16(log2_of_db(g.floor)), b.gate = q16(log2_of_db(g.gate)), b.quiet = q16(log2_of_db(g.quiet));
+    b.forget = std::max(0, std::min(15, int(std::lround(std::log2(log2_of_db(std::max(g.forget, 1.0)))))));
+    b.prior.assign(size_t(g.bands), 0);
+
     b.fall = q16(log2_of_db(g.fall * g.samples / g.rate));
     return b;
 }
 
-void features(const Bank& b, const int32_t* x, int64_t n, const int32_t* shift, float* out) {
+void features(const Bank& b, const int32_t* x, int64_t n, const int32_t* shift, float* out, double* heard) {
     constexpr int most = ssm::max_bands;
     const int     K = b.bands;
     int32_t       pr[most], pi[most], mean[most] = {}, level[most];
@@ -128,14 +131,20 @@ void features(const Bank& b, const int32_t* x, int64_t n, const int32_t* shift, 
             level[k] = ssm::log2_q16(uint64_t(e[k]) + 1) - b.full[size_t(k)] + (shift != nullptr ? shift[k] : 0);
             top = std::max(top, level[k]);
         }
-        const bool begun = t >= b.samples;
-        peak = begun ? std::max(top, peak - b.fall) : top;
+        const bool    begun = t >= b.samples;
+        const int32_t before = begun ? peak : top;
+        peak = std::max(top, before - b.fall);
+        const int64_t forget = std::min<int64_t>(65536, std::max(0, peak - before) >> b.forget);
+        const bool    active = top > peak - b.gate && top > -b.quiet;
         for (int k = 0; k < K; ++k) {
-            const int32_t l = std::max(level[k], peak - b.floor) * 256;
-            mean[k] = begun ? mean[k] + int32_t((int64_t(l - mean[k]) * b.mean + 32768) >> 16) : l;
-            mean[k] = std::max(mean[k], (peak - b.rest) * 256);
-            *out++ = static_cast<float>(int32_t((int64_t(l) - mean[k] + 256) >> 9)) * (1.0f / 65536.0f);
+            const int32_t d = std::max(level[k] - peak, -b.floor) * 256, prior = b.prior[size_t(k)] * 256;
+            if (!begun) mean[k] = prior;
+            mean[k] += int32_t((int64_t(prior - mean[k]) * forget + 32768) >> 16);
+            if (active) mean[k] += int32_t((int64_t(d - mean[k]) * b.mean + 32768) >> 16);
+            *out++ = static_cast<float>(int32_t((int64_t(d) - mean[k] + 256) >> 9)) * (1.0f / 65536.0f);
+            if (active && heard != nullptr) heard[k] += d / 256.0;
         }
+        if (active && heard != nullptr) heard[K] += 1;
     }
 }
 

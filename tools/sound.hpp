@@ -34,20 +34,24 @@ struct Geometry {
     double low = 120, high = 3600;   // Hz, the first and the last
     double width = 100, part = 0.2;  // bandwidth: the larger of width (Hz) and part of the frequency
     double memory = 0.016;           // s, of the mean power
-    double mean = 0.04;              // share of a step in the mean that is subtracted
-    double floor = 50, rest = 27;    // dB below the peak: what counts at all; where that mean is at least
+    double mean = 0.02;              // share of a step in the mean that is subtracted
+    double floor = 50;               // dB below the peak that count
     double fall = 7.5;               // dB a second that the peak falls
+    double gate = 27;                // dB below the peak and
+    double quiet = 66;               // below full scale, where there is nothing to learn from
+    double forget = 24;              // dB the peak rises that make the mean what is usual
 };
 // As the model's file has it. `warp` multiplies all frequencies and bandwidths, for training.
 struct Bank {
-    int                  bands = 0, samples = 0, shift = 0, leak = 0, mean = 0, floor = 0, rest = 0, fall = 0;
-    std::vector<int32_t> poles, full; // [bands][re im] Q31, [bands] Q16
+    int bands = 0, samples = 0, shift = 0, leak = 0, mean = 0, floor = 0, fall = 0, gate = 0, quiet = 0, forget = 0;
+    std::vector<int32_t> poles, full, prior; // [bands][re im] Q31, [bands] Q16; prior is 0 until it is measured
 };
 Bank make_bank(const Geometry& g, double warp = 1);
 
 // The features [n / samples][bands] of n samples in Q16, as the header computes them; n is a multiple of `samples`.
 // `shift`, if given, is added to each band's logarithm (Q16): an equaliser.
-void features(const Bank& b, const int32_t* x, int64_t n, const int32_t* shift, float* out);
+// `heard`, if given, adds the levels d_k of steps in which there was something to hear, and their number behind them.
+void features(const Bank& b, const int32_t* x, int64_t n, const int32_t* shift, float* out, double* heard = nullptr);
 
 } // namespace sound
 

@@ -8,12 +8,14 @@
 //     sound.hold     (none)  a speaker kept for validation, whose recordings of train.* and test.* are measured
 //     sound.from     (none)  or: recordings of train.* with an index from here on are kept for validation
 //     sound.bands 20 sound.samples 64 sound.rate 8000 sound.low 120 sound.high 3600 sound.width 100 sound.part 0.2
-//     sound.memory 0.016 sound.mean 0.04 sound.floor 50 sound.rest 27 sound.fall 7.5  the bank, see sound::Geometry
+//     sound.memory 0.016 sound.mean 0.02 sound.floor 50 sound.fall 7.5 sound.gate 27 sound.quiet 66 sound.forget 24
+//                            the bank, see sound::Geometry
 //     sound.speed    0.2     duration divided by 1 - .. 1 + this       sound.warp   0.12  of the resonators
 //     sound.equaliser 0.7    size of the bends of the spectrum, in nepers
 //     sound.level    15      dB louder or softer at most               sound.echo   0     share with three echoes
 //     sound.noise    0.3     share with noise, 8 to 40 dB below        sound.still  0.3   share with silence in front,
-//     sound.silence  4000    up to so many samples                     sound.shift  400   samples around, always
+//     sound.silence  4000    up to so many samples                     sound.shift  300   samples around, but
+//     sound.bare     0.4     share that begins at once
 //     sound.bands_off 3      neighbouring bands silenced, at most      sound.frames_off 0 share of the steps, at most
 
 #ifndef TRAIN_SOUND_HPP
@@ -37,9 +39,12 @@ struct SoundTask : Task {
                        {"sound.width", 100, 1, 48000, &geometry_.width},
                        {"sound.part", 0.2, 0, 1, &geometry_.part},
                        {"sound.memory", 0.016, 0.0001, 10, &geometry_.memory},
-                       {"sound.mean", 0.04, 0, 1, &geometry_.mean},
+                       {"sound.mean", 0.02, 0, 1, &geometry_.mean},
+                       {"sound.quiet", 66, 0, 190, &geometry_.quiet},
+                       {"sound.forget", 24, 1, 190, &geometry_.forget},
+                       {"sound.bare", 0.4, 0, 1, &bare_},
                        {"sound.floor", 50, 0, 190, &geometry_.floor},
-                       {"sound.rest", 27, 0, 190, &geometry_.rest},
+                       {"sound.gate", 27, 0, 190, &geometry_.gate},
                        {"sound.fall", 7.5, 0, 1000, &geometry_.fall},
                        {"sound.bands", 20, 1, ssm::max_bands, &bands_},
                        {"sound.samples", 64, 4, ssm::max_frame, &samples_},
@@ -51,7 +56,7 @@ struct SoundTask : Task {
                        {"sound.noise", 0.3, 0, 1, &noise_},
                        {"sound.still", 0.3, 0, 1, &still_},
                        {"sound.silence", 4000, 0, 1e6, &silence_},
-                       {"sound.shift", 400, 0, 1e6, &shift_},
+                       {"sound.shift", 300, 0, 1e6, &shift_},
                        {"sound.bands_off", 3, 0, ssm::max_bands, &bands_off_},
                        {"sound.frames_off", 0, 0, 0.9, &frames_off_}};
         for (const auto& n : numbers) o[n.name] = "";
@@ -90,14 +95,27 @@ struct SoundTask : Task {
         if (!hold.empty() && held_.empty()) return *error = "sound.hold: no recording by " + shown(hold), false;
         s.net.d_input = geometry_.bands, s.net.d_output = classes;
         for (int k = 0; k < classes; ++k) labels += (k > 0 ? "," : "") + std::to_string(k);
-        // 3. What the model's file says.
+        // 3. How far bands are below the peak, as usual.
+        std::vector<double> heard(size_t(bank_.bands) + 1, 0.0);
+        std::vector<float>  ignored;
+        for (size_t i : used_) {
+            std::vector<int32_t> x = plain(data_.list[i]);
+            const auto           steps = size_t(pad(&x));
+            ignored.resize(steps * size_t(bank_.bands));
+            sound::features(bank_, x.data(), int64_t(x.size()), nullptr, ignored.data(), heard.data());
+        }
+        if (heard.back() <= 0) return *error = shown(s.data) + ": holds nothing that can be heard", false;
+        for (size_t k = 0; k < bank_.prior.size(); ++k) bank_.prior[k] = int32_t(std::lround(heard[k] / heard.back()));
+        // 4. What the model's file says.
         input = "samples";
         metadata = {{"d_input", std::to_string(bank_.samples)},  {"sample_rate", std::to_string(int(geometry_.rate))},
                     {"band_shift", std::to_string(bank_.shift)}, {"band_leak", std::to_string(bank_.leak)},
                     {"band_mean", std::to_string(bank_.mean)},   {"band_floor", std::to_string(bank_.floor)},
-                    {"band_rest", std::to_string(bank_.rest)},   {"band_fall", std::to_string(bank_.fall)}};
+                    {"band_fall", std::to_string(bank_.fall)},   {"band_gate", std::to_string(bank_.gate)},
+                    {"band_quiet", std::to_string(bank_.quiet)}, {"band_forget", std::to_string(bank_.forget)}};
         const auto K = uint64_t(bank_.bands);
         tensors.push_back({"frontend.poles", "I32", {K, 2}, bank_.poles.data(), bank_.poles.size() * 4});
+        tensors.push_back({"frontend.prior", "I32", {K}, bank_.prior.data(), bank_.prior.size() * 4});
         tensors.push_back({"frontend.full", "I32", {K}, bank_.full.data(), bank_.full.size() * 4});
         return true;
     }
@@ -110,7 +128,8 @@ struct SoundTask : Task {
         std::vector<int32_t>    x = another(r, random);
 
         // The room: resonators that sit elsewhere, and an equaliser of smooth bends.
-        const sound::Bank    bank = sound::make_bank(geometry_, std::pow(1 + warp_, random.uniform(-1, 1)));
+        sound::Bank bank = sound::make_bank(geometry_, std::pow(1 + warp_, random.uniform(-1, 1)));
+        bank.prior = bank_.prior;
         std::vector<int32_t> bend(size_t(bank.bands), 0);
         const double         a = random.normal(), b = random.normal(), c = random.normal(), d = random.normal();
         for (int k = 0; k < bank.bands; ++k) {
@@ -135,10 +154,9 @@ struct SoundTask : Task {
     }
     void measure(const Settings& s, const s4d::Ready<float>& ready, int64_t example, Slot& slot) const override {
         const sound::Recording& r = data_.list[held_[size_t(example - n_train())]];
-        std::vector<int32_t>    x(r.length);
-        for (size_t t = 0; t < r.length; ++t) x[t] = 2 * data_.samples[r.offset + t];
-        const int64_t steps = pad(&x);
-        float* const  f = slot.x.get(steps * bank_.bands);
+        std::vector<int32_t>    x = plain(r);
+        const int64_t           steps = pad(&x);
+        float* const            f = slot.x.get(steps * bank_.bands);
         sound::features(bank_, x.data(), int64_t(x.size()), nullptr, f);
         classify(s, ready, f, steps, r.label, 1, nullptr, slot);
     }
@@ -152,8 +170,13 @@ struct SoundTask : Task {
     sound::Recordings   data_;
     std::vector<size_t> used_, held_;
     double bands_ = 0, samples_ = 0, speed_ = 0, warp_ = 0, equaliser_ = 0, level_ = 0, echo_ = 0, noise_ = 0,
-           still_ = 0, silence_ = 0, shift_ = 0, bands_off_ = 0, frames_off_ = 0;
+           still_ = 0, bare_ = 0, silence_ = 0, shift_ = 0, bands_off_ = 0, frames_off_ = 0;
 
+    std::vector<int32_t> plain(const sound::Recording& r) const { // Q16
+        std::vector<int32_t> x(r.length);
+        for (size_t t = 0; t < r.length; ++t) x[t] = 2 * data_.samples[r.offset + t];
+        return x;
+    }
     int64_t pad(std::vector<int32_t>* x) const { // with silence to whole steps
         const size_t step = size_t(bank_.samples), steps = (x->size() + step - 1) / step;
         x->resize(steps * step, 0);
@@ -167,7 +190,7 @@ struct SoundTask : Task {
         const double   speed = 1 + random.uniform(-speed_, speed_);
         const auto     n = int64_t(double(r.length) / speed), length = int64_t(r.length);
         const double   gain = 2 * std::pow(10, random.uniform(-level_, level_) / 20);
-        int64_t        before = int64_t(random.below(uint64_t(shift_) + 1));
+        int64_t        before = random.uniform() < bare_ ? 0 : int64_t(random.below(uint64_t(shift_) + 1));
         const int64_t  after = int64_t(random.below(uint64_t(shift_) + 1));
         if (random.uniform() < still_) before += int64_t(random.below(uint64_t(silence_) + 1));
         std::vector<double> y(size_t(before + n + after), 0.0);

@@ -6,7 +6,7 @@
 import cmath
 import math
 
-K, FRAME, SHIFT, LEAK, MEAN, FLOOR, REST, FALL = 7, 16, 2, 4, 2621, 1088000, 587000, 1300
+K, FRAME, SHIFT, LEAK, MEAN, FLOOR, FALL, GATE, QUIET, FORGET = 7, 16, 2, 4, 2621, 1088000, 1300, 587000, 1400000, 3
 
 
 def rs(x, s):  # add half, shift right
@@ -36,7 +36,8 @@ for t in range(32 * FRAME):
     samples.append([0, 65536 if t == 70 else 0, 65536, -65536, 65536 * (-1) ** t, loud, (noise >> 47) - 65536,
                     (noise >> 58) - 32][part])
 
-state, features, last, peak = [[0] * 6 for _ in range(K)], [], 0, None
+prior = [-300000 - 20000 * k for k in range(K)]
+state, features, last, peak = [[0] * 5 + [256 * p] for p in prior], [], 0, None
 for begin in range(0, len(samples), FRAME):
     levels = []
     u = []
@@ -55,14 +56,19 @@ for begin in range(0, len(samples), FRAME):
                 e += ((zr * zr + zi * zi >> 12) - e) >> LEAK
         s[:5] = yr, yi, zr, zi, e
         levels.append(log2_q16(e + 1) - f)
-    first = peak is None
-    peak = max(levels) if first else max(max(levels), peak - FALL)
-    for s, l in zip(state, levels):
-        l = max(l, peak - FLOOR) * 256
-        s[5] = max(l if first else s[5] + rs((l - s[5]) * MEAN, 16), (peak - REST) * 256)
-        features.append(rs(l - s[5], 9))
+    top = max(levels)
+    before = top if peak is None else peak
+    peak = max(top, before - FALL)
+    forget = min(65536, max(0, peak - before) >> FORGET)
+    active = top > peak - GATE and top > -QUIET
+    for s, l, p in zip(state, levels, prior):
+        d = max(l - peak, -FLOOR) * 256
+        s[5] += rs((p * 256 - s[5]) * forget, 16)
+        if active:
+            s[5] += rs((d - s[5]) * MEAN, 16)
+        features.append(rs(d - s[5], 9))
 
-print("Made by make.py: a bank's settings (bands, frame, shift, leak, mean, floor, rest, fall), tables, and what it hears")
-for name, v in (("settings", [K, FRAME, SHIFT, LEAK, MEAN, FLOOR, REST, FALL]), ("poles", sum(map(list, poles), [])),
-                ("full", full), ("samples", samples), ("features", features)):
+print("Made by make.py: a bank's settings (bands, frame, shift, leak, mean, floor, fall, gate, quiet, forget), tables, and what it hears")
+for name, v in (("settings", [K, FRAME, SHIFT, LEAK, MEAN, FLOOR, FALL, GATE, QUIET, FORGET]), ("poles", sum(map(list, poles), [])),
+                ("full", full), ("prior", prior), ("samples", samples), ("features", features)):
     print(name, len(v), *v)
