@@ -769,6 +769,9 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #error "ssm.hpp: both engines are left out"
 #endif
 
+#pragma push_macro("F") // a name here, a macro of Arduino.h
+#undef F
+
 #define SSM_LOCAL [[maybe_unused]] static
 #if defined(__GNUC__)
 #define SSM_INLINE inline __attribute__((always_inline))
@@ -5304,7 +5307,7 @@ struct dsp : rows_of<dsp, scalar> {
 #else
     static constexpr bool any_alignment = false;
 #endif
-    template <bool Aligned> static SSM_INLINE uint32_t word(const unsigned char* p) noexcept {
+    template <bool Aligned> static SSM_INLINE uint32_t four(const unsigned char* p) noexcept {
         uint32_t v;
         if constexpr (Aligned) SSM_MEMCPY(&v, __builtin_assume_aligned(p, 4), 4);
         else SSM_MEMCPY(&v, p, 4);
@@ -5371,15 +5374,15 @@ struct dsp : rows_of<dsp, scalar> {
         const unsigned char *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride, *const end = q + cols;
         int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
         do {
-            const uint32_t  v = word<Aligned>(q);
+            const uint32_t  v = four<Aligned>(q);
             const int16x2_t e = even(v), o = odd(v);
-            s0 = dot(word<Aligned>(w0), e, o, s0), q += 4, w0 += 4;
+            s0 = dot(four<Aligned>(w0), e, o, s0), q += 4, w0 += 4;
             SSM_ONE_BY_ONE;
-            s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
+            s1 = dot(four<Aligned>(w1), e, o, s1), w1 += 4;
             SSM_ONE_BY_ONE;
-            s2 = dot(word<Aligned>(w2), e, o, s2), w2 += 4;
+            s2 = dot(four<Aligned>(w2), e, o, s2), w2 += 4;
             SSM_ONE_BY_ONE;
-            s3 = dot(word<Aligned>(w3), e, o, s3), w3 += 4;
+            s3 = dot(four<Aligned>(w3), e, o, s3), w3 += 4;
         } while (q < end);
         out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
     }
@@ -5390,11 +5393,11 @@ struct dsp : rows_of<dsp, scalar> {
             const unsigned char *w1 = w0 + stride, *const end = w0 + cols;
             int64_t s0 = 0, s1 = 0;
             do {
-                const uint32_t  v = word<Aligned>(q), u = word<Aligned>(q + 4);
+                const uint32_t  v = four<Aligned>(q), u = four<Aligned>(q + 4);
                 const int16x2_t e = even(v, u), o = odd(v, u);
-                s0 = dot(word<Aligned>(w0), e, o, s0), q += 8, w0 += 4;
+                s0 = dot(four<Aligned>(w0), e, o, s0), q += 8, w0 += 4;
                 SSM_ONE_BY_ONE;
-                s1 = dot(word<Aligned>(w1), e, o, s1), w1 += 4;
+                s1 = dot(four<Aligned>(w1), e, o, s1), w1 += 4;
             } while (w0 < end);
             out[0] = s0, out[1] = s1;
         }
@@ -5415,19 +5418,19 @@ struct dsp : rows_of<dsp, scalar> {
             int32_t                    part0 = 0, part1 = 0;
             const unsigned char* const end = q + 4 * step;
             do {
-                const uint32_t low = word<Aligned>(q), high = word<Aligned>(q + 4 * step);
+                const uint32_t low = four<Aligned>(q), high = four<Aligned>(q + 4 * step);
                 if constexpr (step == 4) {
-                    part0 = dot_nibbles(word<Aligned>(w0), even(low), odd(low), even(high), odd(high), part0);
+                    part0 = dot_nibbles(four<Aligned>(w0), even(low), odd(low), even(high), odd(high), part0);
                     q += 4, w0 += 4;
                     SSM_ONE_BY_ONE;
-                    part1 = dot_nibbles(word<Aligned>(w1), even(low), odd(low), even(high), odd(high), part1), w1 += 4;
+                    part1 = dot_nibbles(four<Aligned>(w1), even(low), odd(low), even(high), odd(high), part1), w1 += 4;
                 } else {
-                    const uint32_t  low2 = word<Aligned>(q + 4), high2 = word<Aligned>(q + 4 * step + 4);
+                    const uint32_t  low2 = four<Aligned>(q + 4), high2 = four<Aligned>(q + 4 * step + 4);
                     const int16x2_t e = even(low, low2), o = odd(low, low2), E = even(high, high2),
                                     O = odd(high, high2);
-                    part0 = dot_nibbles(word<Aligned>(w0), e, o, E, O, part0), q += 8, w0 += 4;
+                    part0 = dot_nibbles(four<Aligned>(w0), e, o, E, O, part0), q += 8, w0 += 4;
                     SSM_ONE_BY_ONE;
-                    part1 = dot_nibbles(word<Aligned>(w1), e, o, E, O, part1), w1 += 4;
+                    part1 = dot_nibbles(four<Aligned>(w1), e, o, E, O, part1), w1 += 4;
                 }
             } while (q < end);
             s0 += (part0 >> 4) * static_cast<signed char>(sub[g]);
@@ -8080,7 +8083,7 @@ SSM_LOCAL bool metadata(const Index& ix, const char* key, json::Token* value) no
     return true;
 }
 // One of several words; -1 if it is another. `missing` where the key is not there.
-SSM_LOCAL int word(const Index& ix, const char* key, const char* const* words, int count, int missing) noexcept {
+SSM_LOCAL int choice(const Index& ix, const char* key, const char* const* words, int count, int missing) noexcept {
     json::Token v;
     if (!metadata(ix, key, &v)) return missing;
     for (int i = 0; i < count; ++i)
@@ -8174,8 +8177,8 @@ SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const discs[] = {"zoh", "bilinear"};
     const bool               full = full_form(ix);
 
-    const int pre = word(ix, "prenorm", bools, 4, -2), pool = word(ix, "pool", pools, 3, -2),
-              disc = word(ix, "disc", discs, 2, -2);
+    const int pre = choice(ix, "prenorm", bools, 4, -2), pool = choice(ix, "pool", pools, 3, -2),
+              disc = choice(ix, "disc", discs, 2, -2);
     if (pre < 0)
         return bad_key(fault, "prenorm",
                        pre == -2 ? "metadata missing, expected true or false"
@@ -8281,7 +8284,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
                        "not a model this build knows: layer 0 has neither s4_layers.0.D, "
                        "s4_layers.0.layer.D, B_bias nor A_log");
     const int which = int(c.arch) - int(Arch::mamba1);
-    if (word(ix, "arch", archs, 3, which) != which || word(ix, "layer", kinds, 3, which) != which)
+    if (choice(ix, "arch", archs, 3, which) != which || choice(ix, "layer", kinds, 3, which) != which)
         return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer", "metadata does not agree with the tensors");
     while (c.n_layers < max_layers && has(names.layer(c.n_layers, "mixer.out_proj.weight"))) ++c.n_layers;
     dim("out_proj.weight", 2, 0, max_width, &c.d_model);
@@ -8290,14 +8293,14 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     if (s != Status::ok) return s;
     c.bare_mixer = metadata(ix, "scope", &v) && json::equals(v, "mixer");
     c.norm = has(names.layer(0, "norm.bias")) ? Norm::layer : Norm::rms;
-    if (word(ix, "norm", norms, 2, int(c.norm)) != int(c.norm) ||
-        (!c.bare_mixer && word(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
+    if (choice(ix, "norm", norms, 2, int(c.norm)) != int(c.norm) ||
+        (!c.bare_mixer && choice(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
         return bad_key(fault, metadata(ix, "norm", &v) ? "norm" : "rms_norm",
                        "metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone");
     if (has(names.layer(0, "mlp.fc2.weight")) && (s = dimension(ix, names.layer(0, "mlp.fc2.weight").text, 2, 1, 1,
                                                                 4 * max_width, &c.mlp_hidden, fault)) != Status::ok)
         return s;
-    const int pool = word(ix, "pool", pools, 3, 0);
+    const int pool = choice(ix, "pool", pools, 3, 0);
     if (pool < 0) return bad_key(fault, "pool", "metadata not understood, expected mean, last or none");
     c.pool = Pool(pool);
     if ((s = read_clip(&c, ix, fault)) != Status::ok) return s;
@@ -8347,7 +8350,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
                          N * G);
         c.d_ssm = int32_t(ds), c.headdim = int32_t(ds / c.nheads), c.d_state = int32_t(N), c.ngroups = int32_t(G);
         c.rmsnorm = has(mixer("norm.weight"));
-        const int before = word(ix, "norm_before_gate", bools, 4, 0);
+        const int before = choice(ix, "norm_before_gate", bools, 4, 0);
         if (before < 0) return bad_key(fault, "norm_before_gate", "metadata not understood, expected true or false");
         c.norm_before_gate = before % 2 == 1;
     } else {
@@ -8371,7 +8374,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
             return wrong("in_proj.weight", "its rows do not fit d_inner, B_bias and the rope fraction",
                          2 * int64_t(c.d_inner) + row_of_group + 3 * int64_t(c.nheads) + S, rows);
         c.rope_angles = int32_t(S), c.ngroups = int32_t(GN / row_of_group);
-        const int activation = word(ix, "a_activation", activations, 2, word(ix, "A_activation", activations, 2, 0));
+        const int activation = choice(ix, "a_activation", activations, 2, choice(ix, "A_activation", activations, 2, 0));
         if (activation < 0)
             return bad_key(fault, "a_activation", "metadata not understood, expected heavy_tail or softplus");
         c.softplus_A = activation == 1, c.A_floor = 1e-4f;
@@ -8409,7 +8412,7 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
         if (s == Status::ok) s = whole(ix, key, lo, hi, to, fault);
     };
     const auto one_of = [&](const char* key, const char* const* words, int count, const char* expected) {
-        const int i = s == Status::ok ? word(ix, key, words, count, -1) : 0;
+        const int i = s == Status::ok ? choice(ix, key, words, count, -1) : 0;
         if (i < 0) s = bad_key(fault, key, expected);
         return i < 0 ? 0 : i;
     };
@@ -8489,7 +8492,7 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
 
 SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
-    if (word(ix, "arch", archs, 4, 0) < 0)
+    if (choice(ix, "arch", archs, 4, 0) < 0)
         return bad_key(fault, "arch", "not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3");
     const bool  s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
     Config      c;
@@ -9262,6 +9265,7 @@ SSM_API const char* message(Status s) noexcept {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
 #endif
+#pragma pop_macro("F")
 #undef SSM_LOCAL
 #undef SSM_INLINE
 #undef SSM_MEMCPY

@@ -66,7 +66,8 @@ cat >"$out/Arduino.h" <<'TXT'
 #define bitRead(x, b) (((x) >> (b)) & 1)
 #define bit(b) (1UL << (b))
 #define word(...) 0
-#define F(s) (s)
+#define F(s) (reinterpret_cast<const __FlashStringHelper*>(s))
+class __FlashStringHelper;
 #define _BV(b) (1 << (b))
 #define yield() 0
 typedef uint8_t byte;
@@ -86,7 +87,9 @@ sed '1i #include <Arduino.h>' tools/arduino/Events/Events.ino >"$out/Events.ino.
 if command -v arm-none-eabi-g++ >/dev/null; then
     arm-none-eabi-g++ -mcpu=cortex-m4 -mthumb -std=gnu++17 $lean -fno-threadsafe-statics -fno-use-cxa-atexit -nostdlib \
         --param max-inline-insns-single=500 -I"$top" -I"$out" -c "$out/Events.ino.cpp" -o "$out/x.o"
-    echo "Arduino, PlatformIO: Events.ino compiles as a core for Arm would compile it"
+    printf '#define SSM_IMPLEMENTATION\n#include <ssm.hpp>\nconst char* text = reinterpret_cast<const char*>(F("after it"));\n' >"$out/all.cpp"
+    arm-none-eabi-g++ -mcpu=cortex-m4 -mthumb -std=gnu++17 $lean -DSSM_NO_FILES -include "$out/Arduino.h" -I"$top" -c "$out/all.cpp" -o "$out/x.o"
+    echo "Arduino, PlatformIO: Events.ino and all of ssm.hpp compile as a core for Arm would compile them"
 
     # Zephyr: with the definitions of Kconfig's defaults, the flags of its builds and the macros of its util.h.
     printf '#define MIN(a, b) 0\n#define MAX(a, b) 0\n#define BIT(n) 0\n#define CLAMP(a, b, c) 0\n#define ARRAY_SIZE(a) 0\n#define CONFIG_SSM 1\n' >"$out/autoconf.h"

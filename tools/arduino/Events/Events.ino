@@ -3,7 +3,6 @@
 // First write model.h into this folder: ssm convert weights/next-i8.safetensors --c-array model.h
 // Its third line of comment names what to leave out of ssm.hpp beyond the two below. Replace analogRead() by events of
 // the kind that the model was trained on: features here, in 16.16.
-#undef word // a macro of Arduino.h, a function in ssm.hpp
 #define SSM_NO_FILES
 #define SSM_NO_FLOAT
 #define SSM_STATIC
