@@ -751,8 +751,8 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 // ---- 2. Platform ----------------------------------------------------------------------------------------------------
 //
 // Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless
-// the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_TARGET,
-// SSM_MEMCPY, SSM_ASSERT and SSM_HAS_* for the back-ends this compiler can build.
+// the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_ALWAYS,
+// SSM_TARGET, SSM_MEMCPY, SSM_ASSERT and SSM_HAS_* for the back-ends this compiler can build.
 
 #include <float.h>
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -774,11 +774,11 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 
 #define SSM_LOCAL [[maybe_unused]] static
 #if defined(__GNUC__)
-#define SSM_INLINE inline __attribute__((always_inline))
+#define SSM_ALWAYS inline __attribute__((always_inline))
 #define SSM_MEMCPY __builtin_memcpy
 #else
 #include <string.h>
-#define SSM_INLINE inline
+#define SSM_ALWAYS inline
 #define SSM_MEMCPY memcpy
 #endif
 #ifndef SSM_ASSERT
@@ -857,6 +857,13 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_HAS_RVV 1
 #include <riscv_vector.h>
 #endif
+#endif
+// Small functions are inlined wherever speed counts, so that back-ends make them with their instructions. Where size
+// counts and there are no vectors to hand over, the compiler chooses, but for those of the innermost loops: SSM_ALWAYS.
+#if defined(__OPTIMIZE_SIZE__) && !defined(SSM_HAS_128) && !defined(SSM_HAS_RVV)
+#define SSM_INLINE inline
+#else
+#define SSM_INLINE SSM_ALWAYS
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
@@ -946,11 +953,11 @@ SSM_LOCAL bool equal_bytes(const void* a, const void* b, size_t n) noexcept {
 }
 
 // Little-endian numbers at any address. Compilers turn these into single loads where the target allows it.
-SSM_INLINE uint16_t load_u16(const unsigned char* p) noexcept { return uint16_t(p[0] | unsigned(p[1]) << 8); }
-SSM_INLINE uint32_t load_u32(const unsigned char* p) noexcept {
+SSM_ALWAYS uint16_t load_u16(const unsigned char* p) noexcept { return uint16_t(p[0] | unsigned(p[1]) << 8); }
+SSM_ALWAYS uint32_t load_u32(const unsigned char* p) noexcept {
     return uint32_t(p[0]) | uint32_t(p[1]) << 8 | uint32_t(p[2]) << 16 | uint32_t(p[3]) << 24;
 }
-SSM_INLINE uint64_t load_u64(const unsigned char* p) noexcept { return load_u32(p) | uint64_t(load_u32(p + 4)) << 32; }
+SSM_ALWAYS uint64_t load_u64(const unsigned char* p) noexcept { return load_u32(p) | uint64_t(load_u32(p + 4)) << 32; }
 SSM_INLINE void     store_u32(unsigned char* p, uint32_t v) noexcept {
         for (int i = 0; i < 4; ++i) p[i] = static_cast<unsigned char>(v >> 8 * i);
 }
@@ -1277,24 +1284,24 @@ static_assert((-1 >> 1) == -1, "shifts to the right must keep the sign");
 template <class W> struct wide;
 template <> struct wide<int64_t> {
     static constexpr int32_t  count = 1;
-    static SSM_INLINE int64_t set(int64_t x) noexcept { return x; }
-    static SSM_INLINE int64_t mul(int64_t a, int64_t b) noexcept { return int64_t(int32_t(a)) * int32_t(b); }
-    static SSM_INLINE int64_t mulu(int64_t a, int64_t b) noexcept {
+    static SSM_ALWAYS int64_t set(int64_t x) noexcept { return x; }
+    static SSM_ALWAYS int64_t mul(int64_t a, int64_t b) noexcept { return int64_t(int32_t(a)) * int32_t(b); }
+    static SSM_ALWAYS int64_t mulu(int64_t a, int64_t b) noexcept {
         return int64_t(uint64_t(uint32_t(a)) * uint32_t(b));
     }
-    static SSM_INLINE int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
-    static SSM_INLINE int64_t choose(int64_t mask, int64_t a, int64_t b) noexcept { return mask != 0 ? a : b; }
-    static SSM_INLINE int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
-    static SSM_INLINE int64_t most(int64_t a, int64_t b) noexcept { return a < b ? b : a; }
+    static SSM_ALWAYS int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
+    static SSM_ALWAYS int64_t choose(int64_t mask, int64_t a, int64_t b) noexcept { return mask != 0 ? a : b; }
+    static SSM_ALWAYS int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
+    static SSM_ALWAYS int64_t most(int64_t a, int64_t b) noexcept { return a < b ? b : a; }
     // Of numbers that fit int32: |x|, `low`; and the nearest in -m..m, m >= 0.
-    static SSM_INLINE int64_t size_low(int64_t x) noexcept { return x < 0 ? -x : x; }
-    static SSM_INLINE int64_t clamp(int64_t x, int32_t m) noexcept { return x > m ? m : x < -m ? -m : x; }
-    static SSM_INLINE int64_t shr(int64_t a, int s) noexcept { return a >> s; }                        // keeps the sign
-    static SSM_INLINE int64_t lsr(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) >> s); } // fills with 0
-    static SSM_INLINE int64_t shl(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) << s); }
-    static SSM_INLINE int64_t up(int64_t a, int s) noexcept { return int64_t(uint64_t(a) << s); }
-    static SSM_INLINE int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
-    static SSM_INLINE void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
+    static SSM_ALWAYS int64_t size_low(int64_t x) noexcept { return x < 0 ? -x : x; }
+    static SSM_ALWAYS int64_t clamp(int64_t x, int32_t m) noexcept { return x > m ? m : x < -m ? -m : x; }
+    static SSM_ALWAYS int64_t shr(int64_t a, int s) noexcept { return a >> s; }                        // keeps the sign
+    static SSM_ALWAYS int64_t lsr(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) >> s); } // fills with 0
+    static SSM_ALWAYS int64_t shl(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) << s); }
+    static SSM_ALWAYS int64_t up(int64_t a, int s) noexcept { return int64_t(uint64_t(a) << s); }
+    static SSM_ALWAYS int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
+    static SSM_ALWAYS void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
 };
 // For SSM_ASSERT: low <= x <= high; |x| <= m; |a + b| <= m and |a b| <= m, without the sum (|a| <= m) or the product.
 SSM_INLINE bool between(int64_t x, int64_t low, int64_t high) noexcept { return x >= low && x <= high; }
@@ -1314,30 +1321,30 @@ template <class W, int32_t = wide<W>::count> SSM_INLINE bool product_at_most(con
     return true;
 }
 
-template <class W> SSM_INLINE W least(const W& a, const W& b) noexcept { return wide<W>::least(a, b); }
-template <class W> SSM_INLINE W most(const W& a, const W& b) noexcept { return wide<W>::most(a, b); }
-template <class W> SSM_INLINE W within(const W& x, int64_t m) noexcept {
+template <class W> SSM_ALWAYS W least(const W& a, const W& b) noexcept { return wide<W>::least(a, b); }
+template <class W> SSM_ALWAYS W most(const W& a, const W& b) noexcept { return wide<W>::most(a, b); }
+template <class W> SSM_ALWAYS W within(const W& x, int64_t m) noexcept {
     return most(least(x, wide<W>::set(m)), wide<W>::set(-m));
 }
-template <int S, class W> SSM_INLINE W rs(const W& x) noexcept {
+template <int S, class W> SSM_ALWAYS W rs(const W& x) noexcept {
     SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
     return wide<W>::shr(x + (int64_t(1) << (S - 1)), S);
 }
-template <int S, class W> SSM_INLINE W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
+template <int S, class W> SSM_ALWAYS W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
     SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
     return wide<W>::lsr(x + (int64_t(1) << (S - 1)), S);
 }
 
 // The same for a shift known at run time: 0 past 62, a shift to the left below 0.
-SSM_INLINE int64_t rs(int64_t x, int32_t s) noexcept {
+SSM_ALWAYS int64_t rs(int64_t x, int32_t s) noexcept {
     SSM_ASSERT(s > 62 || (s > 0     ? x <= INT64_MAX - (int64_t(1) << (s - 1))
                           : s > -63 ? product_at_most(x, int64_t(1) << -s, INT64_MAX)
                                     : false));
     return s > 62 ? 0 : s > 0 ? (x + (int64_t(1) << (s - 1))) >> s : x * (int64_t(1) << -s);
 }
 constexpr int32_t   int_max = 0x7fffffff;
-SSM_INLINE int32_t  sat(int64_t x, int64_t m = int_max) noexcept { return int32_t(x > m ? m : x < -m ? -m : x); }
-SSM_INLINE int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) * b; }
+SSM_ALWAYS int32_t  sat(int64_t x, int64_t m = int_max) noexcept { return int32_t(x > m ? m : x < -m ? -m : x); }
+SSM_ALWAYS int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) * b; }
 SSM_INLINE uint32_t size_of(int64_t x) noexcept { // |x| < 2^32
     SSM_ASSERT(at_most(x, 0xffffffff));
     return uint32_t(x < 0 ? -x : x);
@@ -1391,13 +1398,13 @@ constexpr int32_t log1p_q30[] = {1073741823, -536870692, 357904967, -268290463, 
 constexpr int32_t sin_q30[] = {1686629713, -693598666, 85569282, -5026892, 172072, -3685};
 constexpr int32_t erf_q30[] = {0, 273621191, -305476044, 1526231383, -1560310108, 1139675401};
 // r = rs(r x, 30) + c[k], with c[k] added in front of the shift. `low`.
-template <class W, size_t n, size_t k = 0> SSM_INLINE W horner(const int32_t (&c)[n], const W& x) noexcept {
+template <class W, size_t n, size_t k = 0> SSM_ALWAYS W horner(const int32_t (&c)[n], const W& x) noexcept {
     using L = wide<W>;
     if constexpr (k == n - 1) return L::set(c[k]);
     else return L::lsr(L::mul(horner<W, n, k + 1>(c, x), x) + (c[k] * (int64_t(1) << 30) + (1 << 29)), 30);
 }
 constexpr int64_t one_q30 = int64_t(1) << 30, dt_limit = int64_t(22) << 26; // dt_limit: Q26, of every step size
-template <class W> SSM_INLINE W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
+template <class W> SSM_ALWAYS W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
 
 // exp(-t), t in Q26, 0 <= t <= 22, `low`. Q30, 0 .. 2^30. The power of two is at most 31 by itself.
 template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
@@ -1408,15 +1415,15 @@ template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
     return L::lsr(p + L::lsr(L::shl(L::set(1), n), 1), n);
 }
 // a - rs(x, 30), a >= 0 below 2^32; x and the result too.
-template <class W> SSM_INLINE W less_rs30(int64_t a, const W& x) noexcept {
+template <class W> SSM_ALWAYS W less_rs30(int64_t a, const W& x) noexcept {
     return wide<W>::lsr(wide<W>::set(a * (int64_t(1) << 30) + (1 << 29) - 1) - x, 30);
 }
-template <class W> SSM_INLINE W refined(const W& d, const W& r) noexcept { // a step of Newton's towards 1 / d
+template <class W> SSM_ALWAYS W refined(const W& d, const W& r) noexcept { // a step of Newton's towards 1 / d
     SSM_ASSERT(between(d, one_q30, 2 * one_q30) && between(r, 0, 0xffffffff));
     return rs_low<30>(wide<W>::mulu(r, less_rs30(2 * one_q30, wide<W>::mulu(d, r))));
 }
 // 1 / d, d in Q30, 2^30 <= d <= 2^31. Q30. Factors and sums stay in 0 .. 2^32.
-template <class W> SSM_INLINE W recip(const W& d) noexcept {
+template <class W> SSM_ALWAYS W recip(const W& d) noexcept {
     using L = wide<W>;
     const W first = less_rs30(1515870810, L::mulu(d, L::set(505290270)));
     return refined(d, refined(d, refined(d, first)));
@@ -2364,17 +2371,17 @@ static_assert(int64_t(max_d_state / 2) * int_max * (k_bound / 16) <= most_sum &&
               "sums of the scans stay in 64 bits");
 
 // What one update of h gives, before the clip; add: see above.
-SSM_INLINE int64_t next_h(int32_t alpha, int32_t h, int64_t add) noexcept {
+SSM_ALWAYS int64_t next_h(int32_t alpha, int32_t h, int64_t add) noexcept {
     SSM_ASSERT(between(alpha, 0, one_q30) && at_most(add, most_sum));
     return rs<21>(rs<9>(product(alpha, h)) + add);
 }
-SSM_INLINE int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
+SSM_ALWAYS int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
     const int32_t y = sat(x, clip);
     *hit |= y != x;
     return y;
 }
 // What one step adds to h_n, Q46.
-SSM_INLINE int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexcept {
+SSM_ALWAYS int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexcept {
     int64_t add = 0;
     for (ptrdiff_t r = 0; r < a.ranks; ++r) {
         SSM_ASSERT(a.w == nullptr || sum_at_most(add, product(a.w[r * a.P + p], a.k0[r * a.k_stride + n]), most_sum));
@@ -2386,7 +2393,7 @@ SSM_INLINE int64_t head_add(const HeadScanQ& a, ptrdiff_t p, ptrdiff_t n) noexce
 }
 // o of the rows from p on, of which `left` are in the head. sum: of h' q, with `s` fraction bits more than Q16.
 template <class W>
-SSM_INLINE void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int32_t left, const W& sum,
+SSM_ALWAYS void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int32_t left, const W& sum,
                           int32_t s) noexcept {
     using L = wide<W>;
     const W D = a.D_step == 0 ? L::set(a.D[0]) : L::load(a.D + p, left), x = L::load(a.x + r * a.P + p, left);
@@ -3247,8 +3254,8 @@ template <class W, class U, class V> struct lanes64 {
     }
     static SSM_INLINE W less(const W& a, const W& b) noexcept { return a < b; }
     static SSM_INLINE W choose(const W& mask, const W& a, const W& b) noexcept { return mask ? a : b; }
-    static SSM_INLINE W least(const W& a, const W& b) noexcept { return a < b ? a : b; }
-    static SSM_INLINE W most(const W& a, const W& b) noexcept { return a < b ? b : a; }
+    static SSM_ALWAYS W least(const W& a, const W& b) noexcept { return a < b ? a : b; }
+    static SSM_ALWAYS W most(const W& a, const W& b) noexcept { return a < b ? b : a; }
     static SSM_INLINE W size_low(const W& a) noexcept { // the upper halves are of no use
         const V x = reinterpret_cast<V>(a), minus = -x;
         return reinterpret_cast<W>(x > minus ? x : minus);
@@ -9268,6 +9275,7 @@ SSM_API const char* message(Status s) noexcept {
 #pragma pop_macro("F")
 #undef SSM_LOCAL
 #undef SSM_INLINE
+#undef SSM_ALWAYS
 #undef SSM_MEMCPY
 #ifdef SSM_TARGET
 #undef SSM_TARGET
