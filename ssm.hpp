@@ -5135,7 +5135,7 @@ template <class K, class Base> struct rows_of : Base {
 // Functions of section 5 in lanes of 32 bits, where the definition's numbers fit them, signed or not. F says how lanes
 // multiply: mul30, mulu30: rs(x y, 30), signed and unsigned, as far as 32 bits go; mulu32: rs(x y, 32), unsigned;
 // add32: c + rs(x y, 32).
-template <class F, class V = typename F::V> SSM_INLINE V exp_neg32(const V& t) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V exp_neg32(const V& t) noexcept {
     const V y = F::mulu32(F::template up<1>(t), F::set(2u * 1549082005u)), n = F::template down<26>(y);
     const V x = F::template down<1>(F::template up<6>(y)); // Q31
     V       p = F::set(uint32_t(exp2_q30[7]));
@@ -5143,18 +5143,18 @@ template <class F, class V = typename F::V> SSM_INLINE V exp_neg32(const V& t) n
     for (int k = 6; k >= 0; --k) p = F::add32(exp2_q30[k], F::template up<1>(p), x);
     return F::rs(p, n);
 }
-template <class F, class V = typename F::V> SSM_INLINE V recip32(const V& d) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V recip32(const V& d) noexcept {
     V r = F::set(1515870810) - F::mulu32(d, F::set(4u * 505290270u));
     SSM_UNROLL_8
     for (int k = 0; k < 3; ++k) r = F::mulu30(r, F::set(1u << 31) - F::mulu30(d, r));
     return r;
 }
-template <class F, class V = typename F::V> SSM_INLINE V sigmoid32(const V& x) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V sigmoid32(const V& x) noexcept {
     const V e = exp_neg32<F>(F::size(x)), r = recip32<F>(F::set(1u << 30) + e);
     return F::choose(F::negative(x), F::mul30(e, r), r);
 }
 // Not of 0, where t would be 1: 0 phi(0) = 0 all the same.
-template <class F, class V = typename F::V> SSM_INLINE V phi32(const V& x) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V phi32(const V& x) noexcept {
     const V z = F::mulu32(F::template up<1>(F::size(x)), F::set(2u * 759250125u)), z8 = F::template up<3>(z);
     const V D = F::set(1u << 30) + F::mulu32(z8, F::set(8u * 351748265u)),
             least = F::least(F::mulu32(z8, z8), 22u << 26);
@@ -5166,10 +5166,10 @@ template <class F, class V = typename F::V> SSM_INLINE V phi32(const V& x) noexc
     const V q = F::half(F::mul30(p, exp_neg32<F>(least)));
     return F::choose(F::negative(x), q, F::set(1u << 30) - q);
 }
-template <class F, class V = typename F::V> SSM_INLINE V gelu32(const V& s) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V gelu32(const V& s) noexcept {
     return F::mul30(s, phi32<F>(F::template up<10>(F::clamp(s, 8 << 16))));
 }
-template <class F, class V = typename F::V> SSM_INLINE V glu32(const V& r, const V& v, const V& z) noexcept {
+template <class F, class V = typename F::V> SSM_ALWAYS V glu32(const V& r, const V& v, const V& z) noexcept {
     return F::add(r, F::mul30(v, sigmoid32<F>(F::template up<10>(F::clamp(z, 22 << 16)))));
 }
 
@@ -5178,7 +5178,7 @@ struct dsp : rows_of<dsp, scalar> {
     static constexpr const char* name = "dsp";
 
     // rs(x, S) as far as 32 bits go: the last bit that is shifted out is the carry.
-    template <int S> static SSM_INLINE int32_t rs_low(int64_t x) noexcept {
+    template <int S> static SSM_ALWAYS int32_t rs_low(int64_t x) noexcept {
         int32_t out;
         __asm__("lsrs %0, %1, %3\n\tadc %0, %0, %2, lsl %4"
                 : "=&r"(out)
@@ -5186,40 +5186,40 @@ struct dsp : rows_of<dsp, scalar> {
                 : "cc");
         return out;
     }
-    static SSM_INLINE int32_t add_rs32(int32_t sum, int32_t x, int32_t y) noexcept { // sum + rs(x y, 32)
+    static SSM_ALWAYS int32_t add_rs32(int32_t sum, int32_t x, int32_t y) noexcept { // sum + rs(x y, 32)
         int32_t out;
         __asm__("smmlar %0, %1, %2, %3" : "=r"(out) : "r"(x), "r"(y), "r"(sum));
         return out;
     }
     struct Lane { // see exp_neg32()
         using V = uint32_t;
-        static SSM_INLINE uint32_t                  set(uint32_t x) noexcept { return x; }
-        template <int S> static SSM_INLINE uint32_t up(uint32_t x) noexcept { return x << S; }
-        template <int S> static SSM_INLINE uint32_t down(uint32_t x) noexcept { return x >> S; }
-        static SSM_INLINE uint32_t                  mul30(uint32_t x, uint32_t y) noexcept {
+        static SSM_ALWAYS uint32_t                  set(uint32_t x) noexcept { return x; }
+        template <int S> static SSM_ALWAYS uint32_t up(uint32_t x) noexcept { return x << S; }
+        template <int S> static SSM_ALWAYS uint32_t down(uint32_t x) noexcept { return x >> S; }
+        static SSM_ALWAYS uint32_t                  mul30(uint32_t x, uint32_t y) noexcept {
                              return uint32_t(rs_low<30>(product(int32_t(x), int32_t(y))));
         }
-        static SSM_INLINE uint32_t mulu30(uint32_t x, uint32_t y) noexcept {
+        static SSM_ALWAYS uint32_t mulu30(uint32_t x, uint32_t y) noexcept {
             return uint32_t(rs_low<30>(int64_t(uint64_t(x) * y)));
         }
-        static SSM_INLINE uint32_t mulu32(uint32_t x, uint32_t y) noexcept {
+        static SSM_ALWAYS uint32_t mulu32(uint32_t x, uint32_t y) noexcept {
             const uint64_t p = uint64_t(x) * y;
             return uint32_t(p >> 32) + (uint32_t(p) >> 31);
         }
-        static SSM_INLINE uint32_t add32(int32_t c, uint32_t x, uint32_t y) noexcept {
+        static SSM_ALWAYS uint32_t add32(int32_t c, uint32_t x, uint32_t y) noexcept {
             return uint32_t(add_rs32(c, int32_t(x), int32_t(y)));
         }
-        static SSM_INLINE uint32_t rs(uint32_t x, uint32_t n) noexcept { return (x + ((1u << n) >> 1)) >> n; }
-        static SSM_INLINE uint32_t half(uint32_t x) noexcept { return (x + 1) >> 1; }
-        static SSM_INLINE uint32_t size(uint32_t x) noexcept { return size_of(int32_t(x)); }
-        static SSM_INLINE uint32_t least(uint32_t x, uint32_t m) noexcept { return x < m ? x : m; }
-        static SSM_INLINE uint32_t clamp(uint32_t x, int32_t m) noexcept {
+        static SSM_ALWAYS uint32_t rs(uint32_t x, uint32_t n) noexcept { return (x + ((1u << n) >> 1)) >> n; }
+        static SSM_ALWAYS uint32_t half(uint32_t x) noexcept { return (x + 1) >> 1; }
+        static SSM_ALWAYS uint32_t size(uint32_t x) noexcept { return size_of(int32_t(x)); }
+        static SSM_ALWAYS uint32_t least(uint32_t x, uint32_t m) noexcept { return x < m ? x : m; }
+        static SSM_ALWAYS uint32_t clamp(uint32_t x, int32_t m) noexcept {
             return uint32_t(int32_t(x) > m ? m : int32_t(x) < -m ? -m : int32_t(x));
         }
-        static SSM_INLINE bool     above(uint32_t x, uint32_t m) noexcept { return x > m; }
-        static SSM_INLINE bool     negative(uint32_t x) noexcept { return int32_t(x) < 0; }
-        static SSM_INLINE uint32_t choose(bool which, uint32_t x, uint32_t y) noexcept { return which ? x : y; }
-        static SSM_INLINE uint32_t add(uint32_t x, uint32_t y) noexcept { // sat(x + y)
+        static SSM_ALWAYS bool     above(uint32_t x, uint32_t m) noexcept { return x > m; }
+        static SSM_ALWAYS bool     negative(uint32_t x) noexcept { return int32_t(x) < 0; }
+        static SSM_ALWAYS uint32_t choose(bool which, uint32_t x, uint32_t y) noexcept { return which ? x : y; }
+        static SSM_ALWAYS uint32_t add(uint32_t x, uint32_t y) noexcept { // sat(x + y)
             const int32_t sum = __qadd(int32_t(x), int32_t(y));
             return uint32_t(sum < -int_max ? -int_max : sum);
         }
@@ -5275,12 +5275,12 @@ struct dsp : rows_of<dsp, scalar> {
         scale[0] = t.num, scale[1] = t.den;
     }
     // Without a bit from k on, x < 2^(32 + k) in size.
-    static SSM_INLINE uint32_t size_bits(int64_t x) noexcept {
+    static SSM_ALWAYS uint32_t size_bits(int64_t x) noexcept {
         const int32_t high = int32_t(x >> 32);
         return uint32_t(high ^ high >> 31);
     }
     // sat(rs(p, s) + add), |p| < 2^62.
-    static SSM_INLINE int32_t give(int64_t p, int32_t s, int32_t add) noexcept {
+    static SSM_ALWAYS int32_t give(int64_t p, int32_t s, int32_t add) noexcept {
         const int32_t high = int32_t(p >> 32), low = int32_t(p);
         int32_t       v;
         if (s > 32) v = ((high >> (s < 64 ? s - 33 : 31)) + 1) >> 1;
@@ -5292,17 +5292,17 @@ struct dsp : rows_of<dsp, scalar> {
         else return sat(ssm::detail::rs(p, s) + add);
         return int32_t(Lane::add(uint32_t(v), uint32_t(add)));
     }
-    static SSM_INLINE int32_t requantize(int32_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+    static SSM_ALWAYS int32_t requantize(int32_t acc, const int32_t* scale, const Matrix& W, int32_t o,
                                          int32_t) noexcept {
         const Scale   s(load_u32(W.scale + ptrdiff_t(o) * 4));
         const int32_t bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
         return give(product(acc, rs_low<24>(product(scale[0], s.m))), scale[1] + s.e - 24, bias);
     }
-    static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+    static SSM_ALWAYS int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
                                          int32_t bits) noexcept {
         return scalar::requantize(acc, scale, W, o, bits);
     }
-    static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
+    static SSM_ALWAYS int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
         const Scale   scale(load_u32(a.C_scale + h * 4));
         const int64_t Du = product(a.D[h], u);
         if ((size_bits(sum) >> 14 | size_bits(Du) >> 13) != 0) return scalar::s4d_read(a, h, sum, u);
@@ -5314,31 +5314,37 @@ struct dsp : rows_of<dsp, scalar> {
 #else
     static constexpr bool any_alignment = false;
 #endif
-    template <bool Aligned> static SSM_INLINE uint32_t four(const unsigned char* p) noexcept {
+    template <bool Aligned> static SSM_ALWAYS uint32_t four(const unsigned char* p) noexcept {
         uint32_t v;
         if constexpr (Aligned) SSM_MEMCPY(&v, __builtin_assume_aligned(p, 4), 4);
         else SSM_MEMCPY(&v, p, 4);
         return v;
     }
-    static SSM_INLINE int16x2_t even(uint32_t v) noexcept { return __sxtb16(int8x4_t(v)); }
-    static SSM_INLINE int16x2_t odd(uint32_t v) noexcept {
+    static SSM_ALWAYS int16x2_t even(uint32_t v) noexcept { return __sxtb16(int8x4_t(v)); }
+    static SSM_ALWAYS int16x2_t odd(uint32_t v) noexcept {
         int16x2_t out; // gcc does not see that the rotation is part of it
         __asm__("sxtb16 %0, %1, ror #8" : "=r"(out) : "r"(v));
         return out;
     }
     // high(a, b) of BankQ, sum + high(a, b), sum + high(-a, b): an instruction each, which no compiler finds.
-    static SSM_INLINE uint32_t high(int32_t a, uint32_t b) noexcept {
+    static SSM_ALWAYS uint32_t high(int32_t a, uint32_t b) noexcept {
         uint32_t out;
         __asm__("smmulr %0, %1, %2" : "=r"(out) : "r"(a), "r"(b));
         return out;
     }
-    static SSM_INLINE uint32_t high_add(int32_t a, uint32_t b, uint32_t sum) noexcept {
+    static SSM_ALWAYS uint32_t high_add(int32_t a, uint32_t b, uint32_t sum) noexcept {
         __asm__("smmlar %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
         return sum;
     }
-    static SSM_INLINE uint32_t high_sub(int32_t a, uint32_t b, uint32_t sum) noexcept {
+    static SSM_ALWAYS uint32_t high_sub(int32_t a, uint32_t b, uint32_t sum) noexcept {
         __asm__("smmlsr %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
         return sum;
+    }
+    // e after a fourth sample; a shift of 64 bits by 1 to 15, which compilers take the long way round.
+    static SSM_ALWAYS int64_t leaked(int64_t e, int32_t re, int32_t im, int32_t leak) noexcept {
+        const uint64_t power = uint64_t(product(re, re)) + uint64_t(product(im, im)), d = (power >> 12) - uint64_t(e);
+        const uint32_t low = uint32_t(d), high = uint32_t(d >> 32), top = uint32_t(int32_t(high) >> leak);
+        return int64_t(uint64_t(e) + (uint64_t(low >> leak | high << (32 - leak)) | uint64_t(top) << 32));
     }
     static void bank_q(const BankQ& a) {
         for (int32_t k = 0; k < a.K; ++k) {
@@ -5354,25 +5360,22 @@ struct dsp : rows_of<dsp, scalar> {
             };
             for (const int32_t* const end = u + a.n; u < end; u += 4) {
                 hear(0), hear(1), hear(2), hear(3);
-                const int64_t power = product(int32_t(zr), int32_t(zr)), d =
-                    int64_t((uint64_t(power) + uint64_t(product(int32_t(zi), int32_t(zi)))) >> 12) - e;
-                const uint32_t low = uint32_t(uint64_t(d)), high = uint32_t(uint64_t(d) >> 32); // leak: 1 to 15
-                e += int64_t(uint64_t(low >> a.leak | high << (32 - a.leak)) | uint64_t(int64_t(int32_t(high) >> a.leak)) << 32);
+                e = leaked(e, int32_t(zr), int32_t(zi), a.leak);
             }
             s[0] = int32_t(yr), s[1] = int32_t(yi), s[2] = int32_t(zr), s[3] = int32_t(zi);
             s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
         }
     }
     // Four codes more: w of a row, e and o of the token.
-    static SSM_INLINE int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
+    static SSM_ALWAYS int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
         return __smlad(odd(w), o, __smlad(even(w), e, sum));
     }
-    static SSM_INLINE int64_t dot(uint32_t w, int16x2_t e, int16x2_t o, int64_t sum) noexcept {
+    static SSM_ALWAYS int64_t dot(uint32_t w, int16x2_t e, int16x2_t o, int64_t sum) noexcept {
         return __smlald(odd(w), o, __smlald(even(w), e, sum));
     }
     // Those of 16 bits, from two words.
-    static SSM_INLINE int16x2_t even(uint32_t v, uint32_t u) noexcept { return int16x2_t((v & 0xffffu) | u << 16); }
-    static SSM_INLINE int16x2_t odd(uint32_t v, uint32_t u) noexcept { return int16x2_t(v >> 16 | (u & 0xffff0000u)); }
+    static SSM_ALWAYS int16x2_t even(uint32_t v, uint32_t u) noexcept { return int16x2_t((v & 0xffffu) | u << 16); }
+    static SSM_ALWAYS int16x2_t odd(uint32_t v, uint32_t u) noexcept { return int16x2_t(v >> 16 | (u & 0xffff0000u)); }
     // Sums of four rows over `cols` codes, a multiple of 4. One row after the other, or registers do not suffice.
 #define SSM_ONE_BY_ONE __asm__ volatile("" ::: "memory")
     template <bool Aligned>
@@ -5409,7 +5412,7 @@ struct dsp : rows_of<dsp, scalar> {
             out[0] = s0, out[1] = s1;
         }
     }
-    static SSM_INLINE int32_t dot_nibbles(uint32_t w, int16x2_t e, int16x2_t o, int16x2_t e_high, int16x2_t o_high,
+    static SSM_ALWAYS int32_t dot_nibbles(uint32_t w, int16x2_t e, int16x2_t o, int16x2_t e_high, int16x2_t o_high,
                                           int32_t sum) noexcept {
         return dot(w & 0xf0f0f0f0u, e_high, o_high, dot(w << 4 & 0xf0f0f0f0u, e, o, sum));
     }
@@ -5446,7 +5449,7 @@ struct dsp : rows_of<dsp, scalar> {
         out[0] = s0, out[1] = s1;
     }
 #undef SSM_ONE_BY_ONE
-    static SSM_INLINE bool aligned(const unsigned char* w, ptrdiff_t stride, const unsigned char* q) noexcept {
+    static SSM_ALWAYS bool aligned(const unsigned char* w, ptrdiff_t stride, const unsigned char* q) noexcept {
         return ((reinterpret_cast<uintptr_t>(w) | uintptr_t(stride) | reinterpret_cast<uintptr_t>(q)) & 3u) == 0;
     }
     template <class Sum>
@@ -5500,7 +5503,7 @@ struct dsp : rows_of<dsp, scalar> {
         return hit;
     }
 
-    template <bool Aligned> static SSM_INLINE int32_t number(const unsigned char* p) noexcept {
+    template <bool Aligned> static SSM_ALWAYS int32_t number(const unsigned char* p) noexcept {
         if constexpr (Aligned) p = static_cast<const unsigned char*>(__builtin_assume_aligned(p, 4));
         return int32_t(load_u32(p));
     }
@@ -5606,33 +5609,33 @@ struct helium : vectors_of<helium, dsp> {
     static constexpr const char* name = "helium";
 
     static constexpr ptrdiff_t  count() noexcept { return 16; }
-    static SSM_INLINE int8x16_t sixteen(const unsigned char* p) noexcept {
+    static SSM_ALWAYS int8x16_t sixteen(const unsigned char* p) noexcept {
         return vldrbq_s8(reinterpret_cast<const int8_t*>(p));
     }
-    static SSM_INLINE int8x16_t load(const unsigned char* p, ptrdiff_t) noexcept { return sixteen(p); }
-    static SSM_INLINE int8x16_t first(const unsigned char* p, ptrdiff_t n, ptrdiff_t) noexcept {
+    static SSM_ALWAYS int8x16_t load(const unsigned char* p, ptrdiff_t) noexcept { return sixteen(p); }
+    static SSM_ALWAYS int8x16_t first(const unsigned char* p, ptrdiff_t n, ptrdiff_t) noexcept {
         return vldrbq_z_s8(reinterpret_cast<const int8_t*>(p), vctp8q(uint32_t(n)));
     }
-    static SSM_INLINE int32_t zero(ptrdiff_t) noexcept { return 0; }
-    static SSM_INLINE void    dot2(int32_t& s, int32_t& t, int8x16_t w, int8x16_t v, int8x16_t x, ptrdiff_t) noexcept {
+    static SSM_ALWAYS int32_t zero(ptrdiff_t) noexcept { return 0; }
+    static SSM_ALWAYS void    dot2(int32_t& s, int32_t& t, int8x16_t w, int8x16_t v, int8x16_t x, ptrdiff_t) noexcept {
            s = vmladavaq_s8(s, w, x), t = vmladavaq_s8(t, v, x);
     }
-    static SSM_INLINE int32_t sum(int32_t s, ptrdiff_t) noexcept { return s; }
+    static SSM_ALWAYS int32_t sum(int32_t s, ptrdiff_t) noexcept { return s; }
     // Nibbles stay where they are, as in words4().
-    static SSM_INLINE int32_t group(int32_t s, const unsigned char* w, unsigned char sub, int8x16_t low,
+    static SSM_ALWAYS int32_t group(int32_t s, const unsigned char* w, unsigned char sub, int8x16_t low,
                                     int8x16_t high) noexcept {
         const int8x16_t v = sixteen(w), upper = vandq_s8(v, vdupq_n_s8(static_cast<int8_t>(-16)));
         const int32_t   part = vmladavaq_s8(vmladavq_s8(vshlq_n_s8(v, 4), low), upper, high);
         return s + (part >> 4) * static_cast<signed char>(sub);
     }
-    static SSM_INLINE int32_t sum4(int32_t s) noexcept { return s; }
-    static SSM_INLINE int64_t row8(const unsigned char* w, ptrdiff_t cols, const int16_t* q) noexcept {
+    static SSM_ALWAYS int32_t sum4(int32_t s) noexcept { return s; }
+    static SSM_ALWAYS int64_t row8(const unsigned char* w, ptrdiff_t cols, const int16_t* q) noexcept {
         const auto* p = reinterpret_cast<const int8_t*>(w);
         int64_t     s = 0;
         for (; cols >= 8; cols -= 8, p += 8, q += 8) s = vmlaldavaq_s16(s, vldrbq_s16(p), vldrhq_s16(q));
         return cols > 0 ? vmlaldavaq_s16(s, vldrbq_z_s16(p, vctp16q(uint32_t(cols))), vldrhq_s16(q)) : s;
     }
-    static SSM_INLINE int64_t row4(const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
+    static SSM_ALWAYS int64_t row4(const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
                                    const int16_t* q) noexcept {
         const auto* p = reinterpret_cast<const int8_t*>(w);
         int64_t     s = 0;
@@ -5649,35 +5652,35 @@ struct helium : vectors_of<helium, dsp> {
     }
     struct Lanes { // see exp_neg32()
         using V = uint32x4_t;
-        static SSM_INLINE int32x4_t          as_signed(V x) noexcept { return vreinterpretq_s32_u32(x); }
-        static SSM_INLINE V                  of(int32x4_t x) noexcept { return vreinterpretq_u32_s32(x); }
-        static SSM_INLINE V                  set(uint32_t x) noexcept { return vdupq_n_u32(x); }
-        template <int S> static SSM_INLINE V up(V x) noexcept { return vshlq_n_u32(x, S); }
-        template <int S> static SSM_INLINE V down(V x) noexcept { return vshrq_n_u32(x, S); }
-        static SSM_INLINE V join30(V high, V low) noexcept { return up<2>(high) + vrshrq_n_u32(low, 30); }
-        static SSM_INLINE V mul30(V x, V y) noexcept {
+        static SSM_ALWAYS int32x4_t          as_signed(V x) noexcept { return vreinterpretq_s32_u32(x); }
+        static SSM_ALWAYS V                  of(int32x4_t x) noexcept { return vreinterpretq_u32_s32(x); }
+        static SSM_ALWAYS V                  set(uint32_t x) noexcept { return vdupq_n_u32(x); }
+        template <int S> static SSM_ALWAYS V up(V x) noexcept { return vshlq_n_u32(x, S); }
+        template <int S> static SSM_ALWAYS V down(V x) noexcept { return vshrq_n_u32(x, S); }
+        static SSM_ALWAYS V join30(V high, V low) noexcept { return up<2>(high) + vrshrq_n_u32(low, 30); }
+        static SSM_ALWAYS V mul30(V x, V y) noexcept {
             return join30(of(vmulhq_s32(as_signed(x), as_signed(y))), vmulq_u32(x, y));
         }
-        static SSM_INLINE V mulu30(V x, V y) noexcept { return join30(vmulhq_u32(x, y), vmulq_u32(x, y)); }
-        static SSM_INLINE V mulu32(V x, V y) noexcept { return vrmulhq_u32(x, y); }
-        static SSM_INLINE V add32(int32_t c, V x, V y) noexcept {
+        static SSM_ALWAYS V mulu30(V x, V y) noexcept { return join30(vmulhq_u32(x, y), vmulq_u32(x, y)); }
+        static SSM_ALWAYS V mulu32(V x, V y) noexcept { return vrmulhq_u32(x, y); }
+        static SSM_ALWAYS V add32(int32_t c, V x, V y) noexcept {
             return of(vaddq_n_s32(vrmulhq_s32(as_signed(x), as_signed(y)), c));
         }
-        static SSM_INLINE V rs(V x, V n) noexcept { return vrshlq_u32(x, vnegq_s32(as_signed(n))); }
-        static SSM_INLINE V half(V x) noexcept { return vrshrq_n_u32(x, 1); }
-        static SSM_INLINE V size(V x) noexcept { return of(vabsq_s32(as_signed(x))); }
-        static SSM_INLINE V least(V x, uint32_t m) noexcept { return vminq_u32(x, set(m)); }
-        static SSM_INLINE V clamp(V x, int32_t m) noexcept {
+        static SSM_ALWAYS V rs(V x, V n) noexcept { return vrshlq_u32(x, vnegq_s32(as_signed(n))); }
+        static SSM_ALWAYS V half(V x) noexcept { return vrshrq_n_u32(x, 1); }
+        static SSM_ALWAYS V size(V x) noexcept { return of(vabsq_s32(as_signed(x))); }
+        static SSM_ALWAYS V least(V x, uint32_t m) noexcept { return vminq_u32(x, set(m)); }
+        static SSM_ALWAYS V clamp(V x, int32_t m) noexcept {
             return of(vmaxq_s32(vminq_s32(as_signed(x), vdupq_n_s32(m)), vdupq_n_s32(-m)));
         }
-        static SSM_INLINE mve_pred16_t above(V x, uint32_t m) noexcept { return vcmphiq_n_u32(x, m); }
-        static SSM_INLINE mve_pred16_t negative(V x) noexcept { return vcmpltq_n_s32(as_signed(x), 0); }
-        static SSM_INLINE V            choose(mve_pred16_t which, V x, V y) noexcept { return vpselq_u32(x, y, which); }
-        static SSM_INLINE V            add(V x, V y) noexcept {
+        static SSM_ALWAYS mve_pred16_t above(V x, uint32_t m) noexcept { return vcmphiq_n_u32(x, m); }
+        static SSM_ALWAYS mve_pred16_t negative(V x) noexcept { return vcmpltq_n_s32(as_signed(x), 0); }
+        static SSM_ALWAYS V            choose(mve_pred16_t which, V x, V y) noexcept { return vpselq_u32(x, y, which); }
+        static SSM_ALWAYS V            add(V x, V y) noexcept {
                        return of(vmaxq_s32(vqaddq_s32(as_signed(x), as_signed(y)), vdupq_n_s32(-int_max)));
         }
-        static SSM_INLINE V    load(const int32_t* p, mve_pred16_t few) noexcept { return of(vldrwq_z_s32(p, few)); }
-        static SSM_INLINE void store(int32_t* p, V x, mve_pred16_t few) noexcept { vstrwq_p_s32(p, as_signed(x), few); }
+        static SSM_ALWAYS V    load(const int32_t* p, mve_pred16_t few) noexcept { return of(vldrwq_z_s32(p, few)); }
+        static SSM_ALWAYS void store(int32_t* p, V x, mve_pred16_t few) noexcept { vstrwq_p_s32(p, as_signed(x), few); }
     };
     static void gelu_q(int32_t* y, const int32_t* x, int32_t n) {
         for (int32_t i = 0; i < n; i += 4) {
