@@ -6,6 +6,7 @@
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report   its flash, RAM and instructions
+#   make web      the page of tools/web in a browser without a window
 #   make packages what package managers are told     sh tests/cmake.sh      install, find_package, pkg-config, FetchContent
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
@@ -31,7 +32,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report packages
+    firmware firmware-report packages web
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -118,6 +119,10 @@ firmware-report: $(BUILD)/ssm
 packages: $(BUILD)/ssm
 	bash tests/packages.sh $(BUILD)/ssm
 
+# The page of tools/web in a headless Chromium.
+web: $(BUILD)/ssm
+	bash tests/web.sh $(BUILD)/ssm
+
 # The tests as clang builds them.
 clang:
 	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
@@ -128,7 +133,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross firmware packages clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross firmware packages web clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

@@ -416,6 +416,29 @@ check "--f32 with NaN and infinity" 1 "$(cat b)" $'ssm score: frame 2: value 1 i
 printf '\x00\x00\x00\x3f\x00' >in; printf '0.5\n' | score >b
 check "--f32 cut short" 1 "$(cat b)" "ssm score: frame 2: expected 4 bytes, got 1" score --f32 <in
 printf '\x00\xff\x33\x66\x99\xcc' | "$ssm" score "$three" --u8 | wc -l >a; same "--u8 in threes" "$(cat a)" 2
+# A model of sound: frames of d_input samples, the last one filled with silence; its own rate only.
+digits=$here/../weights/digits-i8.safetensors
+frame=$("$ssm" info "$digits" | sed -n 's/^d_input: //p')
+awk -v n=$((3 * frame - 5)) 'BEGIN { for (t = 0; t < n; ++t) { v = (t * t * 37 + t * 1111) % 4001 - 2000; print v } }' >numbers
+awk '{ v = $1 < 0 ? $1 + 65536 : $1; printf "\\x%02x\\x%02x", v % 256, int(v / 256) }' numbers >escapes
+printf "$(cat escapes)" >sound
+awk -v n="$frame" '{ printf "%.9g%s", $1 / 32768, NR % n == 0 ? "\n" : " " } END { for (k = NR; k % n != 0; ++k) printf "0 "; print "" }' numbers >records
+"$ssm" score "$digits" <records >a; "$ssm" score "$digits" --s16 8000 <sound >b
+same "sound as frames and as numbers" "$(wc -l <a) $(cat b)" "3 $(cat a)"
+check "sound, the last scores" 0 "$(tail -1 a)" "" "$ssm" score "$digits" --s16 8000 --last <sound
+"$ssm" score "$digits" <records --isa scalar >b; same "sound without SIMD" "$(cat b)" "$(cat a)"
+like "sound at another rate" 2 'ssm score: --s16: a model of sound needs its own rate, 8000' "$ssm" score "$digits" --s16 16000
+{ echo "dt=2 $(head -1 records)"; head -1 records; } | "$ssm" score "$digits" >got.out 2>got.err
+same "sound with a gap" "$? $(cat got.out)|$(wc -l <got.err)" "1 $(head -1 a)|1"
+like "sound's options elsewhere" 2 'ssm eval: --split, --speaker, --level, --silence and --noise are for models of sound' "$ssm" eval "$here/../weights/smnist.safetensors" . --level 3
+like "a level that is no number" 2 'ssm eval: --level: got "loud", expected a number from -100 to 100' "$ssm" eval "$digits" . --level loud
+like "no recordings" 4 'ssm eval: ./test.tsv: No such file or directory' "$ssm" eval "$digits" .
+printf 'digit\tspeaker\tindex\toffset\tlength\n3\tanna\t0\t0\t%d\n' $((3 * frame - 5)) >test.tsv; cp sound test.i16
+"$ssm" eval "$digits" . >got.out; same "one recording" "$? $(grep -c -e ^accuracy: -e '^accuracy of anna: ' -e '^count: 1$' got.out)" "0 3"
+"$ssm" eval "$digits" . --silence 100 --level -6 --noise 20 >got2.out; same "changed" "$? $(grep -c ^loss got2.out) $(cmp -s got.out got2.out; echo $?)" "0 1 1"
+like "a speaker who is not there" 4 'ssm eval: --speaker bert: no recording of this speaker' "$ssm" eval "$digits" . --speaker bert
+sed -i 's/^3/11/' test.tsv
+like "a label beyond the model" 3 'ssm eval: *: d_output is 10, but the data has label 11' "$ssm" eval "$digits" .
 head -c 200000 /dev/zero | score --u8 --last >a; same "a frame at a time or many" "$(cat a)" "$(head -c 200000 /dev/zero | dd ibs=777 obs=777 status=none | score --u8 | tail -1)"
 check "--u8 without input" 0 "" "" score --u8 --last </dev/null
 

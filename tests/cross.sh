@@ -41,10 +41,11 @@ pack() { # FILE...
 # small: what fits 16 KiB of RAM and 128 KiB of flash; integers: all; both: with float models; some: a few of each kind.
 pack $(printf 'weights/%s.safetensors ' $shipped) >"$out/shipped"
 { cat "$out/shipped" && pack $golden/0[156]_* $golden/21_*; } >"$out/small"
-{ cat "$out/shipped" && pack $golden/int_primitives.* $golden/*_s4d_* $golden/*_m[123]_*; } >"$out/integers"
+digits="weights/digits-i8.safetensors weights/digits-i4.safetensors" # need more than 16 KiB here, where states are copied
+{ cat "$out/shipped" && pack $digits $golden/int_primitives.* $golden/*_s4d_* $golden/*_m[123]_*; } >"$out/integers"
 pack weights/parity.safetensors weights/next.safetensors tests/golden/s4d/* tests/golden/mamba/* >"$out/floats"
 cat "$out/integers" "$out/floats" >"$out/both"
-{ cat "$out/shipped" && pack $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* \
+{ cat "$out/shipped" && pack $digits $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* \
     weights/next.safetensors tests/golden/s4d/0[12]_* tests/golden/mamba/m1_d32.*; } >"$out/some"
 names() { grep -aoE '^[A-Za-z0-9_-]+ [0-9]+ {8,}' "$1" | cut -d' ' -f1; } # of a bundle
 float_names=$(names "$out/floats" | tr '\n' ' ')

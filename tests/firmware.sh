@@ -46,7 +46,8 @@ example() { # BOARD FOLDER GOAL [VARIABLE=VALUE]...: the goal's output; make say
     make -s --no-print-directory -j1 -C tools/firmware-example "$3" "BOARD=$1" "OUT=$2" "SSM=$ssm" "${@:4}" 2>&1
 }
 scores() { grep -v -e '^arena ' -e '^back-end ' -e '^stack ' -e '^make'; } # what does not depend on the machine
-model_of() { echo "$here/weights/$1.safetensors"; }
+model_of() { echo "MODEL=$here/weights/$1.safetensors"; }
+audio_of() { [ "$1" != digits-i8 ] || echo "AUDIO=$here/tests/golden/digits.raw"; } # what it hears
 prefix() { case $1 in rv*) echo riscv64-unknown-elf ;; *) echo arm-none-eabi ;; esac }
 
 # ---- The report
@@ -65,12 +66,12 @@ if [ "$report" = --report ]; then
     echo "| board | model | code | weights | arena, of it state, scratch | stack | largest frame | instructions: load | step |"
     echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for b in $boards; do
-        for m in parity-i8 next-i8; do
+        for m in parity-i8 next-i8 digits-i8; do
             at=$out/$b-$m tool=$(prefix "$b")
             mkdir -p "$at"
-            text=$(example "$b" "$at" run "MODEL=$(model_of $m)")
+            text=$(example "$b" "$at" run "$(model_of $m)" $(audio_of $m))
             [[ $text == *"status ok"* ]] || { no "$b $m: ${text: -300}"; continue; }
-            weights=$(wc -c <"$(model_of $m)")
+            weights=$(wc -c <"weights/$m.safetensors")
             flash=$("$tool-size" "$at/firmware.elf" | awk 'NR == 2 { print $1 + $2 }')
             arena=$(sed -n 's/^constexpr size_t model_arena_bytes = .* : \([0-9]*\);.*/\1/p' "$at/model.h")
             state=$(sed -n 's/^constexpr size_t model_state_bytes = \([0-9]*\);.*/\1/p' "$at/model.h")
@@ -107,13 +108,13 @@ fi
 # ---- Every board: this machine's scores; nothing that allocates, no float routine, no library's mathematics
 
 forbidden=' (malloc|calloc|realloc|free|_sbrk|_Zn[wa].*|_Zd[la].*|__cxa_.*|expf?|sinf?|cosf?|sqrtf?|logf?|powf?|__(aeabi_[fd]|aeabi_u?[il]2[fd]|(add|sub|mul|div|float|fix|extend|trunc)[a-z]*[ds]f).*)$'
-for m in parity-i8 next-i8; do
+for m in parity-i8 next-i8 digits-i8; do
     mkdir -p "$base-$m"
-    want=$(example host "$base-$m" run "MODEL=$(model_of $m)" | scores)
+    want=$(example host "$base-$m" run "$(model_of $m)" $(audio_of $m) | scores)
     [[ $want == *"status ok" ]] || no "this machine, $m: $want"
     for b in $boards; do
         mkdir -p "$out/$b-$m"
-        got=$(example "$b" "$out/$b-$m" run "MODEL=$(model_of $m)" MORE=-Wstack-usage=1024)
+        got=$(example "$b" "$out/$b-$m" run "$(model_of $m)" $(audio_of $m) MORE=-Wstack-usage=1024)
         same "$b $m" "$(scores <<<"$got")" "$want"
         same "$b $m: symbols" "$("$(prefix "$b")-nm" "$out/$b-$m/firmware.elf" | grep -E "$forbidden")" ""
     done

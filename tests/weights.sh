@@ -11,6 +11,11 @@ for model in next next-i8 next-i4 parity parity-i8 parity-i4 smnist smnist-i8 sm
         "$ssm" score weights/$model.safetensors --isa $isa < tests/golden/${model%%-*}.records | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of $model on tests/golden/${model%%-*}.records changed ($isa)"; exit 1; }
     done
 done
+for model in digits digits-i8 digits-i4; do # 16-bit samples, made up
+    for isa in scalar best; do
+        "$ssm" score weights/$model.safetensors --s16 8000 --isa $isa < tests/golden/digits.raw | cmp - tests/golden/$model.scores || { echo "FAIL: the scores of $model on tests/golden/digits.raw changed ($isa)"; exit 1; }
+    done
+done
 for model in next next-i8 next-i4; do
     expected=tests/golden/history${model#next}.expected
     for isa in scalar best; do

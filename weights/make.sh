@@ -1,7 +1,8 @@
 #!/bin/sh
 # make.sh - trains the shipped models again: make.sh PATH-OF-SSM FOLDER, where FOLDER holds the data sets' folders.
 #
-# FOLDER/gittouch/train: .ev files (see next.md for where the data comes from); FOLDER/smnist: IDX files (smnist.md); parity
+# FOLDER/gittouch/train: .ev files (see next.md for where the data comes from); FOLDER/fsdd: recordings (digits.md);
+# FOLDER/smnist: IDX files (smnist.md); parity
 # needs no data. The result must have the checksums of SHA256SUMS on x86-64 with AVX2 and FMA, for smnist with AVX-512; other
 # machines (for parity: another C library, too) may differ in the last bits of the weights.
 # SPDX-License-Identifier: MIT
@@ -26,6 +27,13 @@ if [ -d "$data/gittouch/train" ]; then
     integers relevance
     models="$models next relevance"
 fi
+if [ -d "$data/fsdd" ]; then # five minutes on two cores
+    "$ssm" train tools/train/digits.cfg --set "data=$data/fsdd" --set plot=weights/digits.svg --out weights/digits.tmp
+    "$ssm" train tools/train/digits-calm.cfg --set "data=$data/fsdd" --set from=weights/digits.tmp --out weights/digits.safetensors
+    rm weights/digits.tmp
+    integers digits
+    models="$models digits"
+fi
 if [ -d "$data/smnist" ]; then # about half an hour on two cores
     "$ssm" train tools/train/smnist.cfg --set "data=$data/smnist" --set plot=weights/smnist.svg --out weights/smnist.safetensors
     for w in i8 i4; do
@@ -38,7 +46,7 @@ if [ -d "$data/smnist" ]; then # about half an hour on two cores
 fi
 cd weights
 for model in $models; do grep -E " $model(-|\.)" SHA256SUMS; done | sha256sum -c
-for model in next relevance smnist; do
+for model in next relevance digits smnist; do
     case " $models " in
     *" $model "*) ;;
     *) echo "$model skipped: its data is not in $data; use: make weights DATA=FOLDER" >&2; skipped=1 ;;
