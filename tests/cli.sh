@@ -183,9 +183,9 @@ printf '\0\0\x08\x01\0\0\0\x03\x03\x03\x00' >images/test-labels.idx1
 "$ssm" eval classify.st images >got.out 2>got.err
 same "eval classify" "$? $(cut -d: -f1 got.out | tr '\n' ' ')$(grep -e accuracy -e count got.out | tr '\n' ' ')$(cat got.err)" "0 accuracy loss count bytes accuracy: 66.67 count: 3 "
 same "eval in one thread" "$("$ssm" eval classify.st images --threads 1 --isa scalar)" "$(cat got.out)"
-like "eval: no task" 3 'ssm eval: *: metadata "task": missing, expected classify, next or relevance' "$ssm" eval "$one" images
+like "eval: no task" 3 'ssm eval: *: metadata "task": missing, expected classify, sound, next or relevance' "$ssm" eval "$one" images
 retask odd.st juggle
-like "eval: another task" 3 'ssm eval: odd.st: metadata "task": got "juggle", expected classify, next or relevance' "$ssm" eval odd.st images
+like "eval: another task" 3 'ssm eval: odd.st: metadata "task": got "juggle", expected classify, sound, next or relevance' "$ssm" eval odd.st images
 like "eval: no data" 4 'ssm eval: folder/test-images.idx3.gz: No such file or directory' "$ssm" eval classify.st folder
 like "eval: --track without histories" 2 'ssm eval: --track and --ranks are for *' "$ssm" eval classify.st images --track next
 cp images/test-labels.idx1 folder; printf '\0\0\x08\x03\0\0\0\x03\0\0\0\x02\0\0\0\x02\x00' >folder/test-images.idx3
