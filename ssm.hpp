@@ -84,6 +84,11 @@
 //     SSM_NO_FILES         without map_file
 //     SSM_NO_S4D, SSM_NO_MAMBA1, SSM_NO_MAMBA2, SSM_NO_MAMBA3   leave an architecture out
 //     SSM_NO_FLOAT, SSM_NO_INTEGER   leave an engine out; without the float engine no float routine is called
+//     SSM_NO_TRACE         Scratch::trace is passed over
+//     SSM_NO_MESSAGES      Fault names a line of this file in place of a sentence
+//     SSM_FIXED_CONFIG     a constexpr Config, as model_config of `ssm convert --c-array`: models of this shape alone,
+//                          known when compiling, which makes the least code; load() refuses all others. Defined behind
+//                          a first #include "ssm.hpp" and in front of the one with SSM_IMPLEMENTATION
 //     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it, and
 //                          counts limits met (Counts); define it in all files that share states or in none
 //     SSM_AVXVNNI_TEST     the avxvnni back-end runs on CPUs with AVX-512, too, when asked for by name
@@ -146,12 +151,14 @@ enum class [[nodiscard]] Status : uint8_t{
 SSM_API const char* message(Status s) noexcept; // a short English phrase; static storage, never null
 
 // Optional detail of a failure. `name`: the tensor or metadata key it is about, as it stands in the file (still
-// escaped), cut to fit, NUL-terminated; empty if it is about the whole. `detail`: a constant sentence. `want` and
-// `got`: numbers that belong to the sentence, where has_numbers is set.
+// escaped), cut to fit, NUL-terminated; empty if it is about the whole. `detail`: a constant sentence; empty under
+// SSM_NO_MESSAGES, where `line` says in which line of this file it stands. `want` and `got`: numbers that belong to the
+// sentence, where has_numbers is set.
 struct Fault {
     char name[96] = "";
     char found[48] = ""; // what stands there, as in the file and cut to fit: an unknown dtype, a shape; mostly empty
     const char* detail = "";
+    int32_t     line = 0;
     bool        has_numbers = false;
     int64_t     want = 0, got = 0;
 };
@@ -237,7 +244,8 @@ struct Config {
     int32_t   band_forget = 0;
     int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
-constexpr bool operator==(const Config& a, const Config& b) noexcept {
+namespace detail {
+constexpr bool same_shape(const Config& a, const Config& b) noexcept { // all but the two floats
     return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.norm == b.norm && a.input == b.input &&
            a.prenorm == b.prenorm && a.has_head == b.has_head && a.bare_mixer == b.bare_mixer &&
            a.is_mimo == b.is_mimo && a.is_outproj_norm == b.is_outproj_norm && a.softplus_A == b.softplus_A &&
@@ -246,12 +254,15 @@ constexpr bool operator==(const Config& a, const Config& b) noexcept {
            a.vocab_size == b.vocab_size && a.mlp_hidden == b.mlp_hidden && a.d_inner == b.d_inner &&
            a.d_ssm == b.d_ssm && a.nheads == b.nheads && a.headdim == b.headdim && a.ngroups == b.ngroups &&
            a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
-           a.dt_rank == b.dt_rank && a.A_floor == b.A_floor && a.state_clip == b.state_clip && a.state == b.state &&
-           a.has_gaps == b.has_gaps && a.act_bits == b.act_bits && a.clip_q25 == b.clip_q25 &&
-           a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac && a.n_bands == b.n_bands &&
-           a.band_shift == b.band_shift && a.band_leak == b.band_leak && a.band_mean == b.band_mean &&
-           a.band_floor == b.band_floor && a.band_fall == b.band_fall && a.band_gate == b.band_gate &&
-           a.band_quiet == b.band_quiet && a.band_forget == b.band_forget;
+           a.dt_rank == b.dt_rank && a.state == b.state && a.has_gaps == b.has_gaps && a.act_bits == b.act_bits &&
+           a.clip_q25 == b.clip_q25 && a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac &&
+           a.n_bands == b.n_bands && a.band_shift == b.band_shift && a.band_leak == b.band_leak &&
+           a.band_mean == b.band_mean && a.band_floor == b.band_floor && a.band_fall == b.band_fall &&
+           a.band_gate == b.band_gate && a.band_quiet == b.band_quiet && a.band_forget == b.band_forget;
+}
+} // namespace detail
+constexpr bool operator==(const Config& a, const Config& b) noexcept {
+    return detail::same_shape(a, b) && a.A_floor == b.A_floor && a.state_clip == b.state_clip;
 }
 constexpr bool is_integer(const Config& c) noexcept { return c.state != StateType::f32; } // which engine runs it
 SSM_API bool   valid(const Config& c) noexcept; // ranges, and that no size below can overflow
@@ -698,6 +709,12 @@ constexpr size_t one_row(const Config& c) noexcept {
            2 * size_t(c.mimo_rank) * size_t(c.ngroups) * N + 4 * head_kn(c) +
            3 * size_t(c.mimo_rank) * padded(c.headdim);
 }
+constexpr size_t rows_and_one(size_t row, size_t one, int32_t batch) noexcept { // a scratch
+    return aligned((size_t(batch) * row + one) * 4);
+}
+constexpr size_t scratch_row(const Config& c) noexcept {
+    return 2 * padded(c.d_model) + row_p(c) + row_o(c) + (is_integer(c) ? code_bytes(c) / 4 + 2 : 0);
+}
 } // namespace detail
 
 // State: header, running mean [d_model padded] if pooling is mean, then the layers' parts.
@@ -705,9 +722,7 @@ constexpr size_t state_bytes(const Config& c) noexcept {
     return detail::state_header_bytes + (detail::head_words(c) + size_t(c.n_layers) * detail::parts_of(c).end) * 4;
 }
 constexpr size_t scratch_bytes(const Config& c, int32_t batch) noexcept {
-    const size_t row = 2 * detail::padded(c.d_model) + detail::row_p(c) + detail::row_o(c) +
-                       (is_integer(c) ? detail::code_bytes(c) / 4 + 2 : 0);
-    return detail::aligned((size_t(batch) * row + detail::one_row(c)) * 4);
+    return detail::rows_and_one(detail::scratch_row(c), detail::one_row(c), batch);
 }
 constexpr size_t model_bytes(const Config& c) noexcept {
     using detail::aligned;
@@ -752,7 +767,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 //
 // Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless
 // the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_ALWAYS,
-// SSM_TARGET, SSM_MEMCPY, SSM_ASSERT and SSM_HAS_* for the back-ends this compiler can build.
+// SSM_APART, SSM_TARGET, SSM_MEMCPY, SSM_ASSERT, SSM_KNOWN and SSM_HAS_* for the back-ends this compiler can build.
 
 #include <float.h>
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -775,10 +790,12 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #define SSM_LOCAL [[maybe_unused]] static
 #if defined(__GNUC__)
 #define SSM_ALWAYS inline __attribute__((always_inline))
+#define SSM_APART SSM_LOCAL __attribute__((noinline)) // so that what it has on the stack is gone when it returns
 #define SSM_MEMCPY __builtin_memcpy
 #else
 #include <string.h>
 #define SSM_ALWAYS inline
+#define SSM_APART SSM_LOCAL
 #define SSM_MEMCPY memcpy
 #endif
 #ifndef SSM_ASSERT
@@ -895,8 +912,18 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 
 namespace ssm {
 namespace detail {
+// A model's config where it is used: of a build for one shape a constant, so that sizes of it are constants too.
+#ifdef SSM_FIXED_CONFIG
+constexpr bool any_config = false;
+#define SSM_KNOWN(config) SSM_FIXED_CONFIG
+#else
+constexpr bool any_config = true;
+#define SSM_KNOWN(config) (config)
+#endif
+constexpr Config no_config;
+
 constexpr bool in_build(Arch arch) noexcept {
-    bool out = false;
+    bool out = !any_config && SSM_KNOWN(no_config).arch != arch;
 #ifdef SSM_NO_S4D
     out |= arch == Arch::s4d;
 #endif
@@ -917,23 +944,36 @@ constexpr bool team_in_build = true;
 #else
 constexpr bool team_in_build = false; // where there is no operating system there are no threads
 #endif
+constexpr bool is(const Config& c, Arch arch) noexcept { return in_build(arch) && c.arch == arch; }
+#ifdef SSM_NO_TRACE
+constexpr bool trace_in_build = false;
+#else
+constexpr bool trace_in_build = true;
+#endif
 constexpr bool mamba_in_build = in_build(Arch::mamba1) || in_build(Arch::mamba2) || in_build(Arch::mamba3);
 #ifdef SSM_NO_FLOAT
 constexpr bool float_in_build = false;
 #else
-constexpr bool float_in_build = true;
+constexpr bool float_in_build = any_config || !is_integer(SSM_KNOWN(no_config));
 #endif
 #ifdef SSM_NO_INTEGER
 constexpr bool integer_in_build = false;
 #else
-constexpr bool integer_in_build = true;
+constexpr bool integer_in_build = any_config || is_integer(SSM_KNOWN(no_config));
 #endif
+static_assert(float_in_build || integer_in_build, "the engine of SSM_FIXED_CONFIG is left out");
+constexpr bool layer_norm_in_build = any_config || SSM_KNOWN(no_config).norm == Norm::layer;
+constexpr bool codes_in_build = any_config || SSM_KNOWN(no_config).state == StateType::i16rowexp; // of integer states
+constexpr bool sound_in_build = in_build(Arch::s4d) && (any_config || SSM_KNOWN(no_config).n_bands > 0);
+constexpr bool ranks_in_build = any_config || SSM_KNOWN(no_config).mimo_rank > 1;
+constexpr int32_t known_bits(int32_t bits) noexcept { return any_config ? bits : SSM_KNOWN(no_config).act_bits; }
 } // namespace detail
 
 // ---- 3. Small things ------------------------------------------------------------------------------------------------
 //
 // Byte-wise memory access that works at any alignment and byte order, conversions between number formats, and the one
-// way to fill a Fault. Exports copy, fill_zero, equal_bytes, load_*, store_*, f16_to_f32, bf16_to_f32, blame.
+// way to fill a Fault. Exports copy, fill_zero, equal_bytes, length_of, load_*, store_*, f16_to_f32, bf16_to_f32,
+// SSM_WHY, blame.
 
 namespace detail {
 
@@ -950,6 +990,12 @@ SSM_LOCAL bool equal_bytes(const void* a, const void* b, size_t n) noexcept {
     for (size_t i = 0; i < n; ++i)
         if (p[i] != q[i]) return false;
     return true;
+}
+
+SSM_LOCAL size_t length_of(const char* text) noexcept {
+    size_t n = 0;
+    while (text[n] != 0) ++n;
+    return n;
 }
 
 // Little-endian numbers at any address. Compilers turn these into single loads where the target allows it.
@@ -979,20 +1025,33 @@ SSM_INLINE float load_f32(const unsigned char* p) noexcept { return float_of(int
 
 SSM_INLINE bool is_finite(float x) noexcept { return (bits_of(x) & 0x7f800000) != 0x7f800000; }
 
+// Why something is refused: a sentence, SSM_WHY("..."); or, where sentences are left out, the line that it stands in.
+#ifdef SSM_NO_MESSAGES
+using Why = int32_t;
+#define SSM_WHY(sentence) int32_t(__LINE__)
+SSM_LOCAL const char* sentence(Why) noexcept { return ""; }
+SSM_LOCAL void        explain(Fault* fault, Why why) noexcept { fault->line = why; }
+#else
+using Why = const char*;
+#define SSM_WHY(sentence) sentence
+SSM_LOCAL const char* sentence(Why why) noexcept { return why; }
+SSM_LOCAL void        explain(Fault* fault, Why why) noexcept { fault->detail = why; }
+#endif
+
 // Records what went wrong; `fault` may be null. Returns `s` so that callers can write `return blame(...)`.
-SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len, const char* detail) noexcept {
+SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len, Why why) noexcept {
     if (fault != nullptr) {
         *fault = Fault();
         size_t n = name_len < sizeof fault->name - 1 ? name_len : sizeof fault->name - 1;
         copy(fault->name, name, n);
         fault->name[n] = 0;
-        fault->detail = detail;
+        explain(fault, why);
     }
     return s;
 }
-SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len, const char* detail, int64_t want,
+SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len, Why why, int64_t want,
                        int64_t got) noexcept {
-    (void)blame(fault, s, name, name_len, detail);
+    (void)blame(fault, s, name, name_len, why);
     if (fault != nullptr) {
         fault->has_numbers = true;
         fault->want = want;
@@ -2024,7 +2083,7 @@ SSM_INLINE bool scan_head(const HeadScan& a, float* o, const float* h_in, float*
 
 template <class F> SSM_INLINE bool mamba1_row(const Row<float>& a) noexcept {
     using L = lanes<F>;
-    const Config&            c = *a.c;
+    const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t            di = c.d_inner, N = c.d_state;
     const float *            x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
@@ -2065,7 +2124,7 @@ template <class F> SSM_INLINE bool mamba1_row(const Row<float>& a) noexcept {
 }
 
 template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
-    const Config&            c = *a.c;
+    const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t            m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
     const size_t             Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
@@ -2162,8 +2221,8 @@ template <class F>
 SSM_INLINE void turn_pair(const Row<float>& a, ptrdiff_t h, ptrdiff_t from, ptrdiff_t to, const float* normed,
                           const float* bias, float* biased, float* out, const F& sin, const F& cos) noexcept {
     const ptrdiff_t S = a.c->rope_angles;
-    const F         u = of_heads<F>(*a.c, normed, from, h) + load<F>(bias + to, 8);
-    const F         v = of_heads<F>(*a.c, normed, from + S, h) + load<F>(bias + to + S * 8, 8);
+    const F         u = of_heads<F>(SSM_KNOWN(*a.c), normed, from, h) + load<F>(bias + to, 8);
+    const F         v = of_heads<F>(SSM_KNOWN(*a.c), normed, from + S, h) + load<F>(bias + to + S * 8, 8);
     store(out + to, F(u * cos - v * sin), 8), store(out + to + S * 8, F(u * sin + v * cos), 8);
     if (a.traced) store(biased + to, u, 8), store(biased + to + S * 8, v, 8);
 }
@@ -2202,7 +2261,7 @@ template <class F> SSM_INLINE void head_gate(const Mamba3Head& a, int32_t r, int
 
 template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     using L = lanes<F>;
-    const Config&            c = *a.c;
+    const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
     const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
@@ -2654,7 +2713,7 @@ SSM_INLINE int64_t* wide_at(int32_t* p) noexcept { // the next place for a 64-bi
 }
 // A scan of one rank without a step before, over the layer's rows of N from `row` on; the caller fills in the rest.
 SSM_INLINE void of_state(HeadScanQ* s, const Row<int32_t>& a, size_t row) noexcept {
-    const Config& c = *a.c;
+    const Config& c = SSM_KNOWN(*a.c);
     const Parts   at = parts_of(c);
     const bool    codes = c.state == StateType::i16rowexp;
     const size_t  first = codes ? at.h : at.h + row * size_t(c.d_state);
@@ -2668,7 +2727,7 @@ SSM_INLINE void of_state(HeadScanQ* s, const Row<int32_t>& a, size_t row) noexce
 
 template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
     using L = wide<W>;
-    const Config&              c = *a.c;
+    const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t              di = c.d_inner, N = c.d_state;
     const int32_t *            x = a.p, *z = x + di, *B = z + di + c.dt_rank, *C = B + N, *raw = C + N;
@@ -2698,7 +2757,7 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
 
 template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     using L = wide<W>;
-    const Config&              c = *a.c;
+    const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t              m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
     const ptrdiff_t            GN = ptrdiff_t(c.ngroups) * N;
@@ -2746,8 +2805,9 @@ struct Mamba3WorkQ {
     int32_t *turn, *theta, *normed, *B, *C; // [S] each, [N], [R][G][N'] each
     int32_t *k, *q;                         // [R][H][N'] each
     int32_t *x, *before, *v, *w, *o;        // [R][P padded] each
-    Mamba3WorkQ(const Config& c, int32_t* at, int32_t* own = nullptr) noexcept {
-        const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
+    Mamba3WorkQ([[maybe_unused]] const Config& config, int32_t* at, int32_t* own = nullptr) noexcept {
+        const Config& c = SSM_KNOWN(config);
+        const size_t  N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
         const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
         row = wide_at(at), dt = reinterpret_cast<int32_t*>(row + N), A = dt + H, alpha = A + H, beta = alpha + H;
         gamma = beta + H, turn = gamma + H, theta = turn + padded(c.rope_angles),
@@ -2774,7 +2834,7 @@ template <class W> SSM_INLINE W biased_q(const int32_t* normed, const int32_t* b
 template <class W>
 SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t h, const int32_t* theta) noexcept {
     using L = wide<W>;
-    const Config&              c = *a.c;
+    const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t              S = c.rope_angles, N = c.d_state, R = c.mimo_rank;
     const ptrdiff_t            G = c.ngroups, g = h / (c.nheads / c.ngroups);
@@ -2808,7 +2868,7 @@ SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t
 
 template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     using L = wide<W>;
-    const Config&              c = *a.c;
+    const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
     const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, HN = ptrdiff_t(H) * N;
@@ -3019,6 +3079,7 @@ struct scalar {
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
                          int32_t bits) {
         uint32_t top = 0;
+        bits = known_bits(bits);
         for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
         const Quotients t(top, bits);
         int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
@@ -3068,6 +3129,7 @@ struct scalar {
     }
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
+        bits = known_bits(bits);
         for (int32_t o = 0; o < W.rows; ++o)
             for (int32_t i = 0; i < n; ++i) {
                 const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
@@ -3139,7 +3201,8 @@ struct scalar {
     }
     static bool scan_q(const HeadScanQ& a) {
         bool hit = false;
-        for (int32_t p = 0; p < a.P; ++p) hit |= a.X_in != nullptr ? scan_codes(a, p) : scan_row_q(a, p);
+        for (int32_t p = 0; p < a.P; ++p)
+            hit |= codes_in_build && a.X_in != nullptr ? scan_codes(a, p) : scan_row_q(a, p);
         return hit;
     }
     SSM_INTEGER_LOOPS(, int64_t)
@@ -5125,7 +5188,7 @@ template <class K, class Base> struct rows_of : Base {
     };
     static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
                          const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<fours<8>>(y, y_stride, W, codes, code_stride, scales, n);
+        if (known_bits(bits) == 8) matmul_codes<fours<8>>(y, y_stride, W, codes, code_stride, scales, n);
         else matmul_codes<fours<16>>(y, y_stride, W, codes, code_stride, scales, n);
     }
 };
@@ -5457,8 +5520,7 @@ struct dsp : rows_of<dsp, scalar> {
         const bool      fits = aligned(w, cols, q);
         const ptrdiff_t whole = fits || any_alignment ? cols / 4 * 4 : 0;
         for (int r = 0; r < 4; ++r) out[r] = 0;
-        if (whole > 0 && fits) words8<true>(out, w, cols, q, whole);
-        else if (whole > 0) words8<false>(out, w, cols, q, whole);
+        if (whole > 0) words8<!any_alignment>(out, w, cols, q, whole);
         for (ptrdiff_t k = whole; k < cols; ++k) {
             const int32_t code = sizeof(Sum) == 4 ? static_cast<signed char>(q[k]) : int16_t(load_u16(q + 2 * k));
             for (int r = 0; r < 4; ++r) out[r] += static_cast<signed char>(w[r * cols + k]) * code;
@@ -5467,7 +5529,7 @@ struct dsp : rows_of<dsp, scalar> {
     template <class Sum>
     static void dots4(Sum* out, const unsigned char* w, const unsigned char* sub, ptrdiff_t groups,
                       const unsigned char* q) noexcept {
-        const auto of = aligned(w, 0, q) ? words4<true, Sum> : words4<false, Sum>;
+        const auto of = !any_alignment && aligned(w, 0, q) ? words4<true, Sum> : words4<false, Sum>;
         of(out, w, sub, groups, q), of(out + 2, w + groups * 32, sub + groups * 2, groups, q);
     }
 
@@ -5494,10 +5556,12 @@ struct dsp : rows_of<dsp, scalar> {
         return hit;
     }
     static bool scan_q(const HeadScanQ& a) {
-        if (a.X_in != nullptr || a.ranks != 1 || (a.w != nullptr && a.alpha_each != nullptr)) return scalar::scan_q(a);
-        const auto row = a.w != nullptr            ? scan_row<true, false>
-                         : a.alpha_each != nullptr ? scan_row<false, true>
-                                                   : scan_row<false, false>;
+        constexpr bool always = !in_build(Arch::mamba1) && !in_build(Arch::mamba2); // a step before
+        const bool     prev = in_build(Arch::mamba3) && (always || a.w != nullptr);
+        const bool     each = in_build(Arch::mamba1) && a.alpha_each != nullptr;
+        if ((codes_in_build && a.X_in != nullptr) || (ranks_in_build && a.ranks != 1) || (prev && each))
+            return scalar::scan_q(a);
+        const auto row = prev ? scan_row<true, false> : each ? scan_row<false, true> : scan_row<false, false>;
         bool       hit = false;
         for (int32_t p = 0; p < a.P; ++p) hit |= row(a, p);
         return hit;
@@ -5929,20 +5993,35 @@ struct rvv : vectors_of<rvv, scalar> {
 
 namespace detail {
 
+// Of what a build leaves out no kernel stands in a table, so that a linker finds nothing of it.
 template <class K> constexpr Kernels kernels_from() noexcept {
-    Kernels t{};
+    constexpr bool s4d = in_build(Arch::s4d), has_conv = in_build(Arch::mamba1) || in_build(Arch::mamba2);
+    Kernels        t{};
     t.name = K::name;
     if constexpr (float_in_build) {
-        t.matmul = &K::matmul, t.s4d_scan = &K::s4d_scan, t.s4d_discretize = &K::s4d_discretize, t.gelu = &K::gelu;
-        t.glu = &K::glu, t.layer_norm = &K::layer_norm, t.rms_norm = &K::rms_norm, t.gate = &K::gate;
-        t.conv = &K::conv, t.mamba1 = &K::mamba1, t.mamba2 = &K::mamba2, t.mamba3 = &K::mamba3;
+        t.matmul = &K::matmul;
+        if constexpr (layer_norm_in_build) t.layer_norm = &K::layer_norm;
+        if constexpr (s4d) {
+            t.s4d_scan = &K::s4d_scan, t.s4d_discretize = &K::s4d_discretize, t.gelu = &K::gelu, t.glu = &K::glu;
+        }
+        if constexpr (mamba_in_build) t.rms_norm = &K::rms_norm, t.gate = &K::gate;
+        if constexpr (has_conv) t.conv = &K::conv;
+        if constexpr (in_build(Arch::mamba1)) t.mamba1 = &K::mamba1;
+        if constexpr (in_build(Arch::mamba2)) t.mamba2 = &K::mamba2;
+        if constexpr (in_build(Arch::mamba3)) t.mamba3 = &K::mamba3;
     }
-    if constexpr (in_build(Arch::s4d)) t.bank_q = &K::bank_q;
+    if constexpr (sound_in_build) t.bank_q = &K::bank_q;
     if constexpr (integer_in_build) {
-        t.quantize = &K::quantize, t.matmul_q = &K::matmul_q, t.s4d_scan_q = &K::s4d_scan_q, t.scan_q = &K::scan_q;
-        t.add_q = &K::add_q, t.gelu_q = &K::gelu_q, t.glu_q = &K::glu_q, t.layer_norm_q = &K::layer_norm_q;
-        t.rms_norm_q = &K::rms_norm_q, t.gate_q = &K::gate_q, t.conv_q = &K::conv_q;
-        t.mamba1_q = &K::mamba1_q, t.mamba2_q = &K::mamba2_q, t.mamba3_q = &K::mamba3_q;
+        t.quantize = &K::quantize, t.matmul_q = &K::matmul_q;
+        if constexpr (layer_norm_in_build) t.layer_norm_q = &K::layer_norm_q;
+        if constexpr (s4d) t.s4d_scan_q = &K::s4d_scan_q, t.gelu_q = &K::gelu_q, t.glu_q = &K::glu_q;
+        if constexpr (mamba_in_build) {
+            t.scan_q = &K::scan_q, t.add_q = &K::add_q, t.rms_norm_q = &K::rms_norm_q, t.gate_q = &K::gate_q;
+        }
+        if constexpr (has_conv) t.conv_q = &K::conv_q;
+        if constexpr (in_build(Arch::mamba1)) t.mamba1_q = &K::mamba1_q;
+        if constexpr (in_build(Arch::mamba2)) t.mamba2_q = &K::mamba2_q;
+        if constexpr (in_build(Arch::mamba3)) t.mamba3_q = &K::mamba3_q;
     }
     return t;
 }
@@ -6050,8 +6129,10 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
 #if !defined(SSM_HAS_NEON) && !defined(SSM_HAS_SIMD128)
         return &table<scalar>;
 #endif
+#if !defined(SSM_FIXED_CONFIG) || !(defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV))
     case Isa::scalar:
         return &table<scalar>;
+#endif
     default:
         return nullptr;
     }
@@ -6155,8 +6236,9 @@ template <class T> struct Work {
 #ifdef SSM_DEBUG
     const Call* call = nullptr; // whose counts go up
 #endif
-    Work(const Config& c, const Scratch& w) noexcept : team(w.team) {
-        const size_t batch = size_t(w.batch), rows = batch * padded(c.d_model);
+    Work([[maybe_unused]] const Config& config, const Scratch& w) noexcept : team(w.team) {
+        const Config& c = SSM_KNOWN(config);
+        const size_t  batch = size_t(w.batch), rows = batch * padded(c.d_model);
         r = static_cast<T*>(w.data), z = r + rows, p = z + rows, o = p + batch * row_p(c), one = o + batch * row_o(c);
         codes = reinterpret_cast<unsigned char*>(one);
         one += batch * (code_bytes(c) / 4), scales = reinterpret_cast<int32_t*>(one);
@@ -6213,14 +6295,18 @@ SSM_LOCAL void project(const Model& m, const Work<float>& work, float* y, ptrdif
 }
 SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, ptrdiff_t y_stride, const Matrix& W,
                        const int32_t*, const int32_t* x, ptrdiff_t x_stride, int32_t n) noexcept {
-    const int32_t stride = int32_t(code_bytes(m.config)), bits = m.config.act_bits, whole = (W.cols + 31) / 32 * 32;
+    const Config& c = SSM_KNOWN(m.config);
+    const int32_t stride = int32_t(code_bytes(c)), bits = c.act_bits, whole = (W.cols + 31) / 32 * 32;
     for (int32_t i = 0; i < n; ++i)
         m.kernels->quantize(work.codes + ptrdiff_t(i) * stride, work.scales + 2 * i, x + i * x_stride, W.cols, whole,
                             bits);
-    in_parts(work.team, int64_t(W.rows) * W.cols * n >= many_macs, W.rows, 8, [&](int32_t first, int32_t end) {
-        m.kernels->matmul_q(y + first, int32_t(y_stride), slice(W, first, end), work.codes, stride, work.scales, n,
-                            bits);
-    });
+    if constexpr (!team_in_build)
+        m.kernels->matmul_q(y, int32_t(y_stride), W, work.codes, stride, work.scales, n, bits);
+    else
+        in_parts(work.team, int64_t(W.rows) * W.cols * n >= many_macs, W.rows, 8, [&](int32_t first, int32_t end) {
+            m.kernels->matmul_q(y + first, int32_t(y_stride), slice(W, first, end), work.codes, stride, work.scales, n,
+                                bits);
+        });
 #ifdef SSM_DEBUG
     for (int32_t i = 0; work.call->moves() && i < n; ++i)
         for (int32_t o = 0; o < W.rows; ++o)
@@ -6228,12 +6314,13 @@ SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, pt
 #endif
 }
 SSM_LOCAL void norm(const Model& m, float* y, const float* x, const float* weight, const float* bias) noexcept {
-    if (bias != nullptr) m.kernels->layer_norm(y, x, weight, bias, m.config.d_model);
-    else m.kernels->rms_norm(y, x, weight, m.config.d_model);
+    if (layer_norm_in_build && bias != nullptr) m.kernels->layer_norm(y, x, weight, bias, SSM_KNOWN(m.config).d_model);
+    else m.kernels->rms_norm(y, x, weight, SSM_KNOWN(m.config).d_model);
 }
 SSM_LOCAL void norm(const Model& m, int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias) noexcept {
-    if (bias != nullptr) m.kernels->layer_norm_q(y, x, weight, bias, m.config.d_model);
-    else m.kernels->rms_norm_q(y, x, weight, m.config.d_model);
+    if (layer_norm_in_build && bias != nullptr)
+        m.kernels->layer_norm_q(y, x, weight, bias, SSM_KNOWN(m.config).d_model);
+    else m.kernels->rms_norm_q(y, x, weight, SSM_KNOWN(m.config).d_model);
 }
 SSM_LOCAL void add(const Model&, float* r, const float* v, int32_t n) noexcept {
     for (int32_t k = 0; k < n; ++k) r[k] += v[k];
@@ -6241,8 +6328,12 @@ SSM_LOCAL void add(const Model&, float* r, const float* v, int32_t n) noexcept {
 SSM_LOCAL void add(const Model& m, int32_t* r, const int32_t* v, int32_t n) noexcept { m.kernels->add_q(r, v, n); }
 SSM_LOCAL void gelu(const Model& m, float* x, int32_t n) noexcept { m.kernels->gelu(x, x, n); }
 SSM_LOCAL void gelu(const Model& m, int32_t* x, int32_t n) noexcept { m.kernels->gelu_q(x, x, n); }
-SSM_LOCAL void glu(const Model& m, float* r, const float* v) noexcept { m.kernels->glu(r, v, m.config.d_model); }
-SSM_LOCAL void glu(const Model& m, int32_t* r, const int32_t* v) noexcept { m.kernels->glu_q(r, v, m.config.d_model); }
+SSM_LOCAL void glu(const Model& m, float* r, const float* v) noexcept {
+    m.kernels->glu(r, v, SSM_KNOWN(m.config).d_model);
+}
+SSM_LOCAL void glu(const Model& m, int32_t* r, const int32_t* v) noexcept {
+    m.kernels->glu_q(r, v, SSM_KNOWN(m.config).d_model);
+}
 SSM_LOCAL void gate(const Model& m, float* y, const float* x, const float* z, int32_t n) noexcept {
     m.kernels->gate(y, x, z, n);
 }
@@ -6250,18 +6341,19 @@ SSM_LOCAL void gate(const Model& m, int32_t* y, const int32_t* x, const int32_t*
     m.kernels->gate_q(y, x, z, n);
 }
 SSM_LOCAL void conv(const Model& m, float* x, const float* const* taps, const MambaLayer<float>& l) noexcept {
-    m.kernels->conv(x, taps, l.conv_w, l.conv_bias, m.config.d_conv, int32_t(conv_dim(m.config)));
+    m.kernels->conv(x, taps, l.conv_w, l.conv_bias, SSM_KNOWN(m.config).d_conv, int32_t(conv_dim(SSM_KNOWN(m.config))));
 }
 SSM_LOCAL void conv(const Model& m, int32_t* x, const int32_t* const* taps, const MambaLayer<int32_t>& l) noexcept {
-    m.kernels->conv_q(x, taps, l.conv_w, l.conv_bias, m.config.d_conv, int32_t(conv_dim(m.config)));
+    m.kernels->conv_q(x, taps, l.conv_w, l.conv_bias, SSM_KNOWN(m.config).d_conv,
+                      int32_t(conv_dim(SSM_KNOWN(m.config))));
 }
 SSM_LOCAL bool cell(const Kernels& k, const Row<float>& row) noexcept {
-    const Arch arch = row.c->arch;
-    return arch == Arch::mamba1 ? k.mamba1(row) : arch == Arch::mamba2 ? k.mamba2(row) : k.mamba3(row);
+    const Config& c = SSM_KNOWN(*row.c);
+    return is(c, Arch::mamba1) ? k.mamba1(row) : is(c, Arch::mamba2) ? k.mamba2(row) : k.mamba3(row);
 }
 SSM_LOCAL bool cell(const Kernels& k, const Row<int32_t>& row) noexcept {
-    const Arch arch = row.c->arch;
-    return arch == Arch::mamba1 ? k.mamba1_q(row) : arch == Arch::mamba2 ? k.mamba2_q(row) : k.mamba3_q(row);
+    const Config& c = SSM_KNOWN(*row.c);
+    return is(c, Arch::mamba1) ? k.mamba1_q(row) : is(c, Arch::mamba2) ? k.mamba2_q(row) : k.mamba3_q(row);
 }
 // Words that heads need for themselves, see Row::own.
 constexpr size_t own_words(const Config& c) noexcept {
@@ -6271,7 +6363,7 @@ constexpr size_t own_words(const Config& c) noexcept {
 }
 template <class T> SSM_LOCAL bool mix_row(const Kernels& k, const Team* team, const Row<T>& row) noexcept {
     constexpr size_t most = 4096;
-    const Config&    c = *row.c;
+    const Config&    c = SSM_KNOWN(*row.c);
     const int32_t    n = c.arch == Arch::mamba1 ? (c.d_inner + 7) / 8 : c.nheads; // heads, or blocks
     const int64_t    updates = int64_t(n) * c.d_state * (c.arch == Arch::mamba1 ? 8 : c.headdim);
     if (!team_in_build || team == nullptr || updates < many_updates || own_words(c) > most) return cell(k, row);
@@ -6341,7 +6433,7 @@ SSM_LOCAL int32_t equal_rows(const Call& call, int32_t i) noexcept {
 // s[row] of one layer for every row of the call; `at`: where the layer's state begins, in floats. u may be s.
 SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<float>& layer, const Call& call, ptrdiff_t at,
                         const Work<float>& work, const float* u, float* s) noexcept {
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     const int32_t stride = int32_t(padded(c.d_model)), blocks = stride / 8, n_modes = c.d_state / 2;
     const float   clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
     float *       discarded = work.one, *made_ab = discarded + modes(c) * 2;
@@ -6386,7 +6478,7 @@ SSM_LOCAL void discretize_q(const Config& c, const S4dLayer<int32_t>& layer, int
 }
 SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Call& call, ptrdiff_t at,
                         const Work<int32_t>& work, const int32_t* u, int32_t* s) noexcept {
-    const Config&  c = m.config;
+    const Config&  c = SSM_KNOWN(m.config);
     unsigned char *made_a = reinterpret_cast<unsigned char*>(work.one), *made_b = made_a + modes(c) * 8;
     int32_t        made = 65536; // the dt that made_a and made_b are for; 65536 stands for the layer's own
     S4dScanQ       scan{};
@@ -6427,7 +6519,7 @@ SSM_INLINE void put_q16(float* to, int32_t v) noexcept { *to = static_cast<float
 // The features of every row of a model of sound, Q16, into work.p.
 template <class T>
 SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work, const Trace* trace) noexcept {
-    const Config&   c = m.config;
+    const Config&   c = SSM_KNOWN(m.config);
     const ptrdiff_t K = c.n_bands;
     int32_t *       own = reinterpret_cast<int32_t*>(work.one), *u = own + bank_words(c);
     BankQ           bank{m.poles, u, nullptr, c.n_bands, c.d_input, c.band_leak};
@@ -6462,7 +6554,8 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
             if (active) mean += int32_t(rs<16>((int64_t(d) - mean) * c.band_mean));
             const int32_t f = int32_t(rs<9>(int64_t(d) - mean));
             put_q16(to + k, f);
-            if (trace != nullptr && trace->see_int != nullptr) trace->see_int(trace->user, "features", 0, i, &f, 1);
+            if constexpr (trace_in_build)
+                if (trace != nullptr && trace->see_int != nullptr) trace->see_int(trace->user, "features", 0, i, &f, 1);
         }
         *begun = 1;
     }
@@ -6498,7 +6591,7 @@ SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, int32_t* r
 template <class T>
 SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& call, const Work<T>& work,
                        const Trace* trace) noexcept {
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     const int32_t H = c.d_model, stride = int32_t(padded(H)), n = call.n;
     T *           r = work.r, *z = work.z;
     for (int32_t i = 0; i < n; ++i)
@@ -6528,7 +6621,7 @@ SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& ca
 template <class T>
 SSM_LOCAL void conv_rows(const Model& m, const MambaLayer<T>& layer, const Call& call, ptrdiff_t at, T* x,
                          ptrdiff_t stride, T* recent) noexcept {
-    const int32_t K = m.config.d_conv, C = int32_t(conv_dim(m.config));
+    const int32_t K = SSM_KNOWN(m.config).d_conv, C = int32_t(conv_dim(SSM_KNOWN(m.config)));
     const bool    steps = call.rows == Rows::steps;
     // Input k of K, oldest first, as row i sees it: its own, that of an earlier row of the same stream, or the state's.
     const auto tap = [&](int32_t i, int32_t k) -> const T* {
@@ -6601,7 +6694,7 @@ SSM_LOCAL void trace_row(const Config& c, const Trace& t, int32_t layer, int32_t
 template <class T>
 SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call& call, const Work<T>& work,
                          const Trace* trace) noexcept {
-    const Config&   c = m.config;
+    const Config&   c = SSM_KNOWN(m.config);
     const int32_t   d = c.d_model, n = call.n;
     const ptrdiff_t stride = ptrdiff_t(padded(d)), p_stride = ptrdiff_t(row_p(c)), o_stride = ptrdiff_t(row_o(c));
     T *             r = work.r, *z = work.z, *p = work.p, *o = work.o;
@@ -6617,12 +6710,12 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
         const MambaLayer<T>& layer = layers[l];
         if (!c.bare_mixer) norm_rows(z, layer.norm_weight, layer.norm_bias);
         project(m, work, p, p_stride, layer.in_proj, layer.in_bias, c.bare_mixer ? r : z, stride, n);
-        if (c.arch == Arch::mamba1) {
+        if (is(c, Arch::mamba1)) {
             T *x = p, *rBC = p + 2 * c.d_inner;
             conv_rows(m, layer, call, at, x, p_stride, work.one);
             project(m, work, rBC, p_stride, layer.x_proj, none, x, p_stride, n);
             project(m, work, rBC + c.dt_rank + 2 * c.d_state, p_stride, layer.dt_proj, none, rBC, p_stride, n);
-        } else if (c.arch == Arch::mamba2)
+        } else if (is(c, Arch::mamba2))
             conv_rows(m, layer, call, at, p + 2 * (c.d_inner - c.d_ssm) + c.d_ssm, p_stride, work.one);
         for (int32_t i = 0; i < n; ++i) {
             Row<T> row;
@@ -6655,7 +6748,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
 template <class T>
 SSM_LOCAL void run_layers(const Model& m, const S4dLayer<T>* s4d, const MambaLayer<T>* mamba, const T* norm_weight,
                           const T* norm_bias, const Call& call, const Work<T>& work, const Trace* trace) noexcept {
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     const int32_t stride = int32_t(padded(c.d_model));
     if constexpr (in_build(Arch::s4d))
         if (c.arch == Arch::s4d) run_s4d(m, s4d, call, work, trace);
@@ -6674,20 +6767,22 @@ SSM_LOCAL void run_layers(const Model& m, const S4dLayer<T>* s4d, const MambaLay
     }
 }
 
+SSM_LOCAL const Trace* trace_of(const Scratch& w) noexcept { return trace_in_build ? w.trace : nullptr; }
+
 // A row of d_output for each row of the call, or for the last only when the rows are steps; y null: not wanted.
 SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept {
-    const Config&     c = m.config;
+    const Config&     c = SSM_KNOWN(m.config);
     const Work<float> work(c, w);
     const float*      x = reinterpret_cast<const float*>(call.x);
     float *           y = reinterpret_cast<float*>(call.y), *r = work.r;
     const int32_t     d = c.d_model, stride = int32_t(padded(d)), n = call.n;
     if (c.n_bands > 0) {
-        if constexpr (in_build(Arch::s4d)) sound_rows(m, call, work, w.trace);
+        if constexpr (sound_in_build) sound_rows(m, call, work, trace_of(w));
         project(m, work, r, stride, m.encoder, m.encoder_bias, work.p, ptrdiff_t(row_p(c)), n);
     } else if (c.input == Input::features) project(m, work, r, stride, m.encoder, m.encoder_bias, x, c.d_input, n);
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
-    run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, w.trace);
+    run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, trace_of(w));
     if (y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
     if (c.has_head) project(m, work, y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
@@ -6698,7 +6793,7 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept 
 
 // The same in integers: inputs to Q16 on the way in, floats again on the way out, both by their bits.
 SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcept {
-    const Config&   c = m.config;
+    const Config&   c = SSM_KNOWN(m.config);
     Work<int32_t>   work(c, w);
     const int32_t   d = c.d_model, stride = int32_t(padded(d)), n = call.n;
     const ptrdiff_t p_stride = ptrdiff_t(row_p(c));
@@ -6706,8 +6801,8 @@ SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcep
 #ifdef SSM_DEBUG
     work.call = &call;
 #endif
-    if constexpr (in_build(Arch::s4d))
-        if (c.n_bands > 0) sound_rows(m, call, work, w.trace);
+    if constexpr (sound_in_build)
+        if (c.n_bands > 0) sound_rows(m, call, work, trace_of(w));
     for (int32_t i = 0; c.n_bands == 0 && i < n; ++i)
         for (int32_t k = 0; k < c.d_input; ++k) {
             const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(k));
@@ -6717,7 +6812,7 @@ SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcep
             (features ? work.p + i * p_stride : work.r + i * stride)[k] = call.q16 ? int32_t(word) : to_q16(word);
         }
     if (features) project(m, work, work.r, stride, m.encoder, nullptr, work.p, p_stride, n);
-    run_layers(m, m.s4d_q, m.mamba_q, m.norm_f_weight_q, m.norm_f_bias_q, call, work, w.trace);
+    run_layers(m, m.s4d_q, m.mamba_q, m.norm_f_weight_q, m.norm_f_bias_q, call, work, trace_of(w));
     if (call.y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
     const auto    give = [&](int32_t i, int32_t o, int32_t v) {
@@ -6735,16 +6830,17 @@ SSM_LOCAL void run_q(const Model& m, const Call& call, const Scratch& w) noexcep
     }
 }
 
-SSM_LOCAL bool good_state(const Model& m, const State& s) noexcept {
-    return s.data != nullptr && s.bytes >= state_bytes(m.config) && reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
+SSM_LOCAL bool good_state([[maybe_unused]] const Model& m, const State& s) noexcept {
+    return s.data != nullptr && s.bytes >= state_bytes(SSM_KNOWN(m.config)) &&
+           reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
 }
 
 // Everything that could be wrong with a call.
 SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexcept {
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     if (m.kernels == nullptr || call.states == nullptr || w == nullptr || w->data == nullptr || w->batch < 1 ||
-        w->bytes < scratch_bytes(c, w->batch) || call.n < 0 || (call.n > 0 && call.x == nullptr) ||
-        (call.q16 && !is_integer(c)))
+        w->bytes < rows_and_one(scratch_row(c), one_row(c), w->batch) || call.n < 0 ||
+        (call.n > 0 && call.x == nullptr) || (call.q16 && !is_integer(c)))
         return Status::bad_argument;
     for (int32_t i = 0; i < (call.many() ? call.n : 1); ++i)
         if (!good_state(m, call.states[i])) return Status::bad_argument;
@@ -6782,11 +6878,11 @@ SSM_LOCAL Status run_all(const Model& m, Call call, const Scratch* w) noexcept {
         const bool steps = call.rows == Rows::steps;
         call.y = steps && left > 0 ? nullptr : steps ? y : call.y;
         if constexpr (integer_in_build)
-            if (is_integer(m.config)) run_q(m, call, *w);
+            if (is_integer(SSM_KNOWN(m.config))) run_q(m, call, *w);
         if constexpr (float_in_build)
-            if (!is_integer(m.config)) run(m, call, *w);
-        call.x += ptrdiff_t(call.n) * m.config.d_input * 4;
-        if (call.y != nullptr && !steps) call.y += ptrdiff_t(call.n) * m.config.d_output * 4;
+            if (!is_integer(SSM_KNOWN(m.config))) run(m, call, *w);
+        call.x += ptrdiff_t(call.n) * SSM_KNOWN(m.config).d_input * 4;
+        if (call.y != nullptr && !steps) call.y += ptrdiff_t(call.n) * SSM_KNOWN(m.config).d_output * 4;
         if (call.dt != nullptr) call.dt += ptrdiff_t(call.n) * 4;
         if (call.many()) call.states += call.n;
     }
@@ -6808,7 +6904,7 @@ SSM_LOCAL void* take(Arena* a, size_t bytes, Fault* fault = nullptr) noexcept {
     const size_t skew = (16 - (reinterpret_cast<uintptr_t>(a->data) + a->used) % 16) % 16;
     const size_t left = a->bytes - a->used;
     if (a->data == nullptr || a->used > a->bytes || skew > left || bytes > left - skew) {
-        (void)blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(bytes + skew),
+        (void)blame(fault, Status::arena_too_small, "", 0, SSM_WHY("the arena is too small"), int64_t(bytes + skew),
                     a->used > a->bytes ? 0 : int64_t(left));
         return nullptr;
     }
@@ -6837,7 +6933,7 @@ SSM_LOCAL uint32_t crc32(const unsigned char* p, size_t n) noexcept {
 // Layout of a saved state: magic[8], version, byte order mark, total bytes (64), fingerprint (64), arch, n_layers,
 // d_model, d_state, element type, flags, steps (64), then the floats of the state, then the CRC-32 of all before it.
 SSM_LOCAL void saved_header(const Model& m, const StateHeader& h, unsigned char* p) noexcept {
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     copy(p, saved_magic, 8);
     store_u32(p + 8, saved_version);
     store_u32(p + 12, saved_order);
@@ -6893,14 +6989,14 @@ SSM_API Status score_streams_q16(const Model& m, const State* states, int32_t n,
 }
 
 SSM_API void reset(const Model& m, State* s) noexcept {
-    if (s != nullptr && detail::good_state(m, *s)) detail::fill_zero(s->data, state_bytes(m.config));
+    if (s != nullptr && detail::good_state(m, *s)) detail::fill_zero(s->data, state_bytes(SSM_KNOWN(m.config)));
 #ifdef SSM_DEBUG
     if (s != nullptr) s->counts = Counts();
 #endif
 }
 SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept {
     if (out == nullptr || arena == nullptr || m.kernels == nullptr) return Status::bad_argument;
-    const size_t bytes = state_bytes(m.config);
+    const size_t bytes = state_bytes(SSM_KNOWN(m.config));
     void*        p = detail::take(arena, bytes);
     if (p == nullptr) return Status::arena_too_small;
     *out = State{p, bytes};
@@ -6909,9 +7005,10 @@ SSM_API Status make_state(State* out, const Model& m, Arena* arena) noexcept {
 }
 SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* arena) noexcept {
     if (out == nullptr || arena == nullptr || m.kernels == nullptr || batch < 1 || batch > max_batch ||
-        scratch_bytes(m.config, 1) > SIZE_MAX / 2 / size_t(batch))
+        scratch_bytes(SSM_KNOWN(m.config), 1) > SIZE_MAX / 2 / size_t(batch))
         return Status::bad_argument;
-    const size_t bytes = scratch_bytes(m.config, batch);
+    const Config& c = SSM_KNOWN(m.config);
+    const size_t  bytes = detail::rows_and_one(detail::scratch_row(c), detail::one_row(c), batch);
     void*        p = detail::take(arena, bytes);
     if (p == nullptr) return Status::arena_too_small;
     *out = Scratch{p, bytes, batch};
@@ -6920,27 +7017,28 @@ SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* 
 
 namespace detail {
 SSM_LOCAL Status check_token(const Model& m, int32_t token, const void* x) noexcept {
-    if (m.kernels == nullptr || x == nullptr || m.config.input != Input::tokens) return Status::bad_argument;
-    return token < 0 || token >= m.config.vocab_size ? Status::bad_input : Status::ok;
+    if (m.kernels == nullptr || x == nullptr || SSM_KNOWN(m.config).input != Input::tokens) return Status::bad_argument;
+    return token < 0 || token >= SSM_KNOWN(m.config).vocab_size ? Status::bad_input : Status::ok;
 }
 SSM_LOCAL int32_t embedding_q(const Model& m, int32_t token, int32_t k) noexcept { // below 127 2^16: exact in a float
     const Scale scale(load_u32(m.encoder.scale + ptrdiff_t(token) * 4));
-    const auto  code = static_cast<signed char>(m.encoder.data[ptrdiff_t(token) * m.config.d_model + k]);
+    const auto  code = static_cast<signed char>(m.encoder.data[ptrdiff_t(token) * SSM_KNOWN(m.config).d_model + k]);
     return sat(rs(product(code, scale.m), scale.e - 16));
 }
 } // namespace detail
 SSM_API Status embed_q16(const Model& m, int32_t token, int32_t* x) noexcept {
-    const Status s = is_integer(m.config) ? detail::check_token(m, token, x) : Status::bad_argument;
-    for (int32_t k = 0; s == Status::ok && k < m.config.d_model; ++k) x[k] = detail::embedding_q(m, token, k);
+    const Status s = is_integer(SSM_KNOWN(m.config)) ? detail::check_token(m, token, x) : Status::bad_argument;
+    for (int32_t k = 0; s == Status::ok && k < SSM_KNOWN(m.config).d_model; ++k)
+        x[k] = detail::embedding_q(m, token, k);
     return s;
 }
 SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
     const Status s = detail::check_token(m, token, x);
-    const size_t d = size_t(m.config.d_model), first = size_t(token) * d;
+    const size_t d = size_t(SSM_KNOWN(m.config).d_model), first = size_t(token) * d;
     for (size_t k = 0; s == Status::ok && k < d; ++k) {
         if constexpr (detail::float_in_build)
-            if (!is_integer(m.config)) x[k] = detail::element(m.encoder.data, m.encoder.dtype, first + k);
-        if (is_integer(m.config)) x[k] = from_q16(detail::embedding_q(m, token, int32_t(k)));
+            if (!is_integer(SSM_KNOWN(m.config))) x[k] = detail::element(m.encoder.data, m.encoder.dtype, first + k);
+        if (is_integer(SSM_KNOWN(m.config))) x[k] = from_q16(detail::embedding_q(m, token, int32_t(k)));
     }
     return s;
 }
@@ -6987,7 +7085,7 @@ template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
     if (!detail::float_in_build || !detail::good_state(m, s)) return 0;
     const float* from = detail::words_of<float>(s);
-    return detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
+    return detail::each_of_part(SSM_KNOWN(m.config), layer, part, [&](size_t i, size_t at) {
         if (out != nullptr) out[i] = part == Part::angle_state ? detail::phase_to_radians(from + at) : from[at];
     });
 }
@@ -6998,7 +7096,7 @@ SSM_API bool set_state(const Model& m, State* s, int32_t layer, Part part, const
     for (int32_t i = 0; i < count; ++i)
         if (!detail::is_finite(v[i])) return false;
     float* to = detail::words_of<float>(*s);
-    detail::each_of_part(m.config, layer, part, [&](size_t i, size_t at) {
+    detail::each_of_part(SSM_KNOWN(m.config), layer, part, [&](size_t i, size_t at) {
         const uint32_t units = part == Part::angle_state ? detail::radians_to_phase(v[i]) : 0;
         detail::copy(to + at, part == Part::angle_state ? static_cast<const void*>(&units) : v + i, 4);
     });
@@ -7007,7 +7105,7 @@ SSM_API bool set_state(const Model& m, State* s, int32_t layer, Part part, const
 
 SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Part part, int32_t* out) noexcept {
     using namespace detail;
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     if (!good_state(m, s) || !is_integer(c) || layer < 0 || layer >= c.n_layers) return 0;
     const Parts    at = parts_of(c);
     const int32_t* words = words_of<int32_t>(s) + head_words(c) + size_t(layer) * at.end;
@@ -7027,7 +7125,8 @@ SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Par
     else if (part == Part::exponents && codes)
         for (size_t i = 0; i < rows; ++i) give(40 - exponent_at(words + at.exponents, i));
     else if (part == Part::conv_state)
-        for (size_t i = 0; i < C * K; ++i) give(words[at.conv + i % K * C + i / K]);
+        for (size_t i = 0; i < C; ++i)
+            for (size_t t = 0; t < K; ++t) give(words[at.conv + t * C + i]);
     else if (part == Part::angle_state && m3)
         for (size_t i = 0; i < H * size_t(c.rope_angles); ++i) give(words[at.angle + i]);
     else if (part == Part::k_state && m3)
@@ -7051,7 +7150,7 @@ SSM_API bool clipped(const Model& m, const State& s) noexcept {
 }
 
 SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept {
-    const size_t total = saved_bytes(m.config);
+    const size_t total = saved_bytes(SSM_KNOWN(m.config));
     if (dst == nullptr) return total;
     if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
     unsigned char* p = static_cast<unsigned char*>(dst);
@@ -7097,41 +7196,45 @@ SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) n
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
     if (s == nullptr || src == nullptr || m.kernels == nullptr || !good_state(m, *s)) return Status::bad_argument;
-    const auto   no = [&](const char* why) { return blame(fault, Status::bad_state, "", 0, why); };
+    const auto   no = [&](Why why) { return blame(fault, Status::bad_state, "", 0, why); };
     const auto*  p = static_cast<const unsigned char*>(src);
-    const size_t total = saved_bytes(m.config);
-    if (bytes < saved_header_bytes + 4) return no("shorter than a saved state's header");
-    if (!equal_bytes(p, saved_magic, 8)) return no("not a saved state");
-    if (load_u32(p + 12) != saved_order) return no("wrong byte order mark");
-    if (load_u32(p + 8) != saved_version) return no("saved by a version that this one does not know");
-    if (load_u64(p + 16) != bytes) return no("its length is not what its header says");
-    if (load_u32(p + bytes - 4) != crc32(p, bytes - 4)) return no("checksum does not match: the file is damaged");
-    if (load_u32(p + 48) != uint32_t(m.config.state) + 1) return no("holds another element type");
-    if (load_u64(p + 24) != m.fingerprint) return no("belongs to another model");
+    const size_t total = saved_bytes(SSM_KNOWN(m.config));
+    if (bytes < saved_header_bytes + 4) return no(SSM_WHY("shorter than a saved state's header"));
+    if (!equal_bytes(p, saved_magic, 8)) return no(SSM_WHY("not a saved state"));
+    if (load_u32(p + 12) != saved_order) return no(SSM_WHY("wrong byte order mark"));
+    if (load_u32(p + 8) != saved_version) return no(SSM_WHY("saved by a version that this one does not know"));
+    if (load_u64(p + 16) != bytes) return no(SSM_WHY("its length is not what its header says"));
+    if (load_u32(p + bytes - 4) != crc32(p, bytes - 4))
+        return no(SSM_WHY("checksum does not match: the file is damaged"));
+    if (load_u32(p + 48) != uint32_t(SSM_KNOWN(m.config).state) + 1) return no(SSM_WHY("holds another element type"));
+    if (load_u64(p + 24) != m.fingerprint) return no(SSM_WHY("belongs to another model"));
     StateHeader   h{load_u64(p + 56), load_u32(p + 52), 0};
     unsigned char expected[saved_header_bytes];
     saved_header(m, h, expected);
-    if (bytes != total || !equal_bytes(p, expected, saved_header_bytes)) return no("its shape is not this model's");
-    if (h.flags > 1u) return no("holds flags that this version does not know");
-    const size_t pooled = pool_words(m.config), head = head_words(m.config),
+    if (bytes != total || !equal_bytes(p, expected, saved_header_bytes))
+        return no(SSM_WHY("its shape is not this model's"));
+    if (h.flags > 1u) return no(SSM_WHY("holds flags that this version does not know"));
+    const size_t pooled = pool_words(SSM_KNOWN(m.config)), head = head_words(SSM_KNOWN(m.config)),
                  count = (total - 4 - saved_header_bytes) / 4;
-    const Parts  parts = parts_of(m.config);
+    const Parts parts = parts_of(SSM_KNOWN(m.config));
     for (size_t i = 0; i < count; ++i) {
         const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
         const size_t   k = i < head ? 0 : (i - head) % parts.end;
         const bool     angle = i >= head && k >= parts.angle && k < parts.k, in_h = i >= head && k >= parts.h;
         if (i >= pooled && i < head) {
-            if (!good_bank(m.config, i - pooled, word)) return no("holds a value beyond its format");
+            if (!good_bank(SSM_KNOWN(m.config), i - pooled, word))
+                return no(SSM_WHY("holds a value beyond its format"));
             continue;
         }
-        if (is_integer(m.config)) {
-            if (i < pooled ? !good_sum(m.config, p + saved_header_bytes, i)
-                           : !angle && !good_word(m.config, parts, k, word))
-                return no("holds a value beyond its format");
+        if (is_integer(SSM_KNOWN(m.config))) {
+            if (i < pooled ? !good_sum(SSM_KNOWN(m.config), p + saved_header_bytes, i)
+                           : !angle && !good_word(SSM_KNOWN(m.config), parts, k, word))
+                return no(SSM_WHY("holds a value beyond its format"));
             continue;
         }
-        const int32_t own = bits_of(m.config.state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
-        if (!angle && (word & 0x7fffffffu) > uint32_t(clip)) return no("holds a value that is NaN or beyond the clip");
+        const int32_t own = bits_of(SSM_KNOWN(m.config).state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
+        if (!angle && (word & 0x7fffffffu) > uint32_t(clip))
+            return no(SSM_WHY("holds a value that is NaN or beyond the clip"));
     }
     copy(s->data, &h, sizeof h);
 #ifdef SSM_DEBUG
@@ -7257,8 +7360,8 @@ namespace json {
 // Reader::expect: what may stand next.
 enum : uint8_t { a_value, a_value_or_end, a_key, a_key_or_end, a_comma_or_end, only_blanks, after_error };
 
-SSM_LOCAL Token fail(Reader* r, const char* why) noexcept {
-    r->error = why;
+SSM_LOCAL Token fail(Reader* r, detail::Why why) noexcept {
+    r->error = detail::sentence(why);
     r->expect = after_error;
     return Token{Kind::error, r->p, 0};
 }
@@ -7271,27 +7374,27 @@ SSM_LOCAL void skip_blanks(Reader* r) noexcept {
     while (at_byte(r, ' ') || at_byte(r, '\n') || at_byte(r, '\r') || at_byte(r, '\t')) ++r->p;
 }
 
-// From the quote on. Leaves `p` behind the closing quote; null, or what is wrong at `p`.
-SSM_LOCAL const char* read_string(Reader* r) noexcept {
+// From the quote on. Leaves `p` behind the closing quote; no sentence, or what is wrong at `p`.
+SSM_LOCAL detail::Why read_string(Reader* r) noexcept {
     for (++r->p;;) {
-        if (r->p >= r->end) return "a string does not end";
+        if (r->p >= r->end) return SSM_WHY("a string does not end");
         const unsigned char c = static_cast<unsigned char>(*r->p);
         size_t              n = 1;
         if (c == '"') break;
-        if (c < 0x20) return "a control character stands in a string";
+        if (c < 0x20) return SSM_WHY("a control character stands in a string");
         if (c == '\\') {
             uint32_t code = 0;
             if ((n = detail::escape_at(r->p, r->end, &code)) == 0)
-                return "an escape is wrong, cut short or half a surrogate pair";
-        } else if (c >= 0x80 && (n = detail::utf8_length(r->p, r->end)) == 0) return "not valid UTF-8";
+                return SSM_WHY("an escape is wrong, cut short or half a surrogate pair");
+        } else if (c >= 0x80 && (n = detail::utf8_length(r->p, r->end)) == 0) return SSM_WHY("not valid UTF-8");
         r->p += n;
     }
     ++r->p;
-    return nullptr;
+    return detail::Why();
 }
 
 // - (0 | [1-9][0-9]*) [. digits] [e [+-] digits]. As read_string().
-SSM_LOCAL const char* read_number(Reader* r) noexcept {
+SSM_LOCAL detail::Why read_number(Reader* r) noexcept {
     const auto digits = [r] {
         const char* from = r->p;
         while (r->p < r->end && detail::is_digit(*r->p)) ++r->p;
@@ -7299,17 +7402,17 @@ SSM_LOCAL const char* read_number(Reader* r) noexcept {
     };
     if (at_byte(r, '-')) ++r->p;
     if (at_byte(r, '0')) ++r->p;
-    else if (!digits()) return "a number has no digits";
+    else if (!digits()) return SSM_WHY("a number has no digits");
     if (at_byte(r, '.')) {
         ++r->p;
-        if (!digits()) return "a number has no digits behind its point";
+        if (!digits()) return SSM_WHY("a number has no digits behind its point");
     }
     if (at_byte(r, 'e') || at_byte(r, 'E')) {
         ++r->p;
         if (at_byte(r, '+') || at_byte(r, '-')) ++r->p;
-        if (!digits()) return "a number has no digits in its exponent";
+        if (!digits()) return SSM_WHY("a number has no digits in its exponent");
     }
-    return nullptr;
+    return detail::Why();
 }
 
 SSM_API Reader open(const void* text, size_t bytes) noexcept {
@@ -7326,31 +7429,32 @@ SSM_API Token next(Reader* r) noexcept {
 
     // 1. The end of the text, of an object or array, or a comma.
     if (r->expect == only_blanks)
-        return r->p < r->end ? fail(r, "text follows the end of the value") : Token{Kind::end, r->p, 0};
-    if (r->p >= r->end) return fail(r, "the text ends too early");
+        return r->p < r->end ? fail(r, SSM_WHY("text follows the end of the value")) : Token{Kind::end, r->p, 0};
+    if (r->p >= r->end) return fail(r, SSM_WHY("the text ends too early"));
     if (r->expect == a_value_or_end || r->expect == a_key_or_end || r->expect == a_comma_or_end) {
         if (at_byte(r, in_object ? '}' : ']')) {
             --r->depth;
             return finish(r, in_object ? Kind::end_object : Kind::end_array, r->p++, 1);
         }
         if (r->expect == a_comma_or_end) {
-            if (!at_byte(r, ',')) return fail(r, in_object ? "expected a comma or }" : "expected a comma or ]");
+            if (!at_byte(r, ','))
+                return fail(r, in_object ? SSM_WHY("expected a comma or }") : SSM_WHY("expected a comma or ]"));
             ++r->p;
             skip_blanks(r);
             r->expect = in_object ? a_key : a_value;
         }
     }
-    if (r->p >= r->end) return fail(r, "the text ends too early");
+    if (r->p >= r->end) return fail(r, SSM_WHY("the text ends too early"));
     const char* const start = r->p;
     const char        c = *start;
 
     // 2. A name and its colon.
     if (r->expect == a_key || r->expect == a_key_or_end) {
-        if (c != '"') return fail(r, "expected a name in quotes");
-        if (const char* why = read_string(r)) return fail(r, why);
+        if (c != '"') return fail(r, SSM_WHY("expected a name in quotes"));
+        if (const detail::Why why = read_string(r)) return fail(r, why);
         const Token key{Kind::key, start + 1, size_t(r->p - start) - 2};
         skip_blanks(r);
-        if (!at_byte(r, ':')) return fail(r, "expected a colon");
+        if (!at_byte(r, ':')) return fail(r, SSM_WHY("expected a colon"));
         ++r->p;
         r->expect = a_value;
         return key;
@@ -7358,19 +7462,19 @@ SSM_API Token next(Reader* r) noexcept {
 
     // 3. A value.
     if (c == '{' || c == '[') {
-        if (r->depth == max_depth) return fail(r, "nested deeper than the limit of 32");
+        if (r->depth == max_depth) return fail(r, SSM_WHY("nested deeper than the limit of 32"));
         const uint32_t bit = uint32_t(1) << r->depth++;
         r->is_object = c == '{' ? r->is_object | bit : r->is_object & ~bit;
         r->expect = c == '{' ? a_key_or_end : a_value_or_end;
         return Token{c == '{' ? Kind::object : Kind::array, r->p++, 1};
     }
     if (c == '"') {
-        const char* why = read_string(r);
-        return why != nullptr ? fail(r, why) : finish(r, Kind::string, start + 1, size_t(r->p - start) - 2);
+        const detail::Why why = read_string(r);
+        return why ? fail(r, why) : finish(r, Kind::string, start + 1, size_t(r->p - start) - 2);
     }
     if (c == '-' || detail::is_digit(c)) {
-        const char* why = read_number(r);
-        return why != nullptr ? fail(r, why) : finish(r, Kind::number, start, size_t(r->p - start));
+        const detail::Why why = read_number(r);
+        return why ? fail(r, why) : finish(r, Kind::number, start, size_t(r->p - start));
     }
     const Token words[] = {{Kind::true_, "true", 4}, {Kind::false_, "false", 5}, {Kind::null, "null", 4}};
     for (const Token& w : words)
@@ -7378,7 +7482,7 @@ SSM_API Token next(Reader* r) noexcept {
             r->p += w.len;
             return finish(r, w.kind, start, w.len);
         }
-    return fail(r, "expected a value");
+    return fail(r, SSM_WHY("expected a value"));
 }
 static_assert(max_depth == 32, "Reader::is_object has 32 bits, and a message says so");
 
@@ -7621,15 +7725,15 @@ SSM_LOCAL int64_t for_fault(uint64_t v) noexcept { return v > uint64_t(INT64_MAX
 SSM_LOCAL Status find_header(const Blob& blob, const char** text, size_t* bytes, Fault* fault) noexcept {
     const unsigned char* data = static_cast<const unsigned char*>(blob.data);
     if (blob.bytes < 8)
-        return blame(fault, Status::truncated, "", 0, "shorter than the 8 bytes every safetensors file begins with", 8,
-                     int64_t(blob.bytes));
-    if (data == nullptr) return blame(fault, Status::bad_argument, "", 0, "no data given");
+        return blame(fault, Status::truncated, "", 0,
+                     SSM_WHY("shorter than the 8 bytes every safetensors file begins with"), 8, int64_t(blob.bytes));
+    if (data == nullptr) return blame(fault, Status::bad_argument, "", 0, SSM_WHY("no data given"));
     const uint64_t n = load_u64(data);
     if (n > max_header_bytes)
-        return blame(fault, Status::bad_header, "", 0, "the header is longer than the format's limit",
+        return blame(fault, Status::bad_header, "", 0, SSM_WHY("the header is longer than the format's limit"),
                      int64_t(max_header_bytes), for_fault(n));
     if (n > blob.bytes - 8)
-        return blame(fault, Status::truncated, "", 0, "the file ends inside its header", int64_t(n),
+        return blame(fault, Status::truncated, "", 0, SSM_WHY("the file ends inside its header"), int64_t(n),
                      for_fault(blob.bytes - 8));
     *text = static_cast<const char*>(blob.data) + 8;
     *bytes = size_t(n);
@@ -7642,7 +7746,7 @@ SSM_LOCAL Status count_entries(const char* text, size_t bytes, int32_t* n_entrie
     json::Reader r = json::open(text, bytes);
     json::Token  t = json::next(&r);
     if (t.kind != Kind::object && t.kind != Kind::error)
-        return blame(fault, Status::bad_header, "", 0, "the header is not a JSON object");
+        return blame(fault, Status::bad_header, "", 0, SSM_WHY("the header is not a JSON object"));
     int32_t n = 0;
     bool    metadata = false; // inside it, or at the value of that name
     while (t.kind != Kind::end && t.kind != Kind::error) {
@@ -7653,7 +7757,7 @@ SSM_LOCAL Status count_entries(const char* text, size_t bytes, int32_t* n_entrie
     }
     *n_entries = n;
     if (t.kind == Kind::end) return Status::ok;
-    const Status s = blame(fault, Status::bad_header, "", 0, r.error);
+    const Status s = blame(fault, Status::bad_header, "", 0, SSM_WHY(r.error));
     if (fault != nullptr) fault->got = int64_t(size_t(r.p - text) + 8); // where: the byte in the file
     return s;
 }
@@ -7661,17 +7765,16 @@ static_assert(max_header_bytes / 5 * sizeof(Entry) < UINT32_MAX,
               "`\"\":0,` is the shortest entry: no count or size overflows");
 
 // The value of one tensor's name, the reader standing in front of it. The text is known to be well-formed.
-SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
+SSM_APART Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
     using json::Kind;
     using json::Token;
-    const auto refuse = [&](Status s, const char* why) { return blame(fault, s, e->name, size_t(e->name_len), why); };
-    const auto unlike = [&](Status s, const char* why, uint64_t want, uint64_t got) {
+    const auto refuse = [&](Status s, Why why) { return blame(fault, s, e->name, size_t(e->name_len), why); };
+    const auto unlike = [&](Status s, Why why, uint64_t want, uint64_t got) {
         return blame(fault, s, e->name, size_t(e->name_len), why, for_fault(want), for_fault(got));
     };
     const auto quote = [fault](Status s, const char* text, size_t len) { // adds to the fault what stands in the file
         if (fault == nullptr) return s;
-        size_t n = 0;
-        while (fault->found[n] != 0) ++n;
+        size_t n = length_of(fault->found);
         for (; len > 0 && n < sizeof fault->found - 1; --len) fault->found[n++] = *text++;
         fault->found[n] = 0;
         return s;
@@ -7684,36 +7787,37 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
     uint64_t    product = 1, rank = 0;
 
     // 1. The fields, each by itself. Unknown ones are passed over.
-    if (json::next(r).kind != Kind::object) return refuse(Status::bad_header, "its entry is not an object");
+    if (json::next(r).kind != Kind::object) return refuse(Status::bad_header, SSM_WHY("its entry is not an object"));
     for (Token key = json::next(r); key.kind == Kind::key; key = json::next(r)) {
         for (int32_t i = 0; i < n_seen; ++i)
             if (compare(Bytes(seen[i], seen_len[i]), Bytes(key.text, key.len)) == 0)
-                return refuse(Status::bad_header, "a field stands twice in its entry");
+                return refuse(Status::bad_header, SSM_WHY("a field stands twice in its entry"));
         if (n_seen == max_fields)
-            return unlike(Status::bad_header, "its entry has more fields than the limit", max_fields, max_fields + 1);
+            return unlike(Status::bad_header, SSM_WHY("its entry has more fields than the limit"), max_fields,
+                          max_fields + 1);
         seen[n_seen] = key.text;
         seen_len[n_seen++] = uint32_t(key.len);
 
         const Token v = json::next(r);
         if (json::equals(key, "dtype")) {
             has_dtype = true;
-            if (v.kind != Kind::string) return refuse(Status::bad_header, "its dtype is not a string");
+            if (v.kind != Kind::string) return refuse(Status::bad_header, SSM_WHY("its dtype is not a string"));
             while (e->dtype < n_dtypes && !json::equals(v, dtypes[e->dtype].name)) ++e->dtype;
             if (e->dtype == n_dtypes)
                 return quote(refuse(Status::bad_dtype,
-                                    "its dtype is unknown; expected one of BOOL, U8, I8, F8_E5M2, F8_E4M3, F8_E8M0, "
-                                    "F8_E4M3FNUZ, F8_E5M2FNUZ, "
-                                    "I16, U16, F16, BF16, I32, U32, F32, C64, F64, I64, U64, F4, F6_E2M3, F6_E3M2"),
+                                    SSM_WHY("its dtype is unknown; expected one of BOOL, U8, I8, F8_E5M2, F8_E4M3, "
+                                            "F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ, I16, U16, F16, BF16, I32, "
+                                            "U32, F32, C64, F64, I64, U64, F4, F6_E2M3, F6_E3M2")),
                              v.text - 1, v.len + 2);
         } else if (json::equals(key, "shape")) {
             has_shape = true;
-            if (v.kind != Kind::array) return refuse(Status::bad_header, "its shape is not an array");
+            if (v.kind != Kind::array) return refuse(Status::bad_header, SSM_WHY("its shape is not an array"));
             e->shape_text = v.text;
             for (Token d = json::next(r); d.kind != Kind::end_array; d = json::next(r), ++rank) {
                 uint64_t n = 0;
                 if (d.kind != Kind::number || !json::to_uint(d, &n))
                     return refuse(Status::bad_header,
-                                  "its shape holds something other than an integer from 0 to 2^64 - 1");
+                                  SSM_WHY("its shape holds something other than an integer from 0 to 2^64 - 1"));
                 if (overflows(product, n)) too_large = true;
                 else product *= n;
             }
@@ -7725,32 +7829,32 @@ SSM_LOCAL Status read_tensor(json::Reader* r, Entry* e, Fault* fault) noexcept {
             if (v.kind != Kind::array || list[0].kind != Kind::number || list[1].kind != Kind::number ||
                 list[2].kind != Kind::end_array || !json::to_uint(list[0], &e->begin) ||
                 !json::to_uint(list[1], &e->end))
-                return refuse(Status::bad_header, "its data_offsets are not two integers from 0 to 2^64 - 1");
+                return refuse(Status::bad_header, SSM_WHY("its data_offsets are not two integers from 0 to 2^64 - 1"));
         } else json::skip(r, v);
     }
 
     // 2. What they say together.
-    if (!has_dtype) return refuse(Status::bad_header, "its dtype is missing");
-    if (!has_shape) return refuse(Status::bad_header, "its shape is missing");
-    if (!has_offsets) return refuse(Status::bad_header, "its data_offsets are missing");
+    if (!has_dtype) return refuse(Status::bad_header, SSM_WHY("its dtype is missing"));
+    if (!has_shape) return refuse(Status::bad_header, SSM_WHY("its shape is missing"));
+    if (!has_offsets) return refuse(Status::bad_header, SSM_WHY("its data_offsets are missing"));
     const auto in_shape = [&](Status s) { // "[2,3] F32"
         const char* const dtype = dtypes[e->dtype].name;
-        size_t            len = 0;
-        while (dtype[len] != 0) ++len;
-        return quote(quote(quote(s, e->shape_text, shape_len), " ", 1), dtype, len);
+        return quote(quote(quote(s, e->shape_text, shape_len), " ", 1), dtype, length_of(dtype));
     };
     if (rank > uint64_t(max_rank))
-        return in_shape(unlike(Status::bad_shape, "it has more dimensions than the limit", max_rank, rank));
+        return in_shape(unlike(Status::bad_shape, SSM_WHY("it has more dimensions than the limit"), max_rank, rank));
     e->rank = uint8_t(rank);
     const uint64_t bits = uint64_t(dtypes[e->dtype].bits);
     if (too_large || overflows(product, bits))
-        return in_shape(refuse(Status::bad_shape, "its shape makes a size beyond 64 bits"));
+        return in_shape(refuse(Status::bad_shape, SSM_WHY("its shape makes a size beyond 64 bits")));
     if (product * bits % 8 != 0)
-        return in_shape(unlike(Status::bad_shape, "its size in bits is not a multiple of 8", (product * bits | 7) + 1,
-                               product * bits));
-    if (e->begin > e->end) return unlike(Status::bad_header, "its data_offsets run backwards", e->begin, e->end);
+        return in_shape(unlike(Status::bad_shape, SSM_WHY("its size in bits is not a multiple of 8"),
+                               (product * bits | 7) + 1, product * bits));
+    if (e->begin > e->end)
+        return unlike(Status::bad_header, SSM_WHY("its data_offsets run backwards"), e->begin, e->end);
     if (e->end - e->begin != product * bits / 8)
-        return in_shape(unlike(Status::bad_shape, "its data_offsets do not span the bytes its shape and dtype need",
+        return in_shape(unlike(Status::bad_shape,
+                               SSM_WHY("its data_offsets do not span the bytes its shape and dtype need"),
                                product * bits / 8, e->end - e->begin));
     return Status::ok;
 }
@@ -7778,16 +7882,17 @@ SSM_LOCAL Status read_entries(const char* text, size_t bytes, Entry* entries, in
             continue;
         }
         if (metadata_seen)
-            return blame(fault, Status::bad_header, "__metadata__", 12, "the metadata stands twice in the header");
+            return blame(fault, Status::bad_header, "__metadata__", 12,
+                         SSM_WHY("the metadata stands twice in the header"));
         metadata_seen = true;
         const Token v = json::next(&r);
         if (v.kind == Kind::null) continue; // as good as none
         if (v.kind != Kind::object)
-            return blame(fault, Status::bad_header, "__metadata__", 12, "the metadata is not an object");
+            return blame(fault, Status::bad_header, "__metadata__", 12, SSM_WHY("the metadata is not an object"));
         for (Token k = json::next(&r); k.kind == Kind::key; k = json::next(&r)) {
             const Token s = json::next(&r);
             if (s.kind != Kind::string)
-                return blame(fault, Status::bad_header, k.text, k.len, "its metadata value is not a string");
+                return blame(fault, Status::bad_header, k.text, k.len, SSM_WHY("its metadata value is not a string"));
             Entry* e = add(&entries[n_entries - ++n_metadata], k);
             e->value = s.text;
             e->value_len = int32_t(s.len);
@@ -7798,7 +7903,7 @@ SSM_LOCAL Status read_entries(const char* text, size_t bytes, Entry* entries, in
 }
 
 // Heapsort: in place, without recursion, n log n whatever the order was.
-template <class Before> SSM_LOCAL void sort_entries(Entry* e, int32_t n, Before before) noexcept {
+SSM_LOCAL void sort_entries(Entry* e, int32_t n, bool (*before)(const Entry&, const Entry&)) noexcept {
     const auto swap = [e](int32_t i, int32_t j) {
         const Entry t = e[i];
         e[i] = e[j], e[j] = t;
@@ -7832,9 +7937,7 @@ SSM_LOCAL int order(const Entry& a, const Entry& b) noexcept {
 }
 
 SSM_LOCAL const Entry* find(const Index& ix, const char* name, bool is_metadata) noexcept {
-    size_t len = 0;
-    while (name[len] != 0) ++len;
-    const Bytes    bytes(name, len, false);
+    const Bytes    bytes(name, length_of(name), false);
     const uint64_t h = hash(bytes);
     int32_t        lo = 0, hi = ix.n_entries;
     while (lo < hi) {
@@ -7859,7 +7962,7 @@ SSM_API size_t index_bytes(Blob blob) noexcept {
 
 SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
-    if (out == nullptr) return blame(fault, Status::bad_argument, "", 0, "no index given");
+    if (out == nullptr) return blame(fault, Status::bad_argument, "", 0, SSM_WHY("no index given"));
 
     // 1. Length, limit, file size, UTF-8, JSON.
     const char* text = nullptr;
@@ -7869,7 +7972,7 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     if (s != Status::ok) return s;
     for (size_t i = 0; i < text_bytes; i += length)
         if ((length = utf8_length(text + i, text + text_bytes)) == 0) {
-            (void)blame(fault, Status::bad_header, "", 0, "the header is not valid UTF-8");
+            (void)blame(fault, Status::bad_header, "", 0, SSM_WHY("the header is not valid UTF-8"));
             if (fault != nullptr) fault->got = int64_t(i + 8);
             return Status::bad_header;
         }
@@ -7878,8 +7981,9 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     // 2. Room for the entries.
     const size_t need = size_t(n) * sizeof(Entry) + alignof(Entry);
     if (memory == nullptr || bytes < need)
-        return blame(fault, Status::arena_too_small, "", 0, "the memory for the index of the file is too small",
-                     int64_t(need), memory == nullptr ? 0 : for_fault(bytes));
+        return blame(fault, Status::arena_too_small, "", 0,
+                     SSM_WHY("the memory for the index of the file is too small"), int64_t(need),
+                     memory == nullptr ? 0 : for_fault(bytes));
     const size_t past = reinterpret_cast<uintptr_t>(memory) % alignof(Entry);
     Entry*       entries = static_cast<Entry*>(
         static_cast<void*>(static_cast<unsigned char*>(memory) + (alignof(Entry) - past) % alignof(Entry)));
@@ -7894,20 +7998,20 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     for (int32_t i = 0; i < n_tensors; at = entries[i++].end) {
         const Entry& e = entries[i];
         if (e.begin < at)
-            return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins inside another tensor",
+            return blame(fault, Status::bad_header, e.name, size_t(e.name_len), SSM_WHY("begins inside another tensor"),
                          for_fault(at), for_fault(e.begin));
         if (e.begin > at)
-            return blame(fault, Status::bad_header, e.name, size_t(e.name_len), "begins behind a hole in the data",
-                         for_fault(at), for_fault(e.begin));
+            return blame(fault, Status::bad_header, e.name, size_t(e.name_len),
+                         SSM_WHY("begins behind a hole in the data"), for_fault(at), for_fault(e.begin));
         if (!fits_size_t(e.end))
             return blame(fault, Status::unsupported, e.name, size_t(e.name_len),
-                         "ends beyond what this machine can address", for_fault(SIZE_MAX), for_fault(e.end));
+                         SSM_WHY("ends beyond what this machine can address"), for_fault(SIZE_MAX), for_fault(e.end));
         if (e.end > data_bytes)
-            return blame(fault, Status::truncated, e.name, size_t(e.name_len), "ends behind the end of the file",
-                         for_fault(e.end), for_fault(data_bytes));
+            return blame(fault, Status::truncated, e.name, size_t(e.name_len),
+                         SSM_WHY("ends behind the end of the file"), for_fault(e.end), for_fault(data_bytes));
     }
     if (at != data_bytes)
-        return blame(fault, Status::bad_header, "", 0, "bytes follow the last tensor", for_fault(at),
+        return blame(fault, Status::bad_header, "", 0, SSM_WHY("bytes follow the last tensor"), for_fault(at),
                      for_fault(data_bytes));
 
     // 5. No name stands twice.
@@ -7915,8 +8019,8 @@ SSM_API Status read_index(Index* out, Blob blob, void* memory, size_t bytes, Fau
     for (int32_t i = 1; i < n; ++i)
         if (order(entries[i - 1], entries[i]) == 0)
             return blame(fault, Status::bad_header, entries[i].name, size_t(entries[i].name_len),
-                         entries[i].value != nullptr ? "this metadata key stands twice"
-                                                     : "a tensor of this name stands twice");
+                         entries[i].value != nullptr ? SSM_WHY("this metadata key stands twice")
+                                                     : SSM_WHY("a tensor of this name stands twice"));
 
     out->entries = entries;
     out->n_entries = n;
@@ -8022,11 +8126,12 @@ SSM_API void unmap_file(Blob* blob) noexcept {
 // public code ("kernel.log_dt", ...) and that of the full one ("layer.kernel.inv_dt", ...), whose A_imag has the
 // opposite sign. Exports valid, inspect, load, message.
 
-SSM_API bool valid(const Config& c) noexcept {
+namespace detail {
+constexpr bool valid_shape(const Config& c) noexcept { // but for its floats
+
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
-    const auto from_0 = [](float v) { return detail::bits_of(v) >= 0 && detail::bits_of(v) < 0x7f800000; }; // finite
     const bool tokens = c.input == Input::tokens;
-    if (detail::state_floats(c) > max_state_floats) return false;
+    if (state_floats(c) > max_state_floats) return false;
     if (is_integer(c) && !((c.act_bits == 8 || c.act_bits == 16) && c.clip_q25 >= 1 && c.A_floor_q26 >= 0 &&
                            c.state <= StateType::i16rowexp && in(c.d_inner, 0, max_width) &&
                            in(c.mlp_hidden, 0, max_width) && !c.bare_mixer &&
@@ -8035,7 +8140,7 @@ SSM_API bool valid(const Config& c) noexcept {
         return false;
     if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&
-          in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width) && from_0(c.state_clip)))
+          in(c.d_output, 1, tokens ? max_vocab : max_width) && in(c.d_model, 1, max_width)))
         return false;
     const bool bank = c.d_input % 4 == 0 && in(c.d_input, c.n_bands, max_frame) && in(c.band_shift, 0, 15) &&
                       in(c.band_gate, 0, 1 << 22) && in(c.band_quiet, 0, 1 << 22) && in(c.band_forget, 0, 15) &&
@@ -8055,7 +8160,13 @@ SSM_API bool valid(const Config& c) noexcept {
     if (c.arch == Arch::mamba2)
         return in(c.d_conv, 1, max_d_conv) && in(c.d_ssm, 1, c.d_inner) && c.nheads * c.headdim == c.d_ssm;
     return c.nheads * c.headdim == c.d_inner && in(c.mimo_rank, 1, c.is_mimo ? max_mimo_rank : 1) &&
-           in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0) && from_0(c.A_floor);
+           in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0);
+}
+} // namespace detail
+
+SSM_API bool valid(const Config& c) noexcept {
+    const auto from_0 = [](float v) { return detail::bits_of(v) >= 0 && detail::bits_of(v) < 0x7f800000; }; // finite
+    return detail::valid_shape(c) && from_0(c.state_clip) && (c.arch != Arch::mamba3 || from_0(c.A_floor));
 }
 
 namespace detail {
@@ -8100,8 +8211,8 @@ SSM_LOCAL int choice(const Index& ix, const char* key, const char* const* words,
         if (json::equals(v, words[i])) return i;
     return -1;
 }
-SSM_LOCAL Status bad_key(Fault* fault, const char* key, const char* why) noexcept {
-    return blame(fault, Status::bad_config, key, Name().add(key).len, why);
+SSM_LOCAL Status bad_key(Fault* fault, const char* key, Why why) noexcept {
+    return blame(fault, Status::bad_config, key, length_of(key), why);
 }
 // A key that repeats what shapes already say must agree with them.
 SSM_LOCAL Status agrees(const Index& ix, const char* key, int32_t found, Fault* fault) noexcept {
@@ -8109,22 +8220,24 @@ SSM_LOCAL Status agrees(const Index& ix, const char* key, int32_t found, Fault* 
     uint64_t    n = 0;
     if (!metadata(ix, key, &v)) return Status::ok;
     if (json::to_uint(v, &n) && n == uint64_t(found)) return Status::ok;
-    return blame(fault, Status::bad_config, key, Name().add(key).len,
-                 "metadata does not agree with the tensors' shapes", int64_t(n), found);
+    return blame(fault, Status::bad_config, key, length_of(key),
+                 SSM_WHY("metadata does not agree with the tensors' shapes"), int64_t(n), found);
 }
 
 // Dimension k of a tensor that must exist; 0 if it has another rank.
 SSM_LOCAL Status dimension(const Index& ix, const char* name, int32_t rank, int32_t k, int32_t lo, int32_t hi,
                            int32_t* out, Fault* fault) noexcept {
     const Entry* e = find_tensor(ix, name);
-    const size_t len = Name().add(name).len;
-    if (e == nullptr) return blame(fault, Status::missing_tensor, name, len, "missing");
+    const size_t len = length_of(name);
+    if (e == nullptr) return blame(fault, Status::missing_tensor, name, len, SSM_WHY("missing"));
     int64_t dims[max_rank] = {};
     shape_of(*e, dims);
-    if (e->rank != rank) return blame(fault, Status::bad_shape, name, len, "wrong number of dimensions", rank, e->rank);
+    if (e->rank != rank)
+        return blame(fault, Status::bad_shape, name, len, SSM_WHY("wrong number of dimensions"), rank, e->rank);
     if (dims[k] < lo || dims[k] > hi)
         return blame(fault, Status::bad_shape, name, len,
-                     dims[k] < lo ? "a dimension is too small" : "a dimension is beyond this build's limit",
+                     dims[k] < lo ? SSM_WHY("a dimension is too small")
+                                  : SSM_WHY("a dimension is beyond this build's limit"),
                      dims[k] < lo ? lo : hi, dims[k]);
     *out = int32_t(dims[k]);
     return Status::ok;
@@ -8142,20 +8255,36 @@ SSM_LOCAL Status read_clip(Config* c, const Index& ix, Fault* fault) noexcept {
     if (parse_float(v.text, v.len, &c->state_clip) == v.len && v.len != 0 && c->state_clip >= 0.0f &&
         c->state_clip <= FLT_MAX)
         return Status::ok;
-    return bad_key(fault, "clip", "metadata not understood, expected a limit for the state, or 0 for none");
+    return bad_key(fault, "clip", SSM_WHY("metadata not understood, expected a limit for the state, or 0 for none"));
+}
+
+SSM_LOCAL bool same_config(const Config& a, const Config& b) noexcept {
+    if constexpr (!float_in_build) return same_shape(a, b); // its floats are not in use
+    return a == b;
+}
+// What was read, if it is a shape that this build can run.
+SSM_LOCAL Status give_config(Config* out, const Config& c, Fault* fault) noexcept {
+    static_assert(any_config || valid_shape(SSM_KNOWN(no_config)), "SSM_FIXED_CONFIG is outside the limits");
+    if (!in_build(c.arch)) return Status::unsupported; // read_config() says so
+    if (any_config && !valid(c)) return bad_key(fault, "", SSM_WHY("the model's shape is outside this build's limits"));
+    if (!any_config && !same_config(c, SSM_KNOWN(c)))
+        return blame(fault, Status::config_mismatch, "", 0,
+                     SSM_WHY("not the shape that this program was compiled for"));
+    *out = c;
+    return Status::ok;
 }
 
 // A whole number of the metadata within limits.
 SSM_LOCAL Status whole(const Index& ix, const char* key, int32_t lo, int32_t hi, int32_t* to, Fault* fault) noexcept {
     uint64_t     n = 0;
     const Entry* e = find_metadata(ix, key);
-    if (e == nullptr) return bad_key(fault, key, "metadata missing, expected a whole number");
+    if (e == nullptr) return bad_key(fault, key, SSM_WHY("metadata missing, expected a whole number"));
     if (!json::to_uint(json::Token{json::Kind::string, e->value, size_t(e->value_len)}, &n))
-        return bad_key(fault, key, "metadata is not a whole number");
+        return bad_key(fault, key, SSM_WHY("metadata is not a whole number"));
     if (n < uint64_t(lo) || n > uint64_t(hi))
-        return blame(fault, Status::bad_config, key, Name().add(key).len,
-                     n < uint64_t(lo) ? "metadata is below the least that this model can have"
-                                      : "metadata is beyond this build's limit",
+        return blame(fault, Status::bad_config, key, length_of(key),
+                     n < uint64_t(lo) ? SSM_WHY("metadata is below the least that this model can have")
+                                      : SSM_WHY("metadata is beyond this build's limit"),
                      n < uint64_t(lo) ? lo : hi, for_fault(n));
     *to = int32_t(n);
     return Status::ok;
@@ -8177,11 +8306,12 @@ SSM_LOCAL Status read_bank(Config* c, const Index& ix, Fault* fault) noexcept {
     if (s == Status::ok && (c->d_input % 4 != 0 || c->d_input < c->n_bands))
         return bad_key(
             fault, "d_input",
-            "samples a step of a model of sound: expected a multiple of 4 that is not below the number of bands");
+            SSM_WHY(
+                "samples a step of a model of sound: expected a multiple of 4 that is not below the number of bands"));
     return s;
 }
 
-SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
+SSM_APART Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     Config c;
     c.n_entries = ix.n_entries;
     static const char* const discs[] = {"zoh", "bilinear"};
@@ -8191,16 +8321,16 @@ SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
               disc = choice(ix, "disc", discs, 2, -2);
     if (pre < 0)
         return bad_key(fault, "prenorm",
-                       pre == -2 ? "metadata missing, expected true or false"
-                                 : "metadata not understood, expected true or false");
+                       pre == -2 ? SSM_WHY("metadata missing, expected true or false")
+                                 : SSM_WHY("metadata not understood, expected true or false"));
     if (pool < 0)
         return bad_key(fault, "pool",
-                       pool == -2 ? "metadata missing, expected mean, last or none"
-                                  : "metadata not understood, expected mean, last or none");
+                       pool == -2 ? SSM_WHY("metadata missing, expected mean, last or none")
+                                  : SSM_WHY("metadata not understood, expected mean, last or none"));
     if (disc < 0)
         return bad_key(fault, "disc",
-                       disc == -2 ? "metadata missing, expected zoh or bilinear"
-                                  : "metadata not understood, expected zoh or bilinear");
+                       disc == -2 ? SSM_WHY("metadata missing, expected zoh or bilinear")
+                                  : SSM_WHY("metadata not understood, expected zoh or bilinear"));
     c.prenorm = pre % 2 == 1, c.pool = Pool(pool), c.disc = Disc(disc);
     if (Status bad = read_clip(&c, ix, fault); bad != Status::ok) return bad;
 
@@ -8216,8 +8346,8 @@ SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
     c.d_state = 2 * n;
     for (c.n_layers = 0; find_tensor(ix, layer_name("s4_layers.", c.n_layers, full ? "layer.D" : "D").text) != nullptr;)
         if (++c.n_layers > max_layers)
-            return blame(fault, Status::bad_config, "n_layers", 8, "more layers than this build's limit", max_layers,
-                         c.n_layers);
+            return blame(fault, Status::bad_config, "n_layers", 8, SSM_WHY("more layers than this build's limit"),
+                         max_layers, c.n_layers);
     const struct {
         const char* key;
         int32_t     value;
@@ -8228,9 +8358,7 @@ SSM_LOCAL Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
                 {"d_output", c.d_output}};
     for (const auto& k : keys)
         if ((s = agrees(ix, k.key, k.value, fault)) != Status::ok) return s;
-    if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
-    *out = c;
-    return Status::ok;
+    return give_config(out, c, fault);
 }
 
 // How a Mamba file names its tensors: with or without "backbone.", "embedding" or "embeddings".
@@ -8263,7 +8391,7 @@ SSM_LOCAL int64_t number(const Index& ix, const char* key, int64_t missing) noex
 }
 
 // Shapes say all they can; metadata says the rest and must not contradict them.
-SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept {
+SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const norms[] = {"layer", "rms"};
     static const char* const activations[] = {"heavy_tail", "softplus"};
     static const char* const kinds[] = {"Mamba1", "Mamba2", "Mamba3"};
@@ -8278,7 +8406,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     const auto               dim = [&](const char* rest, int32_t rank, int32_t k, int32_t hi, int32_t* to) {
         if (s == Status::ok) s = dimension(ix, mixer(rest).text, rank, k, 1, hi, to, fault);
     };
-    const auto wrong = [&](const char* rest, const char* why, int64_t want, int64_t got) {
+    const auto wrong = [&](const char* rest, Why why, int64_t want, int64_t got) {
         const Name name = mixer(rest);
         return blame(fault, Status::bad_shape, name.text, name.len, why, want, got);
     };
@@ -8288,14 +8416,15 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     const Entry* A_log = find_tensor(ix, mixer("A_log").text);
     c.arch = has(mixer("B_bias")) ? Arch::mamba3 : A_log != nullptr && A_log->rank == 2 ? Arch::mamba1 : Arch::mamba2;
     if (metadata(ix, "attn_layer_idx", &v) && !json::equals(v, "[]"))
-        return bad_key(fault, "attn_layer_idx", "attention layers are not supported");
+        return bad_key(fault, "attn_layer_idx", SSM_WHY("attention layers are not supported"));
     if (c.arch == Arch::mamba2 && A_log == nullptr)
         return bad_key(fault, "",
-                       "not a model this build knows: layer 0 has neither s4_layers.0.D, "
-                       "s4_layers.0.layer.D, B_bias nor A_log");
+                       SSM_WHY("not a model this build knows: layer 0 has neither s4_layers.0.D, "
+                               "s4_layers.0.layer.D, B_bias nor A_log"));
     const int which = int(c.arch) - int(Arch::mamba1);
     if (choice(ix, "arch", archs, 3, which) != which || choice(ix, "layer", kinds, 3, which) != which)
-        return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer", "metadata does not agree with the tensors");
+        return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer",
+                       SSM_WHY("metadata does not agree with the tensors"));
     while (c.n_layers < max_layers && has(names.layer(c.n_layers, "mixer.out_proj.weight"))) ++c.n_layers;
     dim("out_proj.weight", 2, 0, max_width, &c.d_model);
     dim("out_proj.weight", 2, 1, 4 * max_width, &c.d_inner);
@@ -8306,12 +8435,12 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     if (choice(ix, "norm", norms, 2, int(c.norm)) != int(c.norm) ||
         (!c.bare_mixer && choice(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
         return bad_key(fault, metadata(ix, "norm", &v) ? "norm" : "rms_norm",
-                       "metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone");
+                       SSM_WHY("metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone"));
     if (has(names.layer(0, "mlp.fc2.weight")) && (s = dimension(ix, names.layer(0, "mlp.fc2.weight").text, 2, 1, 1,
                                                                 4 * max_width, &c.mlp_hidden, fault)) != Status::ok)
         return s;
     const int pool = choice(ix, "pool", pools, 3, 0);
-    if (pool < 0) return bad_key(fault, "pool", "metadata not understood, expected mean, last or none");
+    if (pool < 0) return bad_key(fault, "pool", SSM_WHY("metadata not understood, expected mean, last or none"));
     c.pool = Pool(pool);
     if ((s = read_clip(&c, ix, fault)) != Status::ok) return s;
 
@@ -8323,7 +8452,7 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         const int64_t vocabulary = number(ix, "vocab_size", rows);
         if (vocabulary < 1 || vocabulary > rows)
             return blame(fault, Status::bad_config, "vocab_size", 10,
-                         "metadata does not agree with the rows of the embedding", rows, vocabulary);
+                         SSM_WHY("metadata does not agree with the rows of the embedding"), rows, vocabulary);
         c.vocab_size = c.d_output = int32_t(vocabulary);
         if (metadata(ix, "head", &v) && json::equals(v, "none")) c.has_head = false, c.d_output = c.d_model;
         dim("in_proj.weight", 2, 0, INT32_MAX, &rows);
@@ -8350,18 +8479,20 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         if (s != Status::ok) return s;
         const int64_t GN2 = int64_t(rows) - 2 * int64_t(c.d_inner) - c.nheads, ds = int64_t(n) - GN2;
         if (GN2 < 2 || GN2 % 2 != 0)
-            return wrong("in_proj.weight", "its rows do not fit d_inner and A_log", 2 * c.d_inner + c.nheads + 2, rows);
+            return wrong("in_proj.weight", SSM_WHY("its rows do not fit d_inner and A_log"),
+                         2 * c.d_inner + c.nheads + 2, rows);
         if (ds < 1 || ds > c.d_inner || ds % c.nheads != 0)
-            return wrong("conv1d.weight", "its channels do not fit in_proj and A_log", GN2 + c.d_inner, n);
+            return wrong("conv1d.weight", SSM_WHY("its channels do not fit in_proj and A_log"), GN2 + c.d_inner, n);
         const int64_t N = number(ix, "d_state", 128), G = number(ix, "ngroups", 1);
         if (N < 1 || G < 1 || N * G != GN2 / 2)
             return blame(fault, Status::bad_config, "d_state", 7,
-                         "metadata, or the default of 128 in 1 group, does not agree with the rows of in_proj", GN2 / 2,
-                         N * G);
+                         SSM_WHY("metadata, or the default of 128 in 1 group, does not agree with the rows of in_proj"),
+                         GN2 / 2, N * G);
         c.d_ssm = int32_t(ds), c.headdim = int32_t(ds / c.nheads), c.d_state = int32_t(N), c.ngroups = int32_t(G);
         c.rmsnorm = has(mixer("norm.weight"));
         const int before = choice(ix, "norm_before_gate", bools, 4, 0);
-        if (before < 0) return bad_key(fault, "norm_before_gate", "metadata not understood, expected true or false");
+        if (before < 0)
+            return bad_key(fault, "norm_before_gate", SSM_WHY("metadata not understood, expected true or false"));
         c.norm_before_gate = before % 2 == 1;
     } else {
         dim("B_bias", 3, 0, c.d_inner, &c.nheads);
@@ -8369,28 +8500,31 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         dim("B_bias", 3, 2, max_d_state / 2, &c.d_state);
         if (s != Status::ok) return s;
         c.is_mimo = has(mixer("mimo_x")), c.is_outproj_norm = has(mixer("norm.weight"));
-        if (c.d_inner % c.nheads != 0) return wrong("B_bias", "its heads do not divide d_inner", c.d_inner, c.nheads);
+        if (c.d_inner % c.nheads != 0)
+            return wrong("B_bias", SSM_WHY("its heads do not divide d_inner"), c.d_inner, c.nheads);
         c.headdim = c.d_inner / c.nheads;
         float fraction = 0.5f;
         if (metadata(ix, "rope_fraction", &v) &&
             (parse_float(v.text, v.len, &fraction) != v.len || !(fraction == 0.5f || fraction == 1.0f)))
-            return bad_key(fault, "rope_fraction", "metadata not understood, expected 0.5 or 1.0");
+            return bad_key(fault, "rope_fraction", SSM_WHY("metadata not understood, expected 0.5 or 1.0"));
         const int64_t S = number(ix, "rope_angles", fraction == 1.0f ? c.d_state / 2 : c.d_state / 2 / 2);
         const int64_t row_of_group = 2 * int64_t(c.mimo_rank) * c.d_state;
         const int64_t GN = int64_t(rows) - 2 * int64_t(c.d_inner) - 3 * int64_t(c.nheads) - S;
         if (S < 1 || S > c.d_state / 2)
-            return blame(fault, Status::bad_config, "rope_angles", 11, "more angles than pairs", c.d_state / 2, S);
+            return blame(fault, Status::bad_config, "rope_angles", 11, SSM_WHY("more angles than pairs"), c.d_state / 2,
+                         S);
         if (GN < row_of_group || GN % row_of_group != 0)
-            return wrong("in_proj.weight", "its rows do not fit d_inner, B_bias and the rope fraction",
+            return wrong("in_proj.weight", SSM_WHY("its rows do not fit d_inner, B_bias and the rope fraction"),
                          2 * int64_t(c.d_inner) + row_of_group + 3 * int64_t(c.nheads) + S, rows);
         c.rope_angles = int32_t(S), c.ngroups = int32_t(GN / row_of_group);
-        const int activation = choice(ix, "a_activation", activations, 2, choice(ix, "A_activation", activations, 2, 0));
+        const int activation =
+            choice(ix, "a_activation", activations, 2, choice(ix, "A_activation", activations, 2, 0));
         if (activation < 0)
-            return bad_key(fault, "a_activation", "metadata not understood, expected heavy_tail or softplus");
+            return bad_key(fault, "a_activation", SSM_WHY("metadata not understood, expected heavy_tail or softplus"));
         c.softplus_A = activation == 1, c.A_floor = 1e-4f;
         if ((metadata(ix, "a_floor", &v) || metadata(ix, "A_floor", &v)) &&
             (parse_float(v.text, v.len, &c.A_floor) != v.len || !(c.A_floor >= 0.0f && c.A_floor <= FLT_MAX)))
-            return bad_key(fault, "a_floor", "metadata not understood, expected a number from 0 up");
+            return bad_key(fault, "a_floor", SSM_WHY("metadata not understood, expected a number from 0 up"));
         if (c.is_mimo && (s = agrees(ix, "mimo_rank", c.mimo_rank, fault)) != Status::ok) return s;
     }
     if (s != Status::ok) return s;
@@ -8404,13 +8538,11 @@ SSM_LOCAL Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
                 {"d_conv", c.d_conv},   {"d_ssm", c.d_ssm},      {"mlp_hidden", c.mlp_hidden}};
     for (const auto& k : keys)
         if (k.value > 0 && (s = agrees(ix, k.key, k.value, fault)) != Status::ok) return s;
-    if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
-    *out = c;
-    return Status::ok;
+    return give_config(out, c, fault);
 }
 
 // The config of an integer model: all of it stands in its metadata. load() holds every tensor against it.
-SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexcept {
+SSM_APART Status read_integer(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
     static const char* const states[] = {"i32", "i16rowexp"};
     static const char* const norms[] = {"layer", "rms"};
@@ -8421,35 +8553,36 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
     const auto               integer = [&](const char* key, int32_t lo, int32_t hi, int32_t* to) {
         if (s == Status::ok) s = whole(ix, key, lo, hi, to, fault);
     };
-    const auto one_of = [&](const char* key, const char* const* words, int count, const char* expected) {
+    const auto one_of = [&](const char* key, const char* const* words, int count, Why expected) {
         const int i = s == Status::ok ? choice(ix, key, words, count, -1) : 0;
         if (i < 0) s = bad_key(fault, key, expected);
         return i < 0 ? 0 : i;
     };
     const auto flag = [&](const char* key) {
-        return one_of(key, bools, 4, "metadata missing or not understood, expected true or false") % 2 == 1;
+        return one_of(key, bools, 4, SSM_WHY("metadata missing or not understood, expected true or false")) % 2 == 1;
     };
     Config  c;
     int32_t version = 0;
     c.n_entries = ix.n_entries;
     integer("format_version", 1, 1, &version);
-    c.arch =
-        Arch(one_of("arch", archs, 4, "metadata missing or not understood, expected s4d, mamba1, mamba2 or mamba3"));
+    c.arch = Arch(one_of("arch", archs, 4,
+                         SSM_WHY("metadata missing or not understood, expected s4d, mamba1, mamba2 or mamba3")));
     integer("act_bits", 8, 16, &c.act_bits);
     if (s == Status::ok && c.act_bits != 8 && c.act_bits != 16)
-        return blame(fault, Status::bad_config, "act_bits", 8, "metadata not understood, expected 8 or 16", 8,
+        return blame(fault, Status::bad_config, "act_bits", 8, SSM_WHY("metadata not understood, expected 8 or 16"), 8,
                      c.act_bits);
     const bool s4d = c.arch == Arch::s4d;
     c.state = StateType(1 + one_of("state", states, s4d ? 1 : 2,
-                                   s4d ? "metadata missing or not understood, expected i32"
-                                       : "metadata missing or not understood, expected i32 or i16rowexp"));
+                                   s4d ? SSM_WHY("metadata missing or not understood, expected i32")
+                                       : SSM_WHY("metadata missing or not understood, expected i32 or i16rowexp")));
     integer("clip_q25", 1, int_max, &c.clip_q25);
     integer("d_model", 1, max_width, &c.d_model), integer(s4d ? "n_layers" : "n_layer", 1, max_layers, &c.n_layers);
     integer("d_input", 1, max_width, &c.d_input), integer("d_output", 1, max_vocab, &c.d_output);
     integer("d_state", 1, s4d ? max_d_state : max_d_state / 2, &c.d_state);
     c.pool = Pool::none;
     if (s4d || find_metadata(ix, "pool") != nullptr)
-        c.pool = Pool(one_of("pool", pools, 3, "metadata missing or not understood, expected mean, last or none"));
+        c.pool =
+            Pool(one_of("pool", pools, 3, SSM_WHY("metadata missing or not understood, expected mean, last or none")));
     if (s4d) {
         c.prenorm = flag("prenorm");
         integer("b_frac", 10, 31, &c.b_frac);
@@ -8458,15 +8591,16 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
             integer("g_frac", c.b_frac > 29 ? c.b_frac - 29 : 0, c.b_frac + 21, &c.g_frac);
         if (s == Status::ok) s = read_bank(&c, ix, fault);
     } else {
-        c.norm = Norm(one_of("norm", norms, 2, "metadata missing or not understood, expected rms or layer"));
+        c.norm = Norm(one_of("norm", norms, 2, SSM_WHY("metadata missing or not understood, expected rms or layer")));
         integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
-        c.input =
-            Input(one_of("input", inputs, 3, "metadata missing or not understood, expected features, tokens or none"));
-        const int head = one_of("head", heads, 3, "metadata missing or not understood, expected linear, tied or none");
+        c.input = Input(one_of("input", inputs, 3,
+                               SSM_WHY("metadata missing or not understood, expected features, tokens or none")));
+        const int head =
+            one_of("head", heads, 3, SSM_WHY("metadata missing or not understood, expected linear, tied or none"));
         c.has_head = head != 0;
         if (c.input == Input::tokens) integer("vocab_size", 1, max_vocab, &c.vocab_size);
         if (s == Status::ok && (head == 2 ? c.d_output != c.vocab_size : head == 0 && c.d_output != c.d_model))
-            return blame(fault, Status::bad_config, "d_output", 8, "metadata does not agree with the head",
+            return blame(fault, Status::bad_config, "d_output", 8, SSM_WHY("metadata does not agree with the head"),
                          head == 2 ? c.vocab_size : c.d_model, c.d_output);
     }
     if (c.arch == Arch::mamba1) {
@@ -8478,8 +8612,8 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
         if (c.arch == Arch::mamba2)
             integer("d_conv", 1, max_d_conv, &c.d_conv), integer("d_ssm", 1, max_width, &c.d_ssm);
         if (s == Status::ok && c.d_ssm % c.headdim != 0)
-            return blame(fault, Status::bad_config, "headdim", 7, "metadata does not divide the width of the mixer",
-                         c.d_ssm, c.headdim);
+            return blame(fault, Status::bad_config, "headdim", 7,
+                         SSM_WHY("metadata does not divide the width of the mixer"), c.d_ssm, c.headdim);
         if (s == Status::ok) c.nheads = c.d_ssm / c.headdim;
     }
     if (c.arch == Arch::mamba2) {
@@ -8490,20 +8624,20 @@ SSM_LOCAL Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
         integer("mimo_rank", 1, c.is_mimo ? max_mimo_rank : 1, &c.mimo_rank);
         integer("rope_angles", 1, c.d_state / 2, &c.rope_angles), integer("a_floor_q26", 0, int_max, &c.A_floor_q26);
         c.softplus_A = one_of("a_activation", activations, 2,
-                              "metadata missing or not understood, expected heavy_tail or softplus") == 1;
+                              SSM_WHY("metadata missing or not understood, expected heavy_tail or softplus")) == 1;
     }
     if (s == Status::ok && (s4d || c.is_mimo) && c.d_state % 2 != 0)
-        return bad_key(fault, "d_state", "metadata is odd, expected an even number of states for S4D and MIMO");
+        return bad_key(fault, "d_state",
+                       SSM_WHY("metadata is odd, expected an even number of states for S4D and MIMO"));
     if (s != Status::ok) return s;
-    if (!valid(c)) return bad_key(fault, "", "the model's shape is outside this build's limits");
-    *out = c;
-    return Status::ok;
+    return give_config(out, c, fault);
 }
 
-SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
+SSM_APART Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
     static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
     if (choice(ix, "arch", archs, 4, 0) < 0)
-        return bad_key(fault, "arch", "not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3");
+        return bad_key(fault, "arch",
+                       SSM_WHY("not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3"));
     const bool  s4d = full_form(ix) || find_tensor(ix, "s4_layers.0.D") != nullptr;
     Config      c;
     Status      s = Status::unsupported;
@@ -8515,8 +8649,9 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
         if (s4d && !integer) s = read_s4d(&c, ix, fault);
     if constexpr (float_in_build && mamba_in_build)
         if (!s4d && !integer) s = read_mamba(&c, ix, fault);
-    if (s == Status::unsupported || (s == Status::ok && !in_build(c.arch)))
-        return blame(fault, Status::unsupported, "arch", 4, "this architecture or engine was left out of this build");
+    if (s == Status::unsupported)
+        return blame(fault, Status::unsupported, "arch", 4,
+                     SSM_WHY("this architecture or engine was left out of this build"));
     if (s == Status::ok) *out = c;
     return s;
 }
@@ -8525,31 +8660,33 @@ SSM_LOCAL Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
 struct Binder {
     const Index& ix;
     bool         check_values;
+    Fault*       fault; // null: nobody asks
     Status       status = Status::ok;
-    Fault        first;
     int32_t      missing = 0;
 
-    Binder(const Index& index, bool check) noexcept : ix(index), check_values(check) {}
+    Binder(const Index& index, bool check, Fault* first) noexcept : ix(index), check_values(check), fault(first) {}
 
-    void fail(Status s, const Name& name, const char* why, int64_t want, int64_t got) noexcept {
-        if (status == Status::ok) status = blame(&first, s, name.text, name.len, why, want, got);
+    void fail(Status s, const Name& name, Why why, int64_t want, int64_t got) noexcept {
+        if (status == Status::ok) status = blame(fault, s, name.text, name.len, why, want, got);
     }
     // A tensor of exactly this shape. A dimension of -1 may be anything from 1 up. Null if something is wrong with it.
     const Entry* shaped(const Name& name, int32_t rank, const int64_t* want) noexcept {
         const Entry* found = find_tensor(ix, name.text);
         if (found == nullptr) {
             if (missing++ == 0 && status == Status::ok)
-                status = blame(&first, Status::missing_tensor, name.text, name.len, "missing");
+                status = blame(fault, Status::missing_tensor, name.text, name.len, SSM_WHY("missing"));
             return nullptr;
         }
         Entry* e = ix.entries + (found - ix.entries);
         e->used = 1;
         int64_t got[max_rank] = {};
         shape_of(*e, got);
-        if (e->rank != rank) return fail(Status::bad_shape, name, "wrong number of dimensions", rank, e->rank), nullptr;
+        if (e->rank != rank)
+            return fail(Status::bad_shape, name, SSM_WHY("wrong number of dimensions"), rank, e->rank), nullptr;
         for (int32_t k = 0; k < rank; ++k)
             if (got[k] != want[k] && !(want[k] < 0 && got[k] > 0))
-                return fail(Status::bad_shape, name, "a dimension does not fit the model", want[k], got[k]), nullptr;
+                return fail(Status::bad_shape, name, SSM_WHY("a dimension does not fit the model"), want[k], got[k]),
+                       nullptr;
         return e;
     }
     // Of floats: F32, F16 or BF16, all finite.
@@ -8559,14 +8696,16 @@ struct Binder {
         if (e == nullptr) return nullptr;
         if (!dtype_of(*e, &t)) {
             if (status == Status::ok)
-                status = blame(&first, Status::bad_dtype, name.text, name.len, "expected dtype F32, F16 or BF16");
+                status =
+                    blame(fault, Status::bad_dtype, name.text, name.len, SSM_WHY("expected dtype F32, F16 or BF16"));
             return nullptr;
         }
         const size_t count = size_t(e->end - e->begin) / (t == DType::f32 ? 4 : 2);
         if (check_values)
             for (size_t i = 0; i < count; ++i)
                 if (!is_finite(element(ix.data + e->begin, t, i)))
-                    return fail(Status::bad_value, name, "holds NaN or Inf, at the index given", 0, int64_t(i)),
+                    return fail(Status::bad_value, name, SSM_WHY("holds NaN or Inf, at the index given"), 0,
+                                int64_t(i)),
                            nullptr;
         return e;
     }
@@ -8614,9 +8753,10 @@ struct Binder {
         if (e == nullptr) return nullptr;
         if (!equal_text(dtype_name(e->dtype), dtype)) {
             if (status == Status::ok) {
-                status =
-                    blame(&first, Status::bad_dtype, name.text, name.len, "expected another dtype for integer models");
-                for (size_t k = 0; dtype_name(e->dtype)[k] != 0; ++k) first.found[k] = dtype_name(e->dtype)[k];
+                status = blame(fault, Status::bad_dtype, name.text, name.len,
+                               SSM_WHY("expected another dtype for integer models"));
+                for (size_t k = 0; fault != nullptr && dtype_name(e->dtype)[k] != 0; ++k)
+                    fault->found[k] = dtype_name(e->dtype)[k];
             }
             return nullptr;
         }
@@ -8629,7 +8769,8 @@ struct Binder {
                                                  : int64_t(int32_t(load_u32(at)));
             if (v == -(int64_t(1) << (8 * size - 1)) || v < least)
                 return fail(Status::bad_value, name,
-                            "holds a number that integer models cannot have, at the index given", 0, int64_t(i)),
+                            SSM_WHY("holds a number that integer models cannot have, at the index given"), 0,
+                            int64_t(i)),
                        nullptr;
         }
         return p;
@@ -8640,7 +8781,8 @@ struct Binder {
         for (int64_t i = 0; p != nullptr && i < rows; ++i) {
             const uint32_t E = load_u32(p + 4 * i) >> 23;
             if (E < 1 || E > 126)
-                return fail(Status::bad_value, name, "holds a scale outside (0, 1), at the index given", 0, i), nullptr;
+                return fail(Status::bad_value, name, SSM_WHY("holds a scale outside (0, 1), at the index given"), 0, i),
+                       nullptr;
         }
         return p;
     }
@@ -8707,10 +8849,12 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
                 bind.value(p.log_dt, p.dt_modes == 1 ? size_t(h) : size_t(h) * size_t(n) + size_t(j)));
             const double log_A = static_cast<double>(bind.value(p.log_A_real, from));
             if (!(log_dt >= -60.0 && log_dt <= 60.0))
-                return bind.fail(Status::bad_value, dt_name, "a step size is out of range, at the index given", 0, h);
+                return bind.fail(Status::bad_value, dt_name, SSM_WHY("a step size is out of range, at the index given"),
+                                 0, h);
             if (!(log_A >= -60.0 && log_A <= 60.0))
                 return bind.fail(Status::bad_value, A_name,
-                                 "the logarithm of a decay rate is out of range, at the index given", 0, int64_t(from));
+                                 SSM_WHY("the logarithm of a decay rate is out of range, at the index given"), 0,
+                                 int64_t(from));
             double dt, Ar, unused;
             exp_and_expm1_f64(log_dt, &dt, &unused);
             exp_and_expm1_f64(log_A, &Ar, &unused);
@@ -8721,7 +8865,7 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
             const double x = dt * Ar, y = dt * Ai;
             double       ar, ai, br, bi, gr, gi;
             if (!(y >= -1e9 && y <= 1e9))
-                return bind.fail(Status::bad_value, A_name, "a mode turns too fast, at the index given", 0,
+                return bind.fail(Status::bad_value, A_name, SSM_WHY("a mode turns too fast, at the index given"), 0,
                                  int64_t(from));
             if (c.disc == Disc::zoh) {
                 double       e, em, s, co, s2, c2;
@@ -8755,7 +8899,8 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
             g[0] = static_cast<float>(gr), g[8] = static_cast<float>(gi);
             if (!is_finite(to[16]) || !is_finite(to[24]) || !is_finite(g[0]) || !is_finite(g[8]))
                 return bind.fail(Status::bad_value, A_name,
-                                 "makes an input weight that is not finite, at the index given", 0, int64_t(from));
+                                 SSM_WHY("makes an input weight that is not finite, at the index given"), 0,
+                                 int64_t(from));
             const size_t C_at = (size_t(h) * size_t(n) + size_t(j)) * 2;
             cc[at * 16 + k] = 2.0f * bind.value(p.C, C_at), cc[at * 16 + 8 + k] = 2.0f * bind.value(p.C, C_at + 1);
         }
@@ -8780,7 +8925,8 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
         int64_t dims[max_rank] = {};
         if (p.log_A_real != nullptr) shape_of(*p.log_A_real, dims);
         p.sets = int32_t(dims[0] > 0 && dims[0] <= H ? dims[0] : 1);
-        if (dims[0] > H) bind.fail(Status::bad_shape, A_name, "a dimension does not fit the model", H, dims[0]);
+        if (dims[0] > H)
+            bind.fail(Status::bad_shape, A_name, SSM_WHY("a dimension does not fit the model"), H, dims[0]);
         const int64_t sets_n[] = {p.sets, n}, B_shape[] = {1, p.sets, n, 2};
         p.A_imag = bind.tensor(name("layer.kernel.A_imag"), 2, sets_n);
         p.B = bind.tensor(B_name, 4, B_shape);
@@ -8788,7 +8934,7 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
         if (p.log_dt != nullptr) shape_of(*p.log_dt, dims);
         p.dt_modes = int32_t(dims[1]);
         if (p.log_dt != nullptr && dims[1] != 1 && dims[1] != n)
-            bind.fail(Status::bad_shape, dt_name, "a dimension does not fit the model", n, dims[1]);
+            bind.fail(Status::bad_shape, dt_name, SSM_WHY("a dimension does not fit the model"), n, dims[1]);
         p.sign = -1.0;
     } else {
         p = S4dParameters{bind.tensor(dt_name, 1, &H),
@@ -8821,7 +8967,7 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
 }
 
 SSM_LOCAL void load_s4d(Model* m, Binder& bind, Arena* a) noexcept {
-    const Config& c = m->config;
+    const Config& c = SSM_KNOWN(m->config);
     const auto    floats = [&](int32_t count) { return static_cast<float*>(take(a, size_t(count) * sizeof(float))); };
     auto* const   layers = static_cast<S4dLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
     m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, features_of(c));
@@ -8857,7 +9003,7 @@ SSM_LOCAL void load_mamba_layer(MambaLayer<float>* layer, const Config& c, Binde
         const double log_A = static_cast<double>(bind.value(e, size_t(from)));
         if (!(log_A >= -80.0 && log_A <= 80.0))
             return bind.fail(Status::bad_value, name("mixer.A_log"),
-                             "the logarithm of a decay rate is out of range, at the index given", 0, from);
+                             SSM_WHY("the logarithm of a decay rate is out of range, at the index given"), 0, from);
         exp_and_expm1_f64(log_A, &A, &unused);
         to[at] = static_cast<float>(A);
     };
@@ -8940,7 +9086,7 @@ SSM_LOCAL void load_mamba_layer(MambaLayer<float>* layer, const Config& c, Binde
 }
 
 SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
-    const Config& c = m->config;
+    const Config& c = SSM_KNOWN(m->config);
     const Names   names(bind.ix);
     const auto    vector = [&](const Name& name, int64_t n) {
         return bind.vector(name, n, static_cast<float*>(take(a, padded(int32_t(n)) * sizeof(float))));
@@ -8974,8 +9120,8 @@ SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
 }
 
 // The bank of a model of sound: tables in place. Poles keep y and z in 32 bits, see BankQ.
-SSM_LOCAL void load_bank(Model* m, Binder& bind) noexcept {
-    const Config& c = m->config;
+SSM_APART void load_bank(Model* m, Binder& bind) noexcept {
+    const Config& c = SSM_KNOWN(m->config);
     const int64_t shape[] = {c.n_bands, 2}, one = int64_t(1) << 31, most = ((61 << 16) >> c.band_shift) + 16;
     const Name    name = Name().add("frontend.poles");
     m->poles = bind.integers(name, 2, shape, "I32");
@@ -8987,14 +9133,15 @@ SSM_LOCAL void load_bank(Model* m, Binder& bind) noexcept {
             if (uint64_t(size + bit) * uint64_t(size + bit) <= square) size += bit;
         const int64_t g = one - size - 1; // below 1 - |p|
         if (g <= 0 || g * g >> 31 <= most)
-            return bind.fail(Status::bad_value, name, "a resonator too narrow for 32 bits, at the index given", 0, k);
+            return bind.fail(Status::bad_value, name, SSM_WHY("a resonator too narrow for 32 bits, at the index given"),
+                             0, k);
     }
     const auto levels = [&](const char* rest, int64_t lo, int64_t hi) { // Q16
         const Name           of = Name().add("frontend.").add(rest);
         const unsigned char* p = bind.integers(of, 1, shape, "I32");
         for (int64_t k = 0; p != nullptr && k < c.n_bands; ++k)
             if (!between(int32_t(load_u32(p + 4 * k)), lo * 65536, hi * 65536))
-                bind.fail(Status::bad_value, of, "a level that no sound has, at the index given", 0, k);
+                bind.fail(Status::bad_value, of, SSM_WHY("a level that no sound has, at the index given"), 0, k);
         return p;
     };
     m->full = levels("full", 0, 64), m->prior = levels("prior", -64, 0);
@@ -9038,7 +9185,8 @@ struct IntegerLoader {
         for (int64_t k = 0; l->a != nullptr && k < H * n; ++k) { // |a| <= 1
             const int64_t r = int32_t(load_u32(l->a + 8 * k)), im = int32_t(load_u32(l->a + 8 * k + 4));
             if (r * r > (int64_t(1) << 60) - im * im)
-                return bind.fail(Status::bad_value, name("kernel.a"), "a mode that grows, at the index given", 0, k);
+                return bind.fail(Status::bad_value, name("kernel.a"), SSM_WHY("a mode that grows, at the index given"),
+                                 0, k);
         }
         if (c.has_gaps) {
             l->rho = bind.integers(name("kernel.rho"), 2, pairs, "I32", 0),
@@ -9066,13 +9214,13 @@ struct IntegerLoader {
         }
         l->in_proj = codes("mixer.in_proj", int64_t(in_rows(c)), d), l->out_proj = codes("mixer.out_proj", d, di);
         l->dt_bias = vector(name("mixer.dt_bias"), c.arch == Arch::mamba1 ? di : H);
-        if (c.arch != Arch::mamba3) {
+        if (!is(c, Arch::mamba3)) {
             const int64_t        shape[] = {C, 1, K}, A_shape[] = {di, N};
             const unsigned char* w = bind.integers(name("mixer.conv1d.weight"), 3, shape, "I32");
             int32_t*             to = room(size_t(C * K));
             for (int64_t k = 0; w != nullptr && k < C * K; ++k) to[k % K * C + k / K] = int32_t(load_u32(w + 4 * k));
             l->conv_w = to, l->conv_bias = optional(name("mixer.conv1d.bias"), C);
-            if (c.arch == Arch::mamba1) {
+            if (is(c, Arch::mamba1)) {
                 l->x_proj = codes("mixer.x_proj", c.dt_rank + 2 * N, di),
                 l->dt_proj = codes("mixer.dt_proj", di, c.dt_rank);
                 l->A = bind.words(name("mixer.A"), 2, A_shape, room(size_t(di * N)), 1);
@@ -9108,11 +9256,11 @@ struct IntegerLoader {
     }
     void model(Model* m) noexcept {
         const int64_t d = c.d_model;
-        if (c.arch == Arch::s4d) {
+        if (is(c, Arch::s4d)) {
             m->encoder = bind.codes("", Name().add("encoder"), d, features_of(c)),
             m->decoder = bind.codes("", Name().add("decoder"), c.d_output, d);
             m->s4d_q = layers<S4dLayer<int32_t>>(&IntegerLoader::s4d_layer);
-        } else {
+        } else if constexpr (mamba_in_build) {
             m->mamba_q = layers<MambaLayer<int32_t>>(&IntegerLoader::mamba_layer);
             m->norm_f_weight_q = vector(Name().add("norm_f.weight"), d);
             if (c.norm == Norm::layer) m->norm_f_bias_q = vector(Name().add("norm_f.bias"), d);
@@ -9124,12 +9272,12 @@ struct IntegerLoader {
             else if (c.has_head) m->decoder = m->encoder, m->decoder.bias = nullptr;
         }
         if (m->encoder.rows4 > 0 || m->decoder.rows4 > 0) // the head goes by parts, an embedding by rows
-            bind.fail(Status::unsupported, Name(), "int4 rows are not for the ends of a model", 0, 1);
+            bind.fail(Status::unsupported, Name(), SSM_WHY("int4 rows are not for the ends of a model"), 0, 1);
     }
 };
 
 // Tensors that the model has no place for. Names that golden files use for their expected values are passed over.
-SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
+SSM_APART Status no_extras(const Index& ix, Fault* fault) noexcept {
     static const char* const passed[] = {"test.", "grad.", "trace.", "golden.", "final.", "state."};
     const Entry*             first = nullptr;
     int64_t                  count = 0;
@@ -9137,7 +9285,7 @@ SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
         const Entry& e = ix.entries[i];
         bool         pass = e.value != nullptr || e.used != 0;
         for (const char* prefix : passed) {
-            const size_t len = Name().add(prefix).len;
+            const size_t len = length_of(prefix);
             pass |= size_t(e.name_len) >= len && equal_bytes(e.name, prefix, len);
         }
         if (pass) continue;
@@ -9146,12 +9294,25 @@ SSM_LOCAL Status no_extras(const Index& ix, Fault* fault) noexcept {
     }
     if (first == nullptr) return Status::ok;
     return blame(fault, Status::extra_tensor, first->name, size_t(first->name_len),
-                 "the model has no place for this tensor; number of such tensors given", 0, count);
+                 SSM_WHY("the model has no place for this tensor; number of such tensors given"), 0, count);
 }
 
-SSM_LOCAL bool same_config(Config a, Config b) noexcept {
-    if constexpr (!float_in_build) a.A_floor = b.A_floor = a.state_clip = b.state_clip = 0.0f; // not in use
-    return a == b;
+SSM_APART Status load_tensors(Model* m, const Index& ix, const LoadOptions& opt, Arena* a, Fault* fault) noexcept {
+    const Config& c = SSM_KNOWN(m->config);
+    Binder        bind(ix, opt.check_values, fault);
+    if constexpr (sound_in_build)
+        if (c.n_bands > 0) load_bank(m, bind);
+    if constexpr (float_in_build && in_build(Arch::s4d))
+        if (is(c, Arch::s4d) && !is_integer(c)) load_s4d(m, bind, a);
+    if constexpr (float_in_build && mamba_in_build)
+        if (!is(c, Arch::s4d) && !is_integer(c)) load_mamba(m, bind, a);
+    if constexpr (integer_in_build)
+        if (is_integer(c)) IntegerLoader{c, bind, a}.model(m);
+    if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr) {
+        explain(fault, SSM_WHY("missing; number of missing tensors given"));
+        fault->has_numbers = true, fault->got = bind.missing;
+    }
+    return bind.status;
 }
 
 // A hash of every byte of the file, eight at a time: the model's identity in saved states.
@@ -9181,13 +9342,15 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
         return Status::bad_argument;
     const Kernels* kernels = kernels_of(opt.isa);
     if (kernels == nullptr)
-        return blame(fault, Status::unsupported, "", 0, "this back-end is not in this build or not on this CPU");
+        return blame(fault, Status::unsupported, "", 0,
+                     SSM_WHY("this back-end is not in this build or not on this CPU"));
 
     // 1. The index stands at the far end of the arena until load() returns.
     Arena        a = *arena;
     const size_t need = index_bytes(blob), left = a.bytes - a.used;
     if (need > left)
-        return blame(fault, Status::arena_too_small, "", 0, "the arena is too small", int64_t(need), int64_t(left));
+        return blame(fault, Status::arena_too_small, "", 0, SSM_WHY("the arena is too small"), int64_t(need),
+                     int64_t(left));
     a.bytes -= need;
     Index  ix;
     Status s = read_index(&ix, blob, static_cast<unsigned char*>(a.data) + a.bytes, need, fault);
@@ -9196,33 +9359,20 @@ SSM_API Status load(Model* out, Blob blob, Arena* arena, const LoadOptions& opt,
     // 2. The shape, and room for the tables.
     Model m;
     if ((s = read_config(&m.config, ix, fault)) != Status::ok) return s;
-    const Config& c = m.config;
+    const Config& c = SSM_KNOWN(m.config);
     if (opt.softplus_A && (c.arch != Arch::mamba3 || is_integer(c)))
-        return blame(fault, Status::unsupported, "", 0, "only a float Mamba-3 model can be told to have a softplus A");
+        return blame(fault, Status::unsupported, "", 0,
+                     SSM_WHY("only a float Mamba-3 model can be told to have a softplus A"));
     m.config.softplus_A |= opt.softplus_A;
     if (opt.expect != nullptr && !same_config(*opt.expect, c))
-        return blame(fault, Status::config_mismatch, "", 0, "the file's shape is not the one this program expects");
+        return blame(fault, Status::config_mismatch, "", 0,
+                     SSM_WHY("the file's shape is not the one this program expects"));
     if (a.bytes - a.used < 16 || a.bytes - a.used - 16 < model_bytes(c))
-        return blame(fault, Status::arena_too_small, "", 0, "the arena is too small",
+        return blame(fault, Status::arena_too_small, "", 0, SSM_WHY("the arena is too small"),
                      int64_t(model_bytes(c) + 16 + need), int64_t(left));
 
     // 3. Every tensor.
-    Binder bind(ix, opt.check_values);
-    if constexpr (in_build(Arch::s4d))
-        if (c.n_bands > 0) load_bank(&m, bind);
-    if constexpr (float_in_build && in_build(Arch::s4d))
-        if (c.arch == Arch::s4d && !is_integer(c)) load_s4d(&m, bind, &a);
-    if constexpr (float_in_build && mamba_in_build)
-        if (c.arch != Arch::s4d && !is_integer(c)) load_mamba(&m, bind, &a);
-    if constexpr (integer_in_build)
-        if (is_integer(c)) IntegerLoader{c, bind, &a}.model(&m);
-    if (bind.status != Status::ok) {
-        if (fault != nullptr) *fault = bind.first;
-        if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr)
-            fault->has_numbers = true, fault->detail = "missing; number of missing tensors given",
-            fault->got = bind.missing;
-        return bind.status;
-    }
+    if ((s = load_tensors(&m, ix, opt, &a, fault)) != Status::ok) return s;
     if ((s = no_extras(ix, fault)) != Status::ok) return s;
 
     // 4. All is well: only now does anything of the caller's change.
@@ -9279,6 +9429,9 @@ SSM_API const char* message(Status s) noexcept {
 #undef SSM_LOCAL
 #undef SSM_INLINE
 #undef SSM_ALWAYS
+#undef SSM_APART
+#undef SSM_WHY
+#undef SSM_KNOWN
 #undef SSM_MEMCPY
 #ifdef SSM_TARGET
 #undef SSM_TARGET

@@ -4,10 +4,14 @@
 // model.h comes from `ssm convert MODEL --c-array model.h`, which also says what to leave out of ssm.hpp; an integer
 // model without floats (SSM_NO_FLOAT) calls no float routine. The Makefile beside this file builds for boards and runs
 // them in an emulator. The exit status is 0, or the Status that says why the model in flash was refused.
-#define SSM_STATIC // no other file includes it: smaller
-#define SSM_IMPLEMENTATION
+#define SSM_STATIC // no other file includes it: smaller, as by each of the next three
+#define SSM_NO_TRACE
+#define SSM_NO_MESSAGES // a Status says enough here; a Fault would name a line of ssm.hpp
 #include "ssm.hpp"
 #include "model.h"
+#define SSM_FIXED_CONFIG model_config // any other shape is refused
+#define SSM_IMPLEMENTATION
+#include "ssm.hpp"
 
 #if __STDC_HOSTED__ // on a computer, to see what a board should print
 #include <stdio.h>
@@ -127,13 +131,11 @@ extern "C" __attribute__((noinline)) ssm::Status score_event(const ssm::Model& n
 }
 
 static ssm::Status run() {
-    ssm::Arena       arena{ram, sizeof ram, 0};
-    ssm::LoadOptions options;
-    ssm::Model       net;
-    ssm::State       state;
-    ssm::Scratch     scratch;
-    options.expect = &model_config;
-    ssm::Status s = ssm::load(&net, {model, sizeof model}, &arena, options);
+    ssm::Arena   arena{ram, sizeof ram, 0};
+    ssm::Model   net;
+    ssm::State   state;
+    ssm::Scratch scratch;
+    ssm::Status  s = ssm::load(&net, {model, sizeof model}, &arena);
     if (s == ssm::Status::ok) s = ssm::make_state(&state, net, &arena);
     if (s == ssm::Status::ok) s = ssm::make_scratch(&scratch, net, 1, &arena);
     const int events = int(audio_events());
