@@ -284,7 +284,7 @@ TEST_CASE("time gaps mean the same to an integer model and its float model") {
     quantize::Settings settings;
     settings.act16 = true;
     for (const random_model::Spec& s : int_cells()) {
-        if (s.arch == "s4d" && s.disc != "zoh") continue; // refused there
+        if (s.arch == "s4d" && (s.disc != "zoh" || s.bands > 0)) continue; // refused there
         const Bytes  file = random_file(s);
         const double db = drift(file, quantized(file, settings), 24, true);
         CHECK_MESSAGE(db > 35, s.arch, " d_model ", s.d_model, " ", db);
@@ -320,7 +320,9 @@ TEST_CASE("stored numbers are within half a unit of the float ones") {
         const int_reference::File whole(int_model(s));
         for (const auto& t : table_of(whole)) {
             const std::string& name = t.first;
-            if (t.second.rfind("I32", 0) != 0 || (has(name, "kernel.") && !has(name, "kernel.D"))) continue;
+            if (t.second.rfind("I32", 0) != 0 || (has(name, "kernel.") && !has(name, "kernel.D")) ||
+                has(name, "frontend.")) // integers already
+                continue;
             const bool rate = name.size() > 8 && name.compare(name.size() - 8, 8, ".mixer.A") == 0;
             const auto from = rate ? name + "_log"
                               : s.arch == "mamba1" && has(name, "dt_bias")

@@ -64,7 +64,7 @@ int fraction_bits(const ssm::Index& index, const std::string& name) {
     };
     const std::pair<const char*, int> table[] = {
         {".kernel.a", 30},     {".kernel.b", given("b_frac")}, {".kernel.rho", 26},   {".kernel.g", given("g_frac")},
-        {".kernel.phase", 32}, {".mixer.dt_bias", 26},         {".mixer.B_bias", 20}, {".mixer.C_bias", 20},
+        {".kernel.phase", 32}, {"frontend.poles", 31}, {".mixer.dt_bias", 26},         {".mixer.B_bias", 20}, {".mixer.C_bias", 20},
         {".mixer.A", 24}};
     for (const auto& t : table)
         if (ends(name, t.first)) return t.second;

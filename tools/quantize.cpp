@@ -209,6 +209,16 @@ void Maker::fixed(const std::string& name, const std::string& from, const std::v
 void Maker::as_they_are(const std::string& name) {
     const ssm::Entry* e = find(name);
     if (e == nullptr) return; // load() found it
+    const auto   shape = tool::shape_of(*e);
+    const auto   v = numbers(name);
+    const int    f = name == "frontend.poles" ? 31 : 16;
+    const auto   cols = shape.size() > 1 ? shape.back() : int64_t(v.size());
+    Loss         loss(settings_.values);
+    for (size_t i = 0; i < v.size(); ++i) {
+        loss.add(std::ldexp(v[i], -f), std::ldexp(v[i], -f));
+        if (int64_t(i + 1) % cols == 0) loss.end_row(int64_t(i) / cols);
+    }
+    report(name, dtype_of(name), ssm::dtype_name(e->dtype), int64_t(v.size()) / cols, cols, v.size() * 4, loss);
     store(name, ssm::dtype_name(e->dtype), tool::shape_of(*e),
           std::string(reinterpret_cast<const char*>(index_.data + e->begin), size_t(e->end - e->begin)));
 }
