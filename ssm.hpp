@@ -862,7 +862,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #endif
 #endif
 // What the compiler's options say of processors without a question to ask at run time.
-#if defined(__GNUC__) && !defined(SSM_NO_SIMD)
+#if defined(__GNUC__) && !defined(SSM_NO_SIMD) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_NEON)
 #define SSM_HAS_DSP 1
 #include <arm_acle.h>
@@ -5555,13 +5555,57 @@ struct dsp : rows_of<dsp, scalar> {
         head_read<int64_t>(a, 0, p, 1, sum, 25);
         return hit;
     }
+    // Row p of codes, one rank, as scan_codes(), unless a number may reach the clip. Nothing is written before that is
+    // known.
+    template <bool Prev> static bool code_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+        const size_t  row = size_t(a.row + p), first = row * size_t(a.N) * 2;
+        const int32_t X = 40 - exponent_at(a.X_in, row), up = X < 16 ? 16 - X : 0, down = X > 16 ? X - 16 : 0;
+        const int32_t alpha = a.alpha, v = a.v[p], w = Prev ? a.w[p] : 0;
+        const int64_t half = down > 0 ? int64_t(1) << (down - 1) : 0;
+        const auto*   from = reinterpret_cast<const unsigned char*>(a.h_in) + first;
+        auto*         to = a.h_out != nullptr ? reinterpret_cast<unsigned char*>(a.h_out) + first : nullptr;
+        const auto    add = [&](int64_t x, ptrdiff_t n) {
+            x += product(v, a.k[n]);
+            if constexpr (Prev) x += product(w, a.k0[n]);
+            a.wide_row[n] = x;
+            return uint64_t(x < 0 ? -x : x);
+        };
+        const auto code = [&](ptrdiff_t n) {
+            int16_t c;
+            SSM_MEMCPY(&c, from + 2 * n, 2);
+            return int32_t(uint32_t(c) << up);
+        };
+        uint64_t top = 0;
+        if (down == 0)
+            for (ptrdiff_t n = 0; n < a.N; ++n) top |= add(product(alpha, code(n)), n);
+        else
+            for (ptrdiff_t n = 0; n < a.N; ++n) top |= add((product(alpha, code(n)) + half) >> down, n);
+        if (top >> (bit_length(uint64_t(a.clip)) + 20) != 0) return scan_codes(a, p);
+        const int32_t s = bit_length(top) > 21 ? bit_length(top) - 15 : 6, m = s - 1; // first by m, then by one
+        int64_t       sum = 0;
+        for (ptrdiff_t n = 0; n < a.N; ++n) {
+            const int64_t x = a.wide_row[n];
+            const int32_t high = int32_t(x >> 32);
+            const int32_t t = m < 32 ? int32_t(uint32_t(x) >> m | uint32_t(high) << (32 - m)) : high >> (m - 32);
+            const int32_t c = (t + 1) >> 1, now = c > 32767 ? 32767 : c < -32767 ? -32767 : c;
+            const auto    bits = int16_t(now);
+            if (to != nullptr) SSM_MEMCPY(to + 2 * n, &bits, 2);
+            sum += product(now, a.q[n]);
+        }
+        if (to != nullptr) set_exponent(a.X_out, row, s - 6);
+        head_read<int64_t>(a, 0, p, 1, sum, 46 - s);
+        return false;
+    }
     static bool scan_q(const HeadScanQ& a) {
         constexpr bool always = !in_build(Arch::mamba1) && !in_build(Arch::mamba2); // a step before
         const bool     prev = in_build(Arch::mamba3) && (always || a.w != nullptr);
         const bool     each = in_build(Arch::mamba1) && a.alpha_each != nullptr;
-        if ((codes_in_build && a.X_in != nullptr) || (ranks_in_build && a.ranks != 1) || (prev && each))
-            return scalar::scan_q(a);
-        const auto row = prev ? scan_row<true, false> : each ? scan_row<false, true> : scan_row<false, false>;
+        const bool     codes = codes_in_build && a.X_in != nullptr;
+        if ((ranks_in_build && a.ranks != 1) || (each && (prev || codes))) return scalar::scan_q(a);
+        const auto row = codes  ? (prev ? code_row<true> : code_row<false>)
+                         : prev ? scan_row<true, false>
+                         : each ? scan_row<false, true>
+                                : scan_row<false, false>;
         bool       hit = false;
         for (int32_t p = 0; p < a.P; ++p) hit |= row(a, p);
         return hit;
