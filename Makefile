@@ -5,7 +5,7 @@
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
-#   make firmware the README's firmware on boards    make firmware-report   its flash, RAM and instructions
+#   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
 #   make web      the page of tools/web in a browser without a window
 #   make packages what package managers are told     sh tests/cmake.sh      install, find_package, pkg-config, FetchContent
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
@@ -32,7 +32,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report packages web
+    firmware firmware-report firmware-counts packages web
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -114,6 +114,10 @@ firmware: $(BUILD)/ssm
 	bash tests/firmware.sh $(BUILD)/ssm
 firmware-report: $(BUILD)/ssm
 	@bash tests/firmware.sh $(BUILD)/ssm --report
+# What `make firmware` holds the next build against.
+firmware-counts: $(BUILD)/ssm
+	bash tests/firmware.sh $(BUILD)/ssm --counts >$(BUILD)/counts.txt
+	cp $(BUILD)/counts.txt tests/firmware/counts.txt
 
 # Manifests of PlatformIO, Arduino, ESP-IDF and Zephyr, and a compile with the flags of each.
 packages: $(BUILD)/ssm

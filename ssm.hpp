@@ -5564,11 +5564,11 @@ struct dsp : rows_of<dsp, scalar> {
         const int64_t half = down > 0 ? int64_t(1) << (down - 1) : 0;
         const auto*   from = reinterpret_cast<const unsigned char*>(a.h_in) + first;
         auto*         to = a.h_out != nullptr ? reinterpret_cast<unsigned char*>(a.h_out) + first : nullptr;
-        const auto    add = [&](int64_t x, ptrdiff_t n) {
-            x += product(v, a.k[n]);
-            if constexpr (Prev) x += product(w, a.k0[n]);
-            a.wide_row[n] = x;
-            return uint64_t(x < 0 ? -x : x);
+        const auto    add = [&](int64_t sum, ptrdiff_t n) {
+            sum += product(v, a.k[n]);
+            if constexpr (Prev) sum += product(w, a.k0[n]);
+            a.wide_row[n] = sum;
+            return uint64_t(sum < 0 ? -sum : sum);
         };
         const auto code = [&](ptrdiff_t n) {
             int16_t c;
@@ -5584,9 +5584,9 @@ struct dsp : rows_of<dsp, scalar> {
         const int32_t s = bit_length(top) > 21 ? bit_length(top) - 15 : 6, m = s - 1; // first by m, then by one
         int64_t       sum = 0;
         for (ptrdiff_t n = 0; n < a.N; ++n) {
-            const int64_t x = a.wide_row[n];
-            const int32_t high = int32_t(x >> 32);
-            const int32_t t = m < 32 ? int32_t(uint32_t(x) >> m | uint32_t(high) << (32 - m)) : high >> (m - 32);
+            const int64_t wide = a.wide_row[n];
+            const int32_t high = int32_t(wide >> 32);
+            const int32_t t = m < 32 ? int32_t(uint32_t(wide) >> m | uint32_t(high) << (32 - m)) : high >> (m - 32);
             const int32_t c = (t + 1) >> 1, now = c > 32767 ? 32767 : c < -32767 ? -32767 : c;
             const auto    bits = int16_t(now);
             if (to != nullptr) SSM_MEMCPY(to + 2 * n, &bits, 2);

@@ -4,14 +4,15 @@
 #   make firmware               the lines of the README's "In firmware" as they stand there; then tools/firmware-example
 #                               on every board, with this machine's scores; then damage
 #   make firmware-report        flash, RAM and instructions, a row a board and model, as in the README
-#   BOARDS='m0 m4f' ...         these only, in either
+#   make firmware-counts        the same into firmware/counts.txt; `make firmware` fails where one rises by more than 2 %
+#   BOARDS='m0 m4f' ...         these only, in the first two
 #
 # Where a compiler or emulator is missing, it says so and passes over what needs it; in CI (CI=true) that is a failure.
 # SPDX-License-Identifier: MIT
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
-here=$PWD ssm=$(realpath "${1:?usage: $0 PATH/TO/ssm [--report]}") report=${2:-}
+here=$PWD ssm=$(realpath "${1:?usage: $0 PATH/TO/ssm [--report | --counts]}") report=${2:-}
 out=$(mktemp -d) || exit
 trap 'rm -rf "$out"' EXIT
 all="m0 m3 m4f m7 m33 m55 rv32imc rv32imac" passed=0 failed=0 skipped=0
@@ -45,50 +46,82 @@ with() { [[ " $boards " == *" $1 "* ]]; }
 example() { # BOARD FOLDER GOAL [VARIABLE=VALUE]...: the goal's output; make says nothing
     make -s --no-print-directory -j1 -C tools/firmware-example "$3" "BOARD=$1" "OUT=$2" "SSM=$ssm" "${@:4}" 2>&1
 }
-scores() { grep -v -e '^arena ' -e '^back-end ' -e '^stack ' -e '^make'; } # what does not depend on the machine
+scores() { grep -v -e '^arena ' -e '^back-end ' -e '^stack ' -e '^counted ' -e '^make'; } # what does not depend on the machine
 model_of() { echo "$here/weights/$1.safetensors"; }
 audio_of() { [ "$1" != digits-i8 ] || echo "AUDIO=$here/tests/golden/digits.raw"; } # what it hears
 prefix() { case $1 in rv*) echo riscv64-unknown-elf ;; *) echo arm-none-eabi ;; esac }
 
-# ---- The report
+# ---- Counts: a row a board and model
 
 largest() { # of a .su file: bytes and function
     sort -t$'\t' -k2 -n -r "$1" | head -n 1 | awk -F'\t' '{ name = $1; sub(/\(.*/, "", name); sub(/.*[: ]/, "", name); print $2, name }'
 }
-counted() { # BOARD FOLDER BEGIN END NEXT: "things instructions" of the first group, by tests/cross/count.c
-    local at=() name
-    for name in "${@:3}"; do at+=("0x$("$(prefix "$1")-nm" "$2/firmware.elf" | awk -v n="$name" '$3 == n { print $1 }')"); done
-    example "$1" "$2" run "MORE_QEMU=-plugin $out/count.so,begin=${at[0]},end=${at[1]},next=${at[2]} -d plugin" |
-        awk '$1 == "counted" { print $2, $4; exit }'
+address() { "$(prefix "$1")-nm" "$2/firmware.elf" | awk -v n="$3" '$3 == n { print "0x" $1 }'; } # BOARD FOLDER NAME
+# Builds and runs one: $text is what it prints, with the instructions of load() and of all steps, by tests/cross/count.c,
+# and $row is board, model, bytes of code, arena, stack and largest frame, instructions of load() and of a step.
+measure() { # BOARD FOLDER MODEL [VARIABLE=VALUE]...
+    local begin step loads steps flash frame how=()
+    text=$(example "$1" "$2" "$2/firmware.elf" "MODEL=$(model_of "$3")" $(audio_of "$3") "${@:4}")
+    row= function=
+    [ -e "$2/firmware.elf" ] || return
+    begin=$(address "$1" "$2" main) step=$(address "$1" "$2" score_event)
+    how=("-plugin $out/load.so,begin=$begin,end=$step,next=$step")
+    how+=("-plugin $out/step.so,begin=$step,end=$(address "$1" "$2" print_scores),next=$(address "$1" "$2" board_leave) -d plugin")
+    text=$(example "$1" "$2" run "MODEL=$(model_of "$3")" $(audio_of "$3") "MORE_QEMU=${how[*]}" "${@:4}")
+    loads=$(awk '$1 == "counted" && $2 == 1 { print $4; exit }' <<<"$text")
+    steps=$(awk '$1 == "counted" && $2 > 1 { printf "%.0f", $4 / $2 }' <<<"$text")
+    flash=$("$(prefix "$1")-size" "$2/firmware.elf" | awk 'NR == 2 { print $1 + $2 }')
+    read -r frame function <<<"$(largest "$2/main.su")"
+    [ "$3" != digits-i8 ] || flash=$((flash - $(wc -c <tests/golden/digits.raw) - 1)) # the recording
+    row="$1 $3 $((flash - $(wc -c <"$(model_of "$3")"))) $(constant "$2" arena) $(sed -n 's/^stack //p' <<<"$text") $frame $loads $steps"
 }
-if [ "$report" = --report ]; then
-    gcc -O2 -shared -fPIC -o "$out/count.so" tests/cross/count.c || exit
-    echo "| board | model | code | weights | arena, of it state, scratch | stack | largest frame | instructions: load | step | a second of sound |"
-    echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+constant() { sed -n "s/^constexpr size_t model_$2_bytes = \(.* : \)\?\([0-9]*\);.*/\2/p" "$1/model.h"; } # FOLDER NAME
+compilers() { for b in $boards; do prefix "$b"; done | sort -u | while read -r p; do echo "compiler $p $("$p-gcc" --version | head -n 1)"; done; }
+gcc -O2 -shared -fPIC -o "$out/load.so" tests/cross/count.c && cp "$out/load.so" "$out/step.so" || exit
+
+if [ -n "$report" ]; then
+    if [ "$report" = --counts ]; then
+        echo "# What tools/firmware-example takes on boards; see firmware.sh. \`make firmware-counts\` writes this file."
+        compilers
+        echo "# board model, bytes: code arena stack frame, instructions: load step"
+    else
+        echo "| board | model | code | weights | arena, of it state, scratch | stack | largest frame | instructions: load | step | a second of sound |"
+        echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    fi
     for b in $boards; do
         for m in parity-i8 next-i8 digits-i8; do
-            at=$out/$b-$m tool=$(prefix "$b")
+            at=$out/$b-$m
             mkdir -p "$at"
-            text=$(example "$b" "$at" run "MODEL=$(model_of $m)" $(audio_of $m))
+            measure "$b" "$at" $m
             [[ $text == *"status ok"* ]] || { no "$b $m: ${text: -300}"; continue; }
-            weights=$(wc -c <"weights/$m.safetensors") recording=0 second=
-            [ $m != digits-i8 ] || recording=$(($(wc -c <tests/golden/digits.raw) + 1)) # in flash, but no part of it
-            flash=$("$tool-size" "$at/firmware.elf" | awk 'NR == 2 { print $1 + $2 }')
-            arena=$(sed -n 's/^constexpr size_t model_arena_bytes = .* : \([0-9]*\);.*/\1/p' "$at/model.h")
-            state=$(sed -n 's/^constexpr size_t model_state_bytes = \([0-9]*\);.*/\1/p' "$at/model.h")
-            scratch=$(sed -n 's/^constexpr size_t model_scratch_bytes = \([0-9]*\);.*/\1/p' "$at/model.h")
-            load=$(counted "$b" "$at" main score_event score_event)
-            step=$(counted "$b" "$at" score_event print_scores board_leave)
-            each=$(awk '{ printf "%.0f", $2 / $1 }' <<<"$step")
-            [ $m != digits-i8 ] || second=$(awk -v n="$each" 'BEGIN { printf "%.1f M", n * 8000 / 64 / 1e6 }')
-            read -r frame function <<<"$(largest "$at/main.su")"
-            echo "| $b | \`$m\` | $((flash - weights - recording)) | $weights | $arena, $state, $scratch | $(sed -n 's/^stack //p' <<<"$text") |" \
-                "$frame \`$function\` | ${load#* } | $each | $second |"
+            [ "$report" = --report ] || { echo "$row"; continue; }
+            read -r _ _ code arena stack frame loads steps <<<"$row"
+            echo "| $b | \`$m\` | $code | $(wc -c <"$(model_of $m)") | $arena, $(constant "$at" state), $(constant "$at" scratch) | $stack |" \
+                "$frame \`$function\` | $loads | $steps | $([ $m != digits-i8 ] || awk -v n="$steps" 'BEGIN { printf "%.1f M", n * 8000 / 64 / 1e6 }') |"
         done
     done
     [ $failed = 0 ] && { [ $skipped = 0 ] || [ "${CI:-}" != true ]; }
     exit
 fi
+
+# What is more than 2 % above the counts recorded, or stands there not at all: COUNTS ROWS, files both. Rows of another
+# compiler than the one recorded are not compared: "skipped: ..." says so.
+risen() {
+    awk '
+        BEGIN { n = split("code arena stack frame load step", name) }
+        $1 == "compiler" { of = $2; $1 = $2 = ""; sub(/^ +/, ""); if (NR == FNR) was[of] = $0; else if (was[of] != $0) other[of] = $0; next }
+        /^#/ { next }
+        NR == FNR { row[$1, $2] = $0; next }
+        { of = $1 ~ /^rv/ ? "riscv64-unknown-elf" : "arm-none-eabi" }
+        of in other { if (!said[of]++) print "skipped: compiled by " other[of] ", counts are of " (was[of] == "" ? "none" : was[of]); next }
+        !(($1, $2) in row) { print $1, $2 ": is not among the counts"; next }
+        {
+            split(row[$1, $2], old)
+            for (i = 1; i <= n; ++i)
+                if ($(i + 2) !~ /^[0-9]+$/ || $(i + 2) * 100 > old[i + 2] * 102)
+                    print $1, $2 ":", name[i], $(i + 2), "instead of", old[i + 2]
+        }' "$1" "$2"
+}
 
 # ---- From an empty folder: the indented lines of the README, run as they stand
 
@@ -119,17 +152,37 @@ fi
 # ---- Every board: this machine's scores; nothing that allocates, no float routine, no library's mathematics
 
 forbidden=' (malloc|calloc|realloc|free|_sbrk|_Zn[wa].*|_Zd[la].*|__cxa_.*|expf?|sinf?|cosf?|sqrtf?|logf?|powf?|__(aeabi_[fd]|aeabi_u?[il]2[fd]|(add|sub|mul|div|float|fix|extend|trunc)[a-z]*[ds]f).*)$'
+compilers >"$out/counts"
 for m in parity-i8 next-i8 digits-i8; do
     mkdir -p "$base-$m"
     want=$(example host "$base-$m" run "MODEL=$(model_of $m)" "MAIN=$any" $(audio_of $m) | scores)
     [[ $want == *"status ok" ]] || no "this machine, $m: $want"
     for b in $boards; do
         mkdir -p "$out/$b-$m"
-        got=$(example "$b" "$out/$b-$m" run "MODEL=$(model_of $m)" $(audio_of $m) MORE=-Wstack-usage=512)
-        same "$b $m" "$(scores <<<"$got")" "$want"
+        measure "$b" "$out/$b-$m" $m MORE=-Wstack-usage=512
+        same "$b $m" "$(scores <<<"$text")" "$want"
+        echo "$row" >>"$out/counts"
         same "$b $m: symbols" "$("$(prefix "$b")-nm" "$out/$b-$m/firmware.elf" | grep -E "$forbidden")" ""
     done
 done
+# Nothing has grown. The gate itself: a count that was 3 % lower is told, and another compiler's is passed over.
+if [ -n "$boards" ]; then
+    counts=tests/firmware/counts.txt
+    got=$(risen $counts "$out/counts")
+    case $got in
+        "") ok ;;
+        skipped*) echo "firmware: counts $got" >&2 && [ "${CI:-}" != true ] || no "counts: $got" "  make firmware-counts records this compiler's" ;;
+        *) no "counts above $counts by more than 2 %: make firmware-counts accepts them" "$got" ;;
+    esac
+    read -r b m _ <<<"$(grep -v compiler "$out/counts")"
+    awk -v b="$b" -v m="$m" '$1 == b && $2 == m { $8 = int($8 * 0.97) } { print }' "$out/counts" >"$out/lower"
+    got=$(risen "$out/lower" "$out/counts")
+    [[ $got == "$b $m: step "*" instead of "* && $got != *$'\n'* ]] && ok || no "the gate does not tell of a step of 3 % more: $got"
+    same "the gate, a count that did not rise" "$(risen "$out/counts" "$out/counts")" ""
+    sed 's/^\(compiler [^ ]*\).*/\1 another/' "$out/lower" >"$out/other"
+    got=$(risen "$out/other" "$out/counts")
+    [[ $got == "skipped: compiled by"* && $got != *instead* ]] && ok || no "the gate compares another compiler's counts: $got"
+fi
 # A model that does not fit is known before anything runs.
 for b in $boards; do
     got=$(example "$b" "$out/$b-next-i8" run MORE=-DRAM_FOR_MODEL=2000 -W main.cpp)
