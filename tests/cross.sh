@@ -43,7 +43,7 @@ pack $(printf 'weights/%s.safetensors ' $shipped) >"$out/shipped"
 { cat "$out/shipped" && pack $golden/0[156]_* $golden/21_*; } >"$out/small"
 digits="weights/digits-i8.safetensors weights/digits-i4.safetensors" # need more than 16 KiB here, where states are copied
 { cat "$out/shipped" && pack $digits $golden/int_primitives.* $golden/*_s4d_* $golden/*_m[123]_*; } >"$out/integers"
-pack weights/parity.safetensors weights/next.safetensors tests/golden/s4d/* tests/golden/mamba/* >"$out/floats"
+pack weights/parity.safetensors weights/next.safetensors weights/digits.safetensors tests/golden/s4d/* tests/golden/mamba/* >"$out/floats"
 cat "$out/integers" "$out/floats" >"$out/both"
 { cat "$out/shipped" && pack $digits $golden/0[2467]_* $golden/1[289]_* $golden/2[012]_* \
     weights/next.safetensors tests/golden/s4d/0[12]_* tests/golden/mamba/m1_d32.*; } >"$out/some"

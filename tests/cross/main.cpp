@@ -138,7 +138,9 @@ template <class E> const char* made_up_stream(Run r, Digest* digest) {
                     const int32_t token = int32_t((next() >> 8) % uint32_t(c.vocab_size));
                     if (E::embed(r.m, token, x + i * d_in) != Status::ok) return "embed refused a token";
                 } else
-                    for (size_t k = 0; k < d_in; ++k) x[i * d_in + k] = E::number(int32_t(next() >> 13) - (1 << 18));
+                    for (size_t k = 0; k < d_in; ++k) // sounds: louder and softer ones
+                        x[i * d_in + k] = E::number(c.n_bands > 0 ? (int32_t(next() >> 15) - 65536) >> n
+                                                                  : int32_t(next() >> 13) - (1 << 18));
             }
             if (E::candidates(r.m, r.state, &r.scratch, x, n, y, dt) != Status::ok) return "step_batch refused events";
             digest_of(y, size_t(n) * d_out);
