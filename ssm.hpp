@@ -256,9 +256,10 @@ constexpr bool same_shape(const Config& a, const Config& b) noexcept { // all bu
            a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
            a.dt_rank == b.dt_rank && a.state == b.state && a.has_gaps == b.has_gaps && a.act_bits == b.act_bits &&
            a.clip_q25 == b.clip_q25 && a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac &&
-           a.n_bands == b.n_bands && a.band_shift == b.band_shift && a.band_leak == b.band_leak &&
-           a.band_mean == b.band_mean && a.band_floor == b.band_floor && a.band_fall == b.band_fall &&
-           a.band_gate == b.band_gate && a.band_quiet == b.band_quiet && a.band_forget == b.band_forget;
+           a.n_bands == b.n_bands && // the rest in one expression: of a chain this long some compilers make a memcmp
+           ((a.band_shift ^ b.band_shift) | (a.band_leak ^ b.band_leak) | (a.band_mean ^ b.band_mean) |
+            (a.band_floor ^ b.band_floor) | (a.band_fall ^ b.band_fall) | (a.band_gate ^ b.band_gate) |
+            (a.band_quiet ^ b.band_quiet) | (a.band_forget ^ b.band_forget)) == 0;
 }
 } // namespace detail
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
