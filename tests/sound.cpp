@@ -242,16 +242,16 @@ TEST_CASE("a model of sound: steps, batches, candidates and saved states agree")
         repair_checksum(&wild);
         REQUIRE(ssm::restore(one.model, &one.state, wild.data(), wild.size()) == ssm::Status::ok);
         CHECK(ssm::prefill(one.model, &one.state, &one.scratch, x.data(), 40, y.data()) == ssm::Status::ok);
-        for (const auto& [k, v] : {std::pair<size_t, uint32_t>{5, 1u << 19},
-                                   {5, 0xffffffffu},
-                                   {6, 0x40000001u},
-                                   {words - 3, 65537},
-                                   {words - 2, (1u << 22) + 1},
-                                   {words - 1, 2}}) {
+        for (const auto& bad_word : {std::pair<size_t, uint32_t>{5, 1u << 19},
+                                     {5, 0xffffffffu},
+                                     {6, 0x40000001u},
+                                     {words - 3, 65537},
+                                     {words - 2, (1u << 22) + 1},
+                                     {words - 1, 2}}) {
             Bytes bad = saved;
-            put(&bad, k, v), repair_checksum(&bad);
+            put(&bad, bad_word.first, bad_word.second), repair_checksum(&bad);
             CHECK_MESSAGE(ssm::restore(one.model, &one.state, bad.data(), bad.size()) == ssm::Status::bad_state,
-                          "word ", k);
+                          "word ", bad_word.first);
         }
     }
 }
