@@ -471,7 +471,7 @@ struct Tones {
     Tones() {
         REQUIRE(::mkdir(folder.c_str(), 0777) == 0);
         for (const char* split : {"train", "test"}) {
-            s4d::Random   random(uint64_t(split[1]));
+            s4d::Random   random(static_cast<uint64_t>(split[1]));
             std::ofstream raw(folder + "/" + split + ".i16", std::ios::binary), table(folder + "/" + split + ".tsv");
             table << "digit\tspeaker\tindex\toffset\tlength\n";
             for (int i = 0, offset = 0; i < 40; ++i) {
