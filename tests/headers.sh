@@ -62,15 +62,16 @@ host() {
     done
     for switch in -DSSM_DEBUG -DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_INTEGER "-DSSM_NO_FILES -DSSM_STATIC" -DSSM_NO_S4D \
         "-DSSM_NO_S4D -DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2" "-DSSM_NO_MAMBA1 -DSSM_NO_MAMBA2 -DSSM_NO_MAMBA3" \
-        "-DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_FILES -DSSM_STATIC" -DSSM_NO_MESSAGES -DSSM_NO_TRACE \
-        "-DSSM_NO_MESSAGES -DSSM_NO_TRACE -DSSM_NO_FLOAT -DSSM_NO_SIMD -DSSM_STATIC"; do
+        "-DSSM_NO_SIMD -DSSM_NO_FLOAT -DSSM_NO_FILES -DSSM_STATIC" "-DSSM_NO_SIMD -DSSM_NO_MESSAGES" \
+        "-DSSM_NO_SIMD -DSSM_NO_TRACE"; do
         $cxx -std=c++17 -O0 $warn $switch $plain "$out/full.cpp" -o "$x" || return
     done
-    for shape in S4D MAMBA1 MAMBA2 MAMBA3; do # one shape alone: of floats, of integers, smallest
-        for switch in -DFLOATS -DINTEGERS "-DINTEGERS -DSSM_NO_FLOAT -DSSM_NO_SIMD -DSSM_NO_FILES -DSSM_NO_MESSAGES -DSSM_NO_TRACE"; do
-            $cxx -std=c++17 -Os $warn "-DSHAPE_$shape" $switch $plain "$out/fixed.cpp" -o "$x" || return
+    for shape in S4D MAMBA1 MAMBA2 MAMBA3; do # one shape alone: of floats, of integers at their smallest
+        for switch in -DFLOATS "-DINTEGERS -DSSM_NO_FLOAT -DSSM_NO_FILES -DSSM_NO_MESSAGES -DSSM_NO_TRACE"; do
+            $cxx -std=c++17 -Os $warn "-DSHAPE_$shape" $switch -DSSM_NO_SIMD $plain "$out/fixed.cpp" -o "$x" || return
         done
     done
+    $cxx -std=c++17 -O0 $warn -DSHAPE_MAMBA3 -DINTEGERS $plain "$out/fixed.cpp" -o "$x" || return
     for std in c++17 c++20; do
         $cxx -std=$std $warn $plain "$out/declarations.cpp" -o "$x" && $cxx -std=$std $warn $plain "$out/late.cpp" -o "$x" || return
     done
