@@ -24,7 +24,7 @@ cp $src/wasi.mjs $src/bochs.sh $src/bochs.S "$out" || exit # programs run there
 which=${CROSS:-all}
 program=main.cpp level=-Os # of firmware
 [ "$which" != kernels ] || program=kernels.cpp level=-O2
-limit=120 # seconds, of a run
+limit=${LIMIT:-120} # seconds, of a run; more on a busy machine
 warn="-Wall -Wextra -Wshadow -Wconversion -Werror"
 
 # ---- Models
