@@ -234,7 +234,7 @@ struct Config {
     int32_t   b_frac = 0;        // integer models, S4D: fraction bits of b, and of B / A
     int32_t   g_frac = 0;
     int32_t   n_bands = 0;    // models of sound: resonators between d_input samples a step and the encoder; 0: none
-    int32_t   band_shift = 0; // section 8, Bank
+    int32_t   band_shift = 0; // section 8, BankQ
     int32_t   band_leak = 0;
     int32_t   band_mean = 0;
     int32_t   band_floor = 0;
@@ -245,21 +245,22 @@ struct Config {
     int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
 namespace detail {
+// Its whole numbers, but for n_entries, which is the file's.
+constexpr int32_t Config::*const numbers_of_shape[] = {
+    &Config::n_layers,    &Config::d_input,    &Config::d_output,  &Config::d_model,    &Config::d_state,
+    &Config::vocab_size,  &Config::mlp_hidden, &Config::d_inner,   &Config::d_ssm,      &Config::nheads,
+    &Config::headdim,     &Config::ngroups,    &Config::mimo_rank, &Config::rope_angles, &Config::d_conv,
+    &Config::dt_rank,     &Config::act_bits,   &Config::clip_q25,  &Config::A_floor_q26, &Config::b_frac,
+    &Config::g_frac,      &Config::n_bands,    &Config::band_shift, &Config::band_leak, &Config::band_mean,
+    &Config::band_floor,  &Config::band_fall,  &Config::band_gate, &Config::band_quiet, &Config::band_forget};
 constexpr bool same_shape(const Config& a, const Config& b) noexcept { // all but the two floats
-    return a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.norm == b.norm && a.input == b.input &&
-           a.prenorm == b.prenorm && a.has_head == b.has_head && a.bare_mixer == b.bare_mixer &&
-           a.is_mimo == b.is_mimo && a.is_outproj_norm == b.is_outproj_norm && a.softplus_A == b.softplus_A &&
-           a.rmsnorm == b.rmsnorm && a.norm_before_gate == b.norm_before_gate && a.n_layers == b.n_layers &&
-           a.d_input == b.d_input && a.d_output == b.d_output && a.d_model == b.d_model && a.d_state == b.d_state &&
-           a.vocab_size == b.vocab_size && a.mlp_hidden == b.mlp_hidden && a.d_inner == b.d_inner &&
-           a.d_ssm == b.d_ssm && a.nheads == b.nheads && a.headdim == b.headdim && a.ngroups == b.ngroups &&
-           a.mimo_rank == b.mimo_rank && a.rope_angles == b.rope_angles && a.d_conv == b.d_conv &&
-           a.dt_rank == b.dt_rank && a.state == b.state && a.has_gaps == b.has_gaps && a.act_bits == b.act_bits &&
-           a.clip_q25 == b.clip_q25 && a.A_floor_q26 == b.A_floor_q26 && a.b_frac == b.b_frac && a.g_frac == b.g_frac &&
-           a.n_bands == b.n_bands && // the rest in one expression: of a chain this long some compilers make a memcmp
-           ((a.band_shift ^ b.band_shift) | (a.band_leak ^ b.band_leak) | (a.band_mean ^ b.band_mean) |
-            (a.band_floor ^ b.band_floor) | (a.band_fall ^ b.band_fall) | (a.band_gate ^ b.band_gate) |
-            (a.band_quiet ^ b.band_quiet) | (a.band_forget ^ b.band_forget)) == 0;
+    bool same = a.arch == b.arch && a.disc == b.disc && a.pool == b.pool && a.norm == b.norm && a.input == b.input &&
+                a.state == b.state && a.prenorm == b.prenorm && a.has_head == b.has_head &&
+                a.bare_mixer == b.bare_mixer && a.is_mimo == b.is_mimo && a.is_outproj_norm == b.is_outproj_norm &&
+                a.softplus_A == b.softplus_A && a.rmsnorm == b.rmsnorm && a.norm_before_gate == b.norm_before_gate &&
+                a.has_gaps == b.has_gaps;
+    for (const auto number : numbers_of_shape) same &= a.*number == b.*number;
+    return same;
 }
 } // namespace detail
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
@@ -596,13 +597,13 @@ constexpr size_t
 pool_words(const Config& c) noexcept { // a mean; of integers: sums of 64 bits, lower and upper words, count
     return c.pool != Pool::mean ? 0 : is_integer(c) ? 2 * padded(c.d_model) + 8 : padded(c.d_model);
 }
-// Models of sound: six words a resonator, and what the bank keeps beside; section 8.
+// Models of sound: seven words a resonator, and what the bank keeps beside; section 8.
 constexpr size_t bank_words(const Config& c) noexcept { return c.n_bands > 0 ? 7 * size_t(c.n_bands) + 3 : 0; }
 // Of a state, in front of the layers' parts.
 constexpr size_t  head_words(const Config& c) noexcept { return pool_words(c) + bank_words(c); }
-constexpr int32_t features_of(const Config& c) noexcept {
+constexpr int32_t features_of(const Config& c) noexcept { // what the encoder reads
     return c.n_bands > 0 ? c.n_bands : c.d_input;
-} // the encoder's
+}
 constexpr size_t modes(const Config& c) noexcept { // S4D; only floats are padded
     return size_t(c.d_state / 2) * (is_integer(c) ? size_t(c.d_model) : padded(c.d_model));
 }
@@ -1330,7 +1331,7 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 // that never overflow; each range is written where it arises. "Qf" is an integer with f fraction bits. Functions of one
 // number are written once, for W = int64_t (the definition) or W = a vector of 64-bit lanes, of which the back-ends say
 // how to multiply. Exports rs, sat, to_q16, from_q16, exp_neg, recip, sigmoid_q, tanh_q, softplus_q, sin_turn,
-// cos_turn, phi_q, rsqrt_q, silu_q, log2_q, quotients of the quantiser.
+// cos_turn, phi_q, rsqrt_q, silu_q, log2_q16, quotients of the quantiser.
 //
 // SSM_ASSERT states a range in front of what relies on it, wherever a flaw in its proof could do harm: in the
 // definition, W = int64_t. Of vectors it says nothing; the tests hold their lanes against the definition.
@@ -1551,17 +1552,6 @@ SSM_LOCAL int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
     return r;
 }
 
-// log2(v) in Q16, 1 <= v < 2^63: n + log2(1 + f), with f + f (1 - f) c(f) for the latter; off by at most 0.7 of 2^-16.
-SSM_LOCAL int32_t log2_q(uint64_t v) noexcept {
-    SSM_ASSERT(v != 0 && v >> 63 == 0);
-    const int32_t n = bit_length(v) - 1;
-    const int64_t f = int64_t(v << (63 - n) >> 32) - (int64_t(1) << 31); // Q31
-    int64_t       c = rs<31>(27747045 * f) - 103032465;                  // Q30, below 2^29
-    c = rs<31>(c * f) + 195366126, c = rs<31>(c * f) - 295923583, c = rs<31>(c * f) + 475179015;
-    const int64_t bend = rs<31>(f * ((int64_t(1) << 31) - f)); // at most 2^29
-    return n * 65536 + int32_t(rs<15>(f + rs<30>(bend * c)));
-}
-
 // What makes codes of a token and numbers of codes again: x ~ code num 2^-den, code = x R 2^-shift.
 struct Quotients {
     int64_t R = 0;                    // x's factor; below 2^31
@@ -1579,7 +1569,17 @@ struct Quotients {
 };
 } // namespace detail
 
-SSM_API int32_t log2_q16(uint64_t v) noexcept { return detail::log2_q(v); }
+// log2(v) in Q16, 1 <= v < 2^63: n + log2(1 + f), with f + f (1 - f) c(f) for the latter; off by at most 0.7 of 2^-16.
+SSM_API int32_t log2_q16(uint64_t v) noexcept {
+    using namespace detail;
+    SSM_ASSERT(v != 0 && v >> 63 == 0);
+    const int32_t n = bit_length(v) - 1;
+    const int64_t f = int64_t(v << (63 - n) >> 32) - (int64_t(1) << 31); // Q31
+    int64_t       c = rs<31>(27747045 * f) - 103032465;                  // Q30, below 2^29
+    c = rs<31>(c * f) + 195366126, c = rs<31>(c * f) - 295923583, c = rs<31>(c * f) + 475179015;
+    const int64_t bend = rs<31>(f * ((int64_t(1) << 31) - f)); // at most 2^29
+    return n * 65536 + int32_t(rs<15>(f + rs<30>(bend * c)));
+}
 SSM_API int32_t to_q16(float x) noexcept { return detail::to_q16(uint32_t(detail::bits_of(x))); }
 SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(detail::q16_bits(v))); }
 
@@ -3029,6 +3029,31 @@ namespace detail {
     static ATTR bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, TYPE>(row); }                \
     static ATTR bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, TYPE>(row); }
 
+// One resonator, and a bank of them, by K's high() and leaked().
+template <class K> struct Resonator {
+    uint32_t        yr, yi, zr, zi;
+    SSM_ALWAYS void hear(int32_t pr, int32_t pi, int32_t u) noexcept {
+        const uint32_t r = K::high_sub(pi, yi, K::high(pr, yr)), i = K::high_add(pr, yi, K::high(pi, yr));
+        const uint32_t v = K::high_sub(pi, zi, K::high(pr, zr)), w = K::high_add(pr, zi, K::high(pi, zr));
+        yr = uint32_t(u) + 2 * r, yi = 2 * i, zr = yr + 2 * v, zi = yi + 2 * w;
+    }
+};
+template <class K> SSM_ALWAYS void bank_by(const BankQ& a) noexcept {
+    for (int32_t k = 0; k < a.K; ++k) {
+        int32_t*      s = a.state + 7 * k;
+        const int32_t pr = int32_t(load_u32(a.poles + 8 * k)), pi = int32_t(load_u32(a.poles + 8 * k + 4));
+        Resonator<K>  one{uint32_t(s[0]), uint32_t(s[1]), uint32_t(s[2]), uint32_t(s[3])};
+        int64_t       e = wide_of(s + 4);
+        for (const int32_t *u = a.u, *const end = u + a.n; u < end; u += 4) {
+            one.hear(pr, pi, u[0]), one.hear(pr, pi, u[1]), one.hear(pr, pi, u[2]), one.hear(pr, pi, u[3]);
+            const int32_t zr = int32_t(one.zr), zi = int32_t(one.zi);
+            e = K::leaked(e, uint64_t(product(zr, zr)) + uint64_t(product(zi, zi)), a.leak);
+        }
+        s[0] = int32_t(one.yr), s[1] = int32_t(one.yi), s[2] = int32_t(one.zr), s[3] = int32_t(one.zi);
+        s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
+    }
+}
+
 struct scalar {
     static constexpr const char* name = "scalar";
 
@@ -3142,28 +3167,16 @@ struct scalar {
                 y[ptrdiff_t(i) * y_stride + o] = requantize(acc, scales + ptrdiff_t(i) * 2, W, o, bits);
             }
     }
-    static SSM_INLINE uint32_t high(int32_t a, int32_t b) noexcept { // halves go up
-        return uint32_t(uint64_t(product(a, b) + (int64_t(1) << 31)) >> 32);
+    // Of BankQ: high(a, b), sum + high(a, b), sum + high(-a, b), halves going up; and e after a fourth sample.
+    static SSM_INLINE uint32_t high(int32_t a, uint32_t b) noexcept {
+        return uint32_t(uint64_t(product(a, int32_t(b)) + (int64_t(1) << 31)) >> 32);
     }
-    static void bank_q(const BankQ& a) {
-        for (int32_t k = 0; k < a.K; ++k) {
-            const int32_t pr = int32_t(load_u32(a.poles + 8 * k)), pi = int32_t(load_u32(a.poles + 8 * k + 4)),
-                          ni = -pi;
-            int32_t* s = a.state + 7 * k;
-            int32_t  yr = s[0], yi = s[1], zr = s[2], zi = s[3];
-            int64_t  e = wide_of(s + 4);
-            for (int32_t t = 0; t < a.n; ++t) {
-                const uint32_t r = high(pr, yr) + high(ni, yi), i = high(pi, yr) + high(pr, yi);
-                const uint32_t v = high(pr, zr) + high(ni, zi), w = high(pi, zr) + high(pr, zi);
-                yr = int32_t(uint32_t(a.u[t]) + 2 * r), yi = int32_t(2 * i);
-                zr = int32_t(uint32_t(yr) + 2 * v), zi = int32_t(uint32_t(yi) + 2 * w);
-                if (t % 4 == 3)
-                    e += (int64_t((uint64_t(product(zr, zr)) + uint64_t(product(zi, zi))) >> 12) - e) >> a.leak;
-            }
-            s[0] = yr, s[1] = yi, s[2] = zr, s[3] = zi;
-            s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
-        }
+    static SSM_INLINE uint32_t high_add(int32_t a, uint32_t b, uint32_t sum) noexcept { return sum + high(a, b); }
+    static SSM_INLINE uint32_t high_sub(int32_t a, uint32_t b, uint32_t sum) noexcept { return sum + high(-a, b); }
+    static SSM_INLINE int64_t  leaked(int64_t e, uint64_t power, int32_t leak) noexcept {
+         return e + ((int64_t(power >> 12) - e) >> leak);
     }
+    static void bank_q(const BankQ& a) { bank_by<scalar>(a); }
     // The modes j to end of channel h: new states, and the sum of Re(C x').
     static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, ptrdiff_t end, int32_t u,
                              bool* hit) noexcept {
@@ -5404,32 +5417,12 @@ struct dsp : rows_of<dsp, scalar> {
         __asm__("smmlsr %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
         return sum;
     }
-    // e after a fourth sample; a shift of 64 bits by 1 to 15, which compilers take the long way round.
-    static SSM_ALWAYS int64_t leaked(int64_t e, int32_t re, int32_t im, int32_t leak) noexcept {
-        const uint64_t power = uint64_t(product(re, re)) + uint64_t(product(im, im)), d = (power >> 12) - uint64_t(e);
+    static SSM_ALWAYS int64_t leaked(int64_t e, uint64_t power, int32_t leak) noexcept { // without a shift of 64 bits
+        const uint64_t d = (power >> 12) - uint64_t(e);
         const uint32_t low = uint32_t(d), high = uint32_t(d >> 32), top = uint32_t(int32_t(high) >> leak);
         return int64_t(uint64_t(e) + (uint64_t(low >> leak | high << (32 - leak)) | uint64_t(top) << 32));
     }
-    static void bank_q(const BankQ& a) {
-        for (int32_t k = 0; k < a.K; ++k) {
-            int32_t*       s = a.state + 7 * k;
-            const int32_t  pr = int32_t(load_u32(a.poles + 8 * k)), pi = int32_t(load_u32(a.poles + 8 * k + 4));
-            uint32_t       yr = uint32_t(s[0]), yi = uint32_t(s[1]), zr = uint32_t(s[2]), zi = uint32_t(s[3]);
-            int64_t        e = wide_of(s + 4);
-            const int32_t* u = a.u;
-            const auto     hear = [&](int32_t t) __attribute__((always_inline)) {
-                const uint32_t r = high_sub(pi, yi, high(pr, yr)), i = high_add(pr, yi, high(pi, yr));
-                const uint32_t v = high_sub(pi, zi, high(pr, zr)), w = high_add(pr, zi, high(pi, zr));
-                yr = uint32_t(u[t]) + 2 * r, yi = 2 * i, zr = yr + 2 * v, zi = yi + 2 * w;
-            };
-            for (const int32_t* const end = u + a.n; u < end; u += 4) {
-                hear(0), hear(1), hear(2), hear(3);
-                e = leaked(e, int32_t(zr), int32_t(zi), a.leak);
-            }
-            s[0] = int32_t(yr), s[1] = int32_t(yi), s[2] = int32_t(zr), s[3] = int32_t(zi);
-            s[4] = int32_t(uint32_t(uint64_t(e))), s[5] = int32_t(e >> 32);
-        }
-    }
+    static void bank_q(const BankQ& a) { bank_by<dsp>(a); }
     // Four codes more: w of a row, e and o of the token.
     static SSM_ALWAYS int32_t dot(uint32_t w, int16x2_t e, int16x2_t o, int32_t sum) noexcept {
         return __smlad(odd(w), o, __smlad(even(w), e, sum));
@@ -5938,31 +5931,34 @@ struct rvv : vectors_of<rvv, scalar> {
 
     // Rows of numbers as scan_row_q(), with any number of ranks, vl numbers at a time; see dsp for the roundings.
     static SSM_INLINE vint32m2_t words(const int32_t* p, size_t n) noexcept { return __riscv_vle32_v_i32m2(p, n); }
-    static bool                  scan_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
-                         int64_t sum[max_mimo_rank] = {};
-                         size_t  hits = 0;
-                         for (ptrdiff_t i = 0; i < a.N;) {
-                             const size_t     n = __riscv_vsetvl_e32m2(size_t(a.N - i));
-                             const vint32m2_t h = words(a.h_in + p * a.N + i, n);
-                             vint64m4_t       x = a.alpha_each == nullptr ? __riscv_vwmul_vx_i64m4(h, a.alpha, n)
-                                                                          : __riscv_vwmul_vv_i64m4(h, words(a.alpha_each + i, n), n);
-                             x = __riscv_vsra_vx_i64m4(__riscv_vadd_vx_i64m4(x, (1 << 29) + (1 << 8), n), 9, n);
-                             for (ptrdiff_t r = 0; r < a.ranks; ++r) {
-                                 x = __riscv_vwmacc_vx_i64m4(x, a.v[r * a.P + p], words(a.k + r * a.k_stride + i, n), n);
-                                 if (a.w == nullptr) continue;
+
+    static bool scan_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
+        int64_t sum[max_mimo_rank] = {};
+        size_t  hits = 0;
+        for (ptrdiff_t i = 0; i < a.N;) {
+            const size_t     n = __riscv_vsetvl_e32m2(size_t(a.N - i));
+            const vint32m2_t h = words(a.h_in + p * a.N + i, n);
+            vint64m4_t       x = a.alpha_each == nullptr ? __riscv_vwmul_vx_i64m4(h, a.alpha, n)
+                                                         : __riscv_vwmul_vv_i64m4(h, words(a.alpha_each + i, n), n);
+            x = __riscv_vsra_vx_i64m4(__riscv_vadd_vx_i64m4(x, (1 << 29) + (1 << 8), n), 9, n);
+            for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+                x = __riscv_vwmacc_vx_i64m4(x, a.v[r * a.P + p], words(a.k + r * a.k_stride + i, n), n);
+                if (a.w == nullptr) continue;
                 x = __riscv_vwmacc_vx_i64m4(x, a.w[r * a.P + p], words(a.k0 + r * a.k_stride + i, n), n);
             }
-                             x = __riscv_vsra_vx_i64m4(x, 21, n);
-                             const vint64m4_t limited = __riscv_vmax_vx_i64m4(__riscv_vmin_vx_i64m4(x, a.clip, n), -a.clip, n);
-                             const vint32m2_t to = __riscv_vncvt_x_x_w_i32m2(limited, n);
-                             hits += __riscv_vcpop_m_b16(__riscv_vmsne_vv_i64m4_b16(x, limited, n), n);
-                             if (a.h_out != nullptr) __riscv_vse32_v_i32m2(a.h_out + p * a.N + i, to, n);
-            for (ptrdiff_t r = 0; r < a.ranks; ++r)
-                sum[r] += __riscv_vmv_x_s_i64m1_i64(__riscv_vredsum_vs_i64m4_i64m1(
-                                     __riscv_vwmul_vv_i64m4(to, words(a.q + r * a.k_stride + i, n), n), __riscv_vmv_s_x_i64m1(0, 1), n));
+            x = __riscv_vsra_vx_i64m4(x, 21, n);
+            const vint64m4_t limited = __riscv_vmax_vx_i64m4(__riscv_vmin_vx_i64m4(x, a.clip, n), -a.clip, n);
+            const vint32m2_t to = __riscv_vncvt_x_x_w_i32m2(limited, n);
+            hits += __riscv_vcpop_m_b16(__riscv_vmsne_vv_i64m4_b16(x, limited, n), n);
+            if (a.h_out != nullptr) __riscv_vse32_v_i32m2(a.h_out + p * a.N + i, to, n);
+            for (ptrdiff_t r = 0; r < a.ranks; ++r) {
+                const vint64m4_t oq = __riscv_vwmul_vv_i64m4(to, words(a.q + r * a.k_stride + i, n), n);
+                sum[r] += __riscv_vmv_x_s_i64m1_i64(
+                    __riscv_vredsum_vs_i64m4_i64m1(oq, __riscv_vmv_s_x_i64m1(0, 1), n));
+            }
             i += ptrdiff_t(n);
         }
-                         for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 25);
+        for (ptrdiff_t r = 0; r < a.ranks; ++r) head_read<int64_t>(a, r, p, 1, sum[r], 25);
         return hits > 0;
     }
     static bool scan_q(const HeadScanQ& a) {
@@ -6582,7 +6578,7 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
         m.kernels->bank_q(bank);
         T* const to = work.p + i * ptrdiff_t(row_p(c));
         for (ptrdiff_t k = 0; k < K; ++k) {
-            const int32_t l = log2_q(uint64_t(wide_of(s + 7 * k + 4)) + 1) - int32_t(load_u32(m.full + 4 * k));
+            const int32_t l = log2_q16(uint64_t(wide_of(s + 7 * k + 4)) + 1) - int32_t(load_u32(m.full + 4 * k));
             u[k] = l, top = l > top ? l : top;
         }
         const int32_t before = *begun == 0 ? top : *peak;
@@ -8173,7 +8169,6 @@ SSM_API void unmap_file(Blob* blob) noexcept {
 
 namespace detail {
 constexpr bool valid_shape(const Config& c) noexcept { // but for its floats
-
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
     const bool tokens = c.input == Input::tokens;
     if (state_floats(c) > max_state_floats) return false;
@@ -8293,6 +8288,9 @@ SSM_LOCAL bool full_form(const Index& ix) noexcept { return find_tensor(ix, "s4_
 
 constexpr const char* bools[] = {"false", "true", "False", "True"};
 constexpr const char* pools[] = {"none", "last", "mean"};
+constexpr const char* archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
+constexpr const char* norm_kinds[] = {"layer", "rms"};
+constexpr const char* activations[] = {"heavy_tail", "softplus"};
 
 SSM_LOCAL Status read_clip(Config* c, const Index& ix, Fault* fault) noexcept {
     json::Token v;
@@ -8437,10 +8435,7 @@ SSM_LOCAL int64_t number(const Index& ix, const char* key, int64_t missing) noex
 
 // Shapes say all they can; metadata says the rest and must not contradict them.
 SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept {
-    static const char* const norms[] = {"layer", "rms"};
-    static const char* const activations[] = {"heavy_tail", "softplus"};
     static const char* const kinds[] = {"Mamba1", "Mamba2", "Mamba3"};
-    static const char* const archs[] = {"mamba1", "mamba2", "mamba3"};
     const Names              names(ix);
     Config                   c;
     Status                   s = Status::ok;
@@ -8467,7 +8462,7 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
                        SSM_WHY("not a model this build knows: layer 0 has neither s4_layers.0.D, "
                                "s4_layers.0.layer.D, B_bias nor A_log"));
     const int which = int(c.arch) - int(Arch::mamba1);
-    if (choice(ix, "arch", archs, 3, which) != which || choice(ix, "layer", kinds, 3, which) != which)
+    if (choice(ix, "arch", archs + 1, 3, which) != which || choice(ix, "layer", kinds, 3, which) != which)
         return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer",
                        SSM_WHY("metadata does not agree with the tensors"));
     while (c.n_layers < max_layers && has(names.layer(c.n_layers, "mixer.out_proj.weight"))) ++c.n_layers;
@@ -8477,7 +8472,7 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     if (s != Status::ok) return s;
     c.bare_mixer = metadata(ix, "scope", &v) && json::equals(v, "mixer");
     c.norm = has(names.layer(0, "norm.bias")) ? Norm::layer : Norm::rms;
-    if (choice(ix, "norm", norms, 2, int(c.norm)) != int(c.norm) ||
+    if (choice(ix, "norm", norm_kinds, 2, int(c.norm)) != int(c.norm) ||
         (!c.bare_mixer && choice(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
         return bad_key(fault, metadata(ix, "norm", &v) ? "norm" : "rms_norm",
                        SSM_WHY("metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone"));
@@ -8588,12 +8583,9 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
 
 // The config of an integer model: all of it stands in its metadata. load() holds every tensor against it.
 SSM_APART Status read_integer(Config* out, const Index& ix, Fault* fault) noexcept {
-    static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
     static const char* const states[] = {"i32", "i16rowexp"};
-    static const char* const norms[] = {"layer", "rms"};
     static const char* const inputs[] = {"features", "tokens", "none"};
     static const char* const heads[] = {"none", "linear", "tied"};
-    static const char* const activations[] = {"heavy_tail", "softplus"};
     Status                   s = Status::ok;
     const auto               integer = [&](const char* key, int32_t lo, int32_t hi, int32_t* to) {
         if (s == Status::ok) s = whole(ix, key, lo, hi, to, fault);
@@ -8636,7 +8628,7 @@ SSM_APART Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
             integer("g_frac", c.b_frac > 29 ? c.b_frac - 29 : 0, c.b_frac + 21, &c.g_frac);
         if (s == Status::ok) s = read_bank(&c, ix, fault);
     } else {
-        c.norm = Norm(one_of("norm", norms, 2, SSM_WHY("metadata missing or not understood, expected rms or layer")));
+        c.norm = Norm(one_of("norm", norm_kinds, 2, SSM_WHY("metadata missing or not understood, expected rms or layer")));
         integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
         c.input = Input(one_of("input", inputs, 3,
                                SSM_WHY("metadata missing or not understood, expected features, tokens or none")));
@@ -8679,7 +8671,6 @@ SSM_APART Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
 }
 
 SSM_APART Status read_config(Config* out, const Index& ix, Fault* fault) noexcept {
-    static const char* const archs[] = {"s4d", "mamba1", "mamba2", "mamba3"};
     if (choice(ix, "arch", archs, 4, 0) < 0)
         return bad_key(fault, "arch",
                        SSM_WHY("not an architecture of this build, expected s4d, mamba1, mamba2 or mamba3"));
