@@ -3,7 +3,7 @@
 #
 #   make firmware               the lines of the README's "In firmware" as they stand there; then tools/firmware-example
 #                               on every board, with this machine's scores; then damage
-#   make firmware-report        flash, RAM and instructions, a row a board and model, as in the README
+#   make firmware-report        flash, RAM and instructions: the table of the README
 #   make firmware-counts        the same into firmware/counts.txt; `make firmware` fails where one rises by more than 2 %
 #   BOARDS='m0 m4f' ...         these only, in the first two
 #
@@ -53,16 +53,14 @@ prefix() { case $1 in rv*) echo riscv64-unknown-elf ;; *) echo arm-none-eabi ;; 
 
 # ---- Counts: a row a board and model
 
-largest() { # of a .su file: bytes and function
-    sort -t$'\t' -k2 -n -r "$1" | head -n 1 | awk -F'\t' '{ name = $1; sub(/\(.*/, "", name); sub(/.*[: ]/, "", name); print $2, name }'
-}
+largest() { cut -f2 "$1" | sort -n | tail -n 1; } # bytes of the largest frame, of a .su file
 address() { "$(prefix "$1")-nm" "$2/firmware.elf" | awk -v n="$3" '$3 == n { print "0x" $1 }'; } # BOARD FOLDER NAME
 # Builds and runs one: $text is what it prints, with the instructions of load() and of all steps, by tests/cross/count.c,
 # and $row is board, model, bytes of code, arena, stack and largest frame, instructions of load() and of a step.
 measure() { # BOARD FOLDER MODEL [VARIABLE=VALUE]...
     local begin step loads steps flash frame how=()
     text=$(example "$1" "$2" "$2/firmware.elf" "MODEL=$(model_of "$3")" $(audio_of "$3") "${@:4}")
-    row= function=
+    row=
     [ -e "$2/firmware.elf" ] || return
     begin=$(address "$1" "$2" main) step=$(address "$1" "$2" score_event)
     how=("-plugin $out/load.so,begin=$begin,end=$step,next=$step")
@@ -71,7 +69,7 @@ measure() { # BOARD FOLDER MODEL [VARIABLE=VALUE]...
     loads=$(awk '$1 == "counted" && $2 == 1 { print $4; exit }' <<<"$text")
     steps=$(awk '$1 == "counted" && $2 > 1 { printf "%.0f", $4 / $2 }' <<<"$text")
     flash=$("$(prefix "$1")-size" "$2/firmware.elf" | awk 'NR == 2 { print $1 + $2 }')
-    read -r frame function <<<"$(largest "$2/main.su")"
+    frame=$(largest "$2/main.su")
     [ "$3" != digits-i8 ] || flash=$((flash - $(wc -c <tests/golden/digits.raw) - 1)) # the recording
     row="$1 $3 $((flash - $(wc -c <"$(model_of "$3")"))) $(constant "$2" arena) $(sed -n 's/^stack //p' <<<"$text") $frame $loads $steps"
 }
@@ -79,27 +77,43 @@ constant() { sed -n "s/^constexpr size_t model_$2_bytes = \(.* : \)\?\([0-9]*\);
 compilers() { for b in $boards; do prefix "$b"; done | sort -u | while read -r p; do echo "compiler $p $("$p-gcc" --version | head -n 1)"; done; }
 gcc -O2 -shared -fPIC -o "$out/load.so" tests/cross/count.c && cp "$out/load.so" "$out/step.so" || exit
 
+# The README's table, of rows with the bytes of state, scratch and file behind them.
+table() {
+    awk '
+        function thousands(n) { while (n ~ /[0-9][0-9][0-9][0-9]/) sub(/[0-9][0-9][0-9]($|,)/, ",&", n); return n }
+        !($2 in code) { model[++models] = $2; head = head " | `" $2 "`, " thousands($11) " bytes"; line = line " --- |" }
+        { code[$2] = 1; arena[$2] = thousands($4) ", " thousands($9) ", " thousands($10) }
+        $5 > stack[$2] { stack[$2] = $5 }
+        $6 > frame[$2] { frame[$2] = $6 }
+        !($1 in cells) { board[++boards] = $1 }
+        { cells[$1] = cells[$1] " | " thousands($3) "; " thousands($7) "; " thousands($8) }
+        $2 ~ /^digits/ { cells[$1] = cells[$1] " | " sprintf("%.1f M", $8 * 8000 / 64 / 1e6) } # samples a second, a step
+        END {
+            print "| code, bytes; load, a step, instructions" head " | a second of sound |"; print "| --- |" line " --- |"
+            for (i = 1; i <= boards; ++i) print "| " board[i] cells[board[i]] " |"
+            for (i = 1; i <= models; ++i) { m = model[i]; sizes = sizes " | " arena[m]; most = most " | " thousands(stack[m]) "; " frame[m] }
+            print "| arena, of it state, scratch" sizes " | |"; print "| stack, deepest; largest frame" most " | |"
+        }'
+}
 if [ -n "$report" ]; then
-    if [ "$report" = --counts ]; then
-        echo "# What tools/firmware-example takes on boards; see firmware.sh. \`make firmware-counts\` writes this file."
-        compilers
-        echo "# board model, bytes: code arena stack frame, instructions: load step"
-    else
-        echo "| board | model | code | weights | arena, of it state, scratch | stack | largest frame | instructions: load | step | a second of sound |"
-        echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    fi
     for b in $boards; do
         for m in parity-i8 next-i8 digits-i8; do
             at=$out/$b-$m
             mkdir -p "$at"
             measure "$b" "$at" $m
             [[ $text == *"status ok"* ]] || { no "$b $m: ${text: -300}"; continue; }
-            [ "$report" = --report ] || { echo "$row"; continue; }
-            read -r _ _ code arena stack frame loads steps <<<"$row"
-            echo "| $b | \`$m\` | $code | $(wc -c <"$(model_of $m)") | $arena, $(constant "$at" state), $(constant "$at" scratch) | $stack |" \
-                "$frame \`$function\` | $loads | $steps | $([ $m != digits-i8 ] || awk -v n="$steps" 'BEGIN { printf "%.1f M", n * 8000 / 64 / 1e6 }') |"
+            [ "$report" = --counts ] || row+=" $(constant "$at" state) $(constant "$at" scratch) $(wc -c <"$(model_of $m)")"
+            echo "$row"
         done
-    done
+    done >"$out/rows"
+    if [ "$report" = --counts ]; then
+        echo "# What tools/firmware-example takes on boards; see firmware.sh. \`make firmware-counts\` writes this file."
+        compilers
+        echo "# board model, bytes: code arena stack frame, instructions: load step"
+        cat "$out/rows"
+    else
+        table <"$out/rows"
+    fi
     [ $failed = 0 ] && { [ $skipped = 0 ] || [ "${CI:-}" != true ]; }
     exit
 fi
