@@ -539,13 +539,14 @@ TEST_CASE("train: sounds are learned, and heard by the library as by the trainer
         train::Settings  bad = s;
         train::SoundTask other;
         REQUIRE(train::take_setting(bad, line, &error));
-        return train::run(bad, other, quiet).message;
+        const train::Result r = train::run(bad, other, quiet);
+        return std::to_string(r.status) + " " + r.message;
     };
-    CHECK(refused("sound.tempo=1") == "unknown key \"sound.tempo\"");
-    CHECK(refused("sound.speed=2") == "sound.speed: expected a number from 0 to 0.9");
-    CHECK(refused("sound.samples=4") == "sound.samples: below the number of bands");
-    CHECK(refused("sound.hold=carl") == "sound.hold: no recording by carl");
-    CHECK(refused("pool=none") == "task sound needs pool = mean or last");
+    CHECK(refused("sound.tempo=1") == "2 unknown key \"sound.tempo\"");
+    CHECK(refused("sound.speed=2") == "2 sound.speed: expected a number from 0 to 0.9");
+    CHECK(refused("sound.samples=4") == "2 sound.samples: below the number of bands");
+    CHECK(refused("sound.hold=carl") == "4 sound.hold: no recording by carl");
+    CHECK(refused("pool=none") == "2 task sound needs pool = mean or last");
 }
 
 TEST_CASE("train: settings are read, or refused in one line") {

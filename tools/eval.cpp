@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include "inflate.hpp"
 #include "next.hpp"
-#include "s4d_net.hpp"
+#include "random.hpp"
 #include "sound.hpp"
 #include "tool.hpp"
 

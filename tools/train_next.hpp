@@ -26,26 +26,21 @@ namespace train {
 
 // What tasks on histories share. A task says what a touch and a candidate look like.
 struct HistoryTask : Task {
-    bool prepare(Settings& s, std::string* error) override {
-        // 1. Options, all named TASK.something.
-        std::map<std::string, std::string> o = options();
-        for (const auto& [key, value] : s.task_options) {
-            if (o.count(key) == 0) return *error = "unknown key \"" + shown(key) + "\"", false;
-            o[key] = value;
-        }
+    bool configure(const Settings& s, std::string* error) override {
+        TaskOptions o{options()};
+        if (!o.read(s, error)) return false;
         const std::string prefix = s.task + ".";
         const auto        number = [&](const char* name, double low, double high, double* out) {
-            if (read_number(o[prefix + name], out) && *out >= low && *out <= high) return true;
-            char range[80];
-            std::snprintf(range, sizeof range, ": expected a number from %g to %g", low, high);
-            return *error = prefix + name + range, false;
+            return o.number(prefix + name, low, high, out, error);
         };
-        double queries = 0;
-        if (!number("fraction", 0.001, 1, &fraction_) || !number("queries", 1, 10000, &queries)) return false;
-        if (!take_options(o, number, error)) return false;
+        if (!number("fraction", 0.001, 1, &fraction_) || !number("queries", 1, 10000, &queries_)) return false;
+        if (!take_options(o.values, number, error)) return false;
+        hold_ = "," + o.values[prefix + "hold"] + ",";
         if (s.net.pool != s4d::Pool::none) return *error = "task " + s.task + " needs pool = none", false;
-
-        // 2. Projects, in the order of their names.
+        return true;
+    }
+    bool prepare(Settings& s, std::string* error) override {
+        // 1. Projects, in the order of their names.
         std::vector<std::string> names;
         DIR*                     d = ::opendir(s.data.c_str());
         if (d == nullptr) return *error = shown(s.data) + ": cannot be opened as a folder", false;
@@ -58,14 +53,14 @@ struct HistoryTask : Task {
         std::sort(names.begin(), names.end());
         if (names.empty()) return *error = shown(s.data) + ": holds no .ev file", false;
 
-        // 3. Their replays, cut into examples.
+        // 2. Their replays, cut into examples.
         std::vector<Example> held;
         for (const std::string& name : names) {
             std::vector<history::Event> events;
             std::string                 why;
             if (!history::read_file(s.data + "/" + name + ".ev", &events, &why))
                 return *error = shown(s.data + "/" + name) + ".ev: " + shown(why), false;
-            const bool hold = ("," + o[prefix + "hold"] + ",").find("," + name + ",") != std::string::npos;
+            const bool hold = hold_.find("," + name + ",") != std::string::npos;
             projects_.emplace_back();
             replay(events, hold, uint64_t(s.seed) * 1000 + projects_.size(), &projects_.back());
             const size_t         n = projects_.back().queries.size();
@@ -73,11 +68,11 @@ struct HistoryTask : Task {
             for (size_t i = 0; i < n; ++i) order[i] = int32_t(i);
             s4d::Random shuffle(uint64_t(s.seed) * 77 + projects_.size());
             for (size_t i = n; i > 1; --i) std::swap(order[i - 1], order[size_t(shuffle.below(i))]);
-            for (size_t i = 0; i < n; i += size_t(queries))
+            for (size_t i = 0; i < n; i += size_t(queries_))
                 (hold ? held : examples_)
                     .push_back(
                         {int32_t(projects_.size() - 1),
-                         {order.begin() + int64_t(i), order.begin() + int64_t(std::min(n, i + size_t(queries)))}});
+                         {order.begin() + int64_t(i), order.begin() + int64_t(std::min(n, i + size_t(queries_)))}});
         }
         n_train_ = int64_t(examples_.size());
         if (n_train_ == 0) return *error = shown(s.data) + ": no query to learn from", false;
@@ -127,7 +122,8 @@ struct HistoryTask : Task {
     std::vector<Project> projects_;
     std::vector<Example> examples_;
     size_t               width_ = 0; // numbers of an input
-    double               fraction_ = 0.8;
+    double               fraction_ = 0.8, queries_ = 32; // queries of an example
+    std::string          hold_;                          // names of projects, each between commas
     int32_t              random_ = 0; // candidates drawn at each step from a query's pool of others
     int64_t              n_train_ = 0;
 

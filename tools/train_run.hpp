@@ -426,6 +426,7 @@ inline Result run(Settings s, Task& task, const Options& options) {
         if (!path->empty() && ::access(folder.c_str(), W_OK) != 0)
             return fail(io_error, shown(*path) + ": " + std::strerror(errno));
     }
+    if (!task.configure(s, &error)) return fail(bad_usage, error);
     if (!task.prepare(s, &error)) return fail(io_error, error);
     if (task.n_train() < 1) return fail(io_error, "data = " + shown(s.data) + ": no training examples");
     if (s.dt_min > s.dt_max) return fail(bad_usage, "dt_min is above dt_max");
@@ -600,8 +601,9 @@ inline std::unique_ptr<Task> make_task(const Settings& s, std::string* error) {
 constexpr char help[] =
     "usage: ssm train CONFIG [OPTION...]\n"
     "\n"
-    "Trains a small model on this CPU: S4D on data, or Mamba-3 on state tracking (tasks parity, modular, brackets,\n"
-    "made up from the seed). CONFIG: one `key = value` a line, `#` begins a comment.\n"
+    "Trains a small model on this CPU: S4D on data (tasks classify, regress, next, relevance, sound), or Mamba-3 on\n"
+    "state tracking (tasks parity, modular, brackets, made up from the seed). CONFIG: one `key = value` a line, `#` begins a\n"
+    "comment.\n"
     "\n"
     "  --set KEY=VALUE   sets a key after CONFIG was read; may stand several times\n"
     "  --out FILE        where the model goes (key out)\n"
@@ -611,7 +613,8 @@ constexpr char help[] =
     "\n"
     "Keys of S4D: task data d_model d_state n_layers disc prenorm pool clip init dt_min dt_max dropout\n"
     "label_smoothing lr lr_ssm lr_floor warmup weight_decay beta1 beta2 grad_clip ema epochs steps batch seed threads\n"
-    "chunk truncate validate validate_every limit from qat act_bits checkpoint checkpoint_every plot out\n"
+    "chunk truncate validate validate_every limit from qat act_bits checkpoint checkpoint_every plot out;\n"
+    "of task sound also sound.*, of next next.*, of relevance relevance.*: see tools/train_sound.hpp and its like\n"
     "Keys of state tracking: task d_model n_layers d_inner d_state headdim ngroups mimo_rank rope_fraction\n"
     "outproj_norm mlp_hidden a_activation a_floor rotation targets dt_min dt_max batch lr beta1 beta2 warmup clip\n"
     "weight_decay smoothing areg treg pvar snap snap_steps start_length growth max_length stage_steps threshold\n"

@@ -27,75 +27,66 @@
 namespace train {
 
 struct SoundTask : Task {
-    bool prepare(Settings& s, std::string* error) override {
-        // 1. Options.
-        std::map<std::string, std::string> o = {{"sound.hold", ""}, {"sound.from", ""}};
+    bool configure(const Settings& s, std::string* error) override {
+        TaskOptions o{{{"sound.hold", ""}}};
         const struct {
-            const char* name;
-            double      usual, low, high, *to;
-        } numbers[] = {{"sound.rate", 8000, 1000, 96000, &geometry_.rate},
-                       {"sound.low", 120, 1, 48000, &geometry_.low},
-                       {"sound.high", 3600, 1, 48000, &geometry_.high},
-                       {"sound.width", 100, 1, 48000, &geometry_.width},
-                       {"sound.part", 0.2, 0, 1, &geometry_.part},
-                       {"sound.memory", 0.016, 0.0001, 10, &geometry_.memory},
-                       {"sound.mean", 0.02, 0, 1, &geometry_.mean},
-                       {"sound.quiet", 66, 0, 190, &geometry_.quiet},
-                       {"sound.forget", 24, 1, 190, &geometry_.forget},
-                       {"sound.bare", 0.4, 0, 1, &bare_},
-                       {"sound.floor", 50, 0, 190, &geometry_.floor},
-                       {"sound.gate", 27, 0, 190, &geometry_.gate},
-                       {"sound.fall", 7.5, 0, 1000, &geometry_.fall},
-                       {"sound.bands", 20, 1, ssm::max_bands, &bands_},
-                       {"sound.samples", 64, 4, ssm::max_frame, &samples_},
-                       {"sound.speed", 0.2, 0, 0.9, &speed_},
-                       {"sound.warp", 0.12, 0, 0.9, &warp_},
-                       {"sound.equaliser", 0.7, 0, 10, &equaliser_},
-                       {"sound.level", 15, 0, 60, &level_},
-                       {"sound.echo", 0, 0, 1, &echo_},
-                       {"sound.noise", 0.3, 0, 1, &noise_},
-                       {"sound.still", 0.3, 0, 1, &still_},
-                       {"sound.silence", 4000, 0, 1e6, &silence_},
-                       {"sound.shift", 300, 0, 1e6, &shift_},
-                       {"sound.bands_off", 3, 0, ssm::max_bands, &bands_off_},
-                       {"sound.frames_off", 0, 0, 0.9, &frames_off_}};
-        for (const auto& n : numbers) o[n.name] = "";
-        for (const auto& [key, value] : s.task_options) {
-            if (o.count(key) == 0) return *error = "unknown key \"" + shown(key) + "\"", false;
-            o[key] = value;
-        }
-        for (const auto& n : numbers) {
-            *n.to = n.usual;
-            if (o[n.name].empty() || (read_number(o[n.name], n.to) && *n.to >= n.low && *n.to <= n.high)) continue;
-            char range[80];
-            std::snprintf(range, sizeof range, ": expected a number from %g to %g", n.low, n.high);
-            return *error = n.name + std::string(range), false;
-        }
-        double from = 1e9;
-        if (!o["sound.from"].empty() && !read_number(o["sound.from"], &from))
-            return *error = "sound.from: expected an index", false;
+            const char *name, *usual;
+            double      low, high, *to;
+        } numbers[] = {{"sound.rate", "8000", 1000, 96000, &geometry_.rate},
+                       {"sound.low", "120", 1, 48000, &geometry_.low},
+                       {"sound.high", "3600", 1, 48000, &geometry_.high},
+                       {"sound.width", "100", 1, 48000, &geometry_.width},
+                       {"sound.part", "0.2", 0, 1, &geometry_.part},
+                       {"sound.memory", "0.016", 0.0001, 10, &geometry_.memory},
+                       {"sound.mean", "0.02", 0, 1, &geometry_.mean},
+                       {"sound.quiet", "66", 0, 190, &geometry_.quiet},
+                       {"sound.forget", "24", 1, 190, &geometry_.forget},
+                       {"sound.bare", "0.4", 0, 1, &bare_},
+                       {"sound.floor", "50", 0, 190, &geometry_.floor},
+                       {"sound.gate", "27", 0, 190, &geometry_.gate},
+                       {"sound.fall", "7.5", 0, 1000, &geometry_.fall},
+                       {"sound.bands", "20", 1, ssm::max_bands, &bands_},
+                       {"sound.samples", "64", 4, ssm::max_frame, &samples_},
+                       {"sound.speed", "0.2", 0, 0.9, &speed_},
+                       {"sound.warp", "0.12", 0, 0.9, &warp_},
+                       {"sound.equaliser", "0.7", 0, 10, &equaliser_},
+                       {"sound.level", "15", 0, 60, &level_},
+                       {"sound.echo", "0", 0, 1, &echo_},
+                       {"sound.noise", "0.3", 0, 1, &noise_},
+                       {"sound.still", "0.3", 0, 1, &still_},
+                       {"sound.silence", "4000", 0, 1e6, &silence_},
+                       {"sound.shift", "300", 0, 1e6, &shift_},
+                       {"sound.bands_off", "3", 0, ssm::max_bands, &bands_off_},
+                       {"sound.frames_off", "0", 0, 0.9, &frames_off_},
+                       {"sound.from", "1e9", 0, 1e9, &from_}};
+        for (const auto& n : numbers) o.values[n.name] = n.usual;
+        if (!o.read(s, error)) return false;
+        for (const auto& n : numbers)
+            if (!o.number(n.name, n.low, n.high, n.to, error)) return false;
+        hold_ = o.values["sound.hold"];
         geometry_.bands = int(bands_), geometry_.samples = int(samples_) / 4 * 4;
         if (geometry_.samples < geometry_.bands) return *error = "sound.samples: below the number of bands", false;
         if (s.net.pool == s4d::Pool::none) return *error = "task sound needs pool = mean or last", false;
         bank_ = sound::make_bank(geometry_);
-
-        // 2. Recordings.
-        const std::string hold = o["sound.hold"];
+        return true;
+    }
+    bool prepare(Settings& s, std::string* error) override {
+        // 1. Recordings.
         if (!sound::read_recordings(s.data, "train", &data_, error)) return false;
         const size_t n = data_.list.size();
-        if (!hold.empty() && !sound::read_recordings(s.data, "test", &data_, error)) return false;
+        if (!hold_.empty() && !sound::read_recordings(s.data, "test", &data_, error)) return false;
         int classes = 0;
         for (size_t i = 0; i < data_.list.size(); ++i) {
             const sound::Recording& r = data_.list[i];
             classes = std::max(classes, r.label + 1);
-            const bool keep = !hold.empty() ? r.speaker == hold : r.index >= from;
+            const bool keep = !hold_.empty() ? r.speaker == hold_ : r.index >= from_;
             if (keep) held_.push_back(i);
             else if (i < n) used_.push_back(i);
         }
-        if (!hold.empty() && held_.empty()) return *error = "sound.hold: no recording by " + shown(hold), false;
+        if (!hold_.empty() && held_.empty()) return *error = "sound.hold: no recording by " + shown(hold_), false;
         s.net.d_input = geometry_.bands, s.net.d_output = classes;
         for (int k = 0; k < classes; ++k) labels += (k > 0 ? "," : "") + std::to_string(k);
-        // 3. How far bands are below the peak, as usual.
+        // 2. How far bands are below the peak, as usual.
         std::vector<double> heard(size_t(bank_.bands) + 1, 0.0);
         std::vector<float>  ignored;
         for (size_t i : used_) {
@@ -106,7 +97,7 @@ struct SoundTask : Task {
         }
         if (heard.back() <= 0) return *error = shown(s.data) + ": holds nothing that can be heard", false;
         for (size_t k = 0; k < bank_.prior.size(); ++k) bank_.prior[k] = int32_t(std::lround(heard[k] / heard.back()));
-        // 4. What the model's file says.
+        // 3. What the model's file says.
         input = "samples";
         metadata = {{"d_input", std::to_string(bank_.samples)},  {"sample_rate", std::to_string(int(geometry_.rate))},
                     {"band_shift", std::to_string(bank_.shift)}, {"band_leak", std::to_string(bank_.leak)},
@@ -169,8 +160,9 @@ struct SoundTask : Task {
     sound::Bank         bank_;
     sound::Recordings   data_;
     std::vector<size_t> used_, held_;
+    std::string         hold_;
     double bands_ = 0, samples_ = 0, speed_ = 0, warp_ = 0, equaliser_ = 0, level_ = 0, echo_ = 0, noise_ = 0,
-           still_ = 0, bare_ = 0, silence_ = 0, shift_ = 0, bands_off_ = 0, frames_off_ = 0;
+           still_ = 0, bare_ = 0, silence_ = 0, shift_ = 0, bands_off_ = 0, frames_off_ = 0, from_ = 1e9;
 
     std::vector<int32_t> plain(const sound::Recording& r) const { // Q16
         std::vector<int32_t> x(r.length);

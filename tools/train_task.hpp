@@ -38,6 +38,8 @@ struct Metric {
 // queries. All calls after prepare() are const and may come from several threads at once, each with its own Slot.
 struct Task {
     virtual ~Task() = default;
+    // Takes the task's own options, before any data is read. False: `error` says which one is wrong.
+    virtual bool    configure(const Settings&, std::string*) { return true; }
     // Reads the data, sets d_input and d_output (and labels). False: `error` names the file and what is wrong with it.
     virtual bool    prepare(Settings& settings, std::string* error) = 0;
     virtual int64_t n_train() const                                 = 0; // examples 0 .. n_train - 1
@@ -54,6 +56,25 @@ struct Task {
     std::string                 input;  // what the model's inputs are, e.g. "pixel/255"
     std::map<std::string, std::string> metadata; // more of it, and tensors that are not learned
     std::vector<TensorOut>             tensors;
+};
+
+// The options of a task, all named TASK.something, with their defaults until read() has those of the settings.
+struct TaskOptions {
+    std::map<std::string, std::string> values;
+
+    bool read(const Settings& s, std::string* error) {
+        for (const auto& [key, value] : s.task_options) {
+            if (values.count(key) == 0) return *error = "unknown key \"" + shown(key) + "\"", false;
+            values[key] = value;
+        }
+        return true;
+    }
+    bool number(const std::string& key, double low, double high, double* out, std::string* error) const {
+        if (read_number(values.at(key), out) && *out >= low && *out <= high) return true;
+        char range[80];
+        std::snprintf(range, sizeof range, ": expected a number from %g to %g", low, high);
+        return *error = key + range, false;
+    }
 };
 
 // Softmax cross-entropy of n outputs against (1 - e) at the target and e spread over all classes, and its gradient.
