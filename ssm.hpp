@@ -91,6 +91,7 @@
 //                          a first #include "ssm.hpp" and in front of the one with SSM_IMPLEMENTATION
 //     SSM_DEBUG            the integer engine asserts that every number stays in the range written beside it, and
 //                          counts limits met (Counts); define it in all files that share states or in none
+//     SSM_CUDA             with the declarations of ssm_cuda.cu, which then is part of the program
 //     SSM_AVXVNNI_TEST     the avxvnni back-end runs on CPUs with AVX-512, too, when asked for by name
 //     SSM_ASSERT(x)        how: nothing without SSM_DEBUG, with it a trap where x is false; define your own instead
 //
@@ -102,7 +103,10 @@
 // scalar. GCC 12 and clang 14 or later; other C++17 compilers get scalar. 32-bit x86 needs -msse2 -mfpmath=sse;
 // -ffast-math is refused.
 //
-// Not here yet: other SIMD back-ends, GPUs, Windows beyond map_file (untested).
+// GPUs: ssm_cuda.cu, a file of its own for nvcc, advances thousands of streams together with the same bits; section 1
+// under SSM_CUDA.
+//
+// Not here yet: other SIMD back-ends, Windows beyond map_file (untested).
 //
 // Map: `grep -n '^// ----' ssm.hpp` prints the table of contents. Each section uses only the ones above it.
 
@@ -147,6 +151,7 @@ enum class [[nodiscard]] Status : uint8_t{
     bad_input,   // an input that is NaN, infinite or beyond max_input, or a time step that is not positive and finite
     unsupported, // a valid request, left out of this build or not possible for this model
     io,          // only from the file helper
+    gpu,         // only from ssm_cuda.cu: no GPU, or what its driver says; Fault::detail has its words
 };
 SSM_API const char* message(Status s) noexcept; // a short English phrase; static storage, never null
 
@@ -585,6 +590,59 @@ SSM_API Status map_file(Blob* out, const char* path) noexcept; // a read-only ma
 SSM_API void   unmap_file(Blob* blob) noexcept;
 #endif
 
+// ---- GPU (under SSM_CUDA; defined in ssm_cuda.cu)
+
+#ifdef SSM_CUDA
+// Batches on one GPU, with the bits of the calls above: of integer models and, where nvcc compiled with -fmad=false, of
+// float models too. A Device holds the weights, `slots` states and buffers for `max_batch` rows; all memory is taken by
+// create(). One call at a time per Device. x, y and dt are the host's, as in the calls above, and every call returns
+// when y is there. Any call may fail with Status::gpu; unless the GPU itself is lost, nothing has changed then and the
+// next call works.
+namespace cuda {
+struct Device;
+struct Options {
+    int32_t slots = 1;
+    int32_t max_batch = 1024; // rows at a time; calls with more rows are split
+    int32_t device = 0;       // which GPU
+    void*   stream = nullptr; // a cudaStream_t of the caller's, not the default stream; null: one of its own
+    int32_t fused = -1;       // 1: a block takes some rows through all layers (least latency); 0: a launch for each
+                              // part of a layer; -1: whichever suits the number of rows. The bits are the same
+};
+size_t device_bytes(const Model& m, const Options& o = Options()) noexcept; // what create() takes of the GPU; 0: cannot
+Status available(int32_t device = 0, Fault* fault = nullptr) noexcept;      // ok: there is such a GPU, and it can
+
+// All slots begin as fresh streams.
+Status create(Device** out, const Model& m, const Options& o = Options(), Fault* fault = nullptr) noexcept;
+void   destroy(Device* d) noexcept; // null: nothing
+
+// To and from a State of this model (bytes as there).
+Status put_state(Device* d, int32_t slot, const State& s, Fault* fault = nullptr) noexcept;
+Status get_state(Device* d, int32_t slot, State* s, Fault* fault = nullptr) noexcept;
+Status reset(Device* d, int32_t slot, Fault* fault = nullptr) noexcept;
+
+// step_streams(): streams slots[0 .. n), all different, advance by a step: x[n][d_input], y[n][d_output] (may be null).
+Status step(Device* d, const int32_t* slots, const float* x, int32_t n, float* y, const float* dt = nullptr,
+            Fault* fault = nullptr) noexcept;
+// step_batch(): n candidates for the stream in `slot`, which does not change.
+Status step_batch(Device* d, int32_t slot, const float* x, int32_t n, float* y, const float* dt = nullptr,
+                  Fault* fault = nullptr) noexcept;
+// prefill() of n streams, all different, by T steps each: x[n][T][d_input], y[n][d_output] (may be null): the last
+// outputs; dt[n][T].
+Status prefill(Device* d, const int32_t* slots, const float* x, int32_t n, int32_t T, float* y,
+               const float* dt = nullptr, Fault* fault = nullptr) noexcept;
+
+// How long the GPU takes, in seconds, each the median of `repeats` launches: of a step of streams 0 .. n - 1 (or of n
+// candidates for stream 0) without the way to and from the host, and of the state updates of one layer alone, with the
+// bytes of state they read and write; and this GPU's rate for copying memory, bytes read and written. The states move.
+struct Times {
+    double step = 0.0, scan = 0.0, copy_rate = 0.0;
+    size_t scan_bytes = 0;
+};
+Status measure(Device* d, int32_t n, bool candidates, int32_t repeats, Times* out, Fault* fault = nullptr) noexcept;
+const char* name_of(const Device* d) noexcept; // of the card
+} // namespace cuda
+#endif
+
 // ---- Sizes, spelled out
 
 namespace detail {
@@ -790,13 +848,18 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #undef F
 
 #define SSM_LOCAL [[maybe_unused]] static
+#if defined(__CUDACC__) // ssm_cuda.cu takes its arithmetic from here: small functions are made for the GPU as well
+#define SSM_HD __host__ __device__
+#else
+#define SSM_HD
+#endif
 #if defined(__GNUC__)
-#define SSM_ALWAYS inline __attribute__((always_inline))
+#define SSM_ALWAYS SSM_HD inline __attribute__((always_inline))
 #define SSM_APART SSM_LOCAL __attribute__((noinline)) // so that what it has on the stack is gone when it returns
 #define SSM_MEMCPY __builtin_memcpy
 #else
 #include <string.h>
-#define SSM_ALWAYS inline
+#define SSM_ALWAYS SSM_HD inline
 #define SSM_APART SSM_LOCAL
 #define SSM_MEMCPY memcpy
 #endif
@@ -880,13 +943,13 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 // Small functions are inlined wherever speed counts, so that back-ends make them with their instructions. Where size
 // counts and there are no vectors to hand over, the compiler chooses, but for those of the innermost loops: SSM_ALWAYS.
 #if defined(__OPTIMIZE_SIZE__) && !defined(SSM_HAS_128) && !defined(SSM_HAS_RVV)
-#define SSM_INLINE inline
+#define SSM_INLINE SSM_HD inline
 #else
 #define SSM_INLINE SSM_ALWAYS
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(__CUDACC__) // nvcc: -fmad=false
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 #endif
@@ -1086,7 +1149,7 @@ template <> struct lanes<float> {
     static SSM_INLINE float to_float(I i) noexcept { return static_cast<float>(i); }
     static SSM_INLINE bool  any(I mask) noexcept { return mask != 0; }
 };
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(__CUDACC__)
 typedef float    f32x8 __attribute__((vector_size(32)));
 typedef int32_t  i32x8 __attribute__((vector_size(32)));
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
@@ -1340,16 +1403,34 @@ namespace detail {
 
 static_assert((-1 >> 1) == -1, "shifts to the right must keep the sign");
 
+// a b in 64 bits. nvcc would rather widen a factor early and then multiply twice as wide.
+SSM_ALWAYS int64_t product(int32_t a, int32_t b) noexcept {
+#if defined(__CUDA_ARCH__)
+    int64_t c;
+    asm("mul.wide.s32 %0, %1, %2;" : "=l"(c) : "r"(a), "r"(b));
+    return c;
+#else
+    return int64_t(a) * b;
+#endif
+}
+SSM_ALWAYS uint64_t product(uint32_t a, uint32_t b) noexcept {
+#if defined(__CUDA_ARCH__)
+    uint64_t c;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(c) : "r"(a), "r"(b));
+    return c;
+#else
+    return uint64_t(a) * b;
+#endif
+}
+
 // A lane holds 64 bits. mul() and mulu() read the lower 32 of each factor, signed and unsigned; `low` results promise
 // those 32 alone. A mask has all bits set or none.
 template <class W> struct wide;
 template <> struct wide<int64_t> {
     static constexpr int32_t  count = 1;
     static SSM_ALWAYS int64_t set(int64_t x) noexcept { return x; }
-    static SSM_ALWAYS int64_t mul(int64_t a, int64_t b) noexcept { return int64_t(int32_t(a)) * int32_t(b); }
-    static SSM_ALWAYS int64_t mulu(int64_t a, int64_t b) noexcept {
-        return int64_t(uint64_t(uint32_t(a)) * uint32_t(b));
-    }
+    static SSM_ALWAYS int64_t mul(int64_t a, int64_t b) noexcept { return product(int32_t(a), int32_t(b)); }
+    static SSM_ALWAYS int64_t mulu(int64_t a, int64_t b) noexcept { return int64_t(product(uint32_t(a), uint32_t(b))); }
     static SSM_ALWAYS int64_t less(int64_t a, int64_t b) noexcept { return -int64_t(a < b); }
     static SSM_ALWAYS int64_t choose(int64_t mask, int64_t a, int64_t b) noexcept { return mask != 0 ? a : b; }
     static SSM_ALWAYS int64_t least(int64_t a, int64_t b) noexcept { return a < b ? a : b; }
@@ -1404,8 +1485,15 @@ SSM_ALWAYS int64_t rs(int64_t x, int32_t s) noexcept {
     return s > 62 ? 0 : s > 0 ? (x + (int64_t(1) << (s - 1))) >> s : x * (int64_t(1) << -s);
 }
 constexpr int32_t   int_max = 0x7fffffff;
-SSM_ALWAYS int32_t  sat(int64_t x, int64_t m = int_max) noexcept { return int32_t(x > m ? m : x < -m ? -m : x); }
-SSM_ALWAYS int64_t  product(int32_t a, int32_t b) noexcept { return int64_t(a) * b; }
+SSM_ALWAYS int32_t  sat(int64_t x, int64_t m = int_max) noexcept { // m <= int_max
+#if defined(__CUDA_ARCH__) // half the instructions: what leaves 32 bits becomes one of their ends first
+    const int32_t low = int32_t(x), high = int32_t(x >> 32), n = int32_t(m);
+    const int32_t y = high == low >> 31 ? low : high >> 31 ^ int_max;
+    return y > n ? n : y < -n ? -n : y;
+#else
+    return int32_t(x > m ? m : x < -m ? -m : x);
+#endif
+}
 SSM_INLINE uint32_t size_of(int64_t x) noexcept { // |x| < 2^32
     SSM_ASSERT(at_most(x, 0xffffffff));
     return uint32_t(x < 0 ? -x : x);
@@ -1414,7 +1502,9 @@ SSM_INLINE int64_t wide_of(const int32_t* p) noexcept { // lower word first
     return int64_t(uint64_t(uint32_t(p[0])) | uint64_t(uint32_t(p[1])) << 32);
 }
 SSM_INLINE int32_t bit_length(uint64_t x) noexcept {
-#if defined(__GNUC__)
+#if defined(__CUDA_ARCH__)
+    return x == 0 ? 0 : 64 - __clzll(int64_t(x));
+#elif defined(__GNUC__)
     return x == 0 ? 0 : 64 - __builtin_clzll(x);
 #else
     int32_t n = 0;
@@ -1449,7 +1539,8 @@ SSM_INLINE uint32_t q16_bits(int32_t v) noexcept {
 // A float32 scale in (0, 1): m 2^-e with 2^23 <= m < 2^24, by its bits.
 struct Scale {
     int32_t m, e;
-    explicit Scale(uint32_t bits) noexcept : m(int32_t((bits & 0x7fffffu) | 0x800000u)), e(150 - int32_t(bits >> 23)) {}
+    SSM_ALWAYS explicit Scale(uint32_t bits) noexcept
+        : m(int32_t((bits & 0x7fffffu) | 0x800000u)), e(150 - int32_t(bits >> 23)) {}
 };
 
 // Polynomials in Q30, lowest power first; the last product's sum is `low`.
@@ -1459,10 +1550,11 @@ constexpr int32_t log1p_q30[] = {1073741823, -536870692, 357904967, -268290463, 
 constexpr int32_t sin_q30[] = {1686629713, -693598666, 85569282, -5026892, 172072, -3685};
 constexpr int32_t erf_q30[] = {0, 273621191, -305476044, 1526231383, -1560310108, 1139675401};
 // r = rs(r x, 30) + c[k], with c[k] added in front of the shift. `low`.
-template <class W, size_t n, size_t k = 0> SSM_ALWAYS W horner(const int32_t (&c)[n], const W& x) noexcept {
+template <const auto& c, size_t k = 0, class W> SSM_ALWAYS W horner(const W& x) noexcept {
     using L = wide<W>;
-    if constexpr (k == n - 1) return L::set(c[k]);
-    else return L::lsr(L::mul(horner<W, n, k + 1>(c, x), x) + (c[k] * (int64_t(1) << 30) + (1 << 29)), 30);
+    constexpr int32_t own = c[k]; // nvcc knows no arrays of the host
+    if constexpr (k == sizeof c / sizeof c[0] - 1) return L::set(own);
+    else return L::lsr(L::mul(horner<c, k + 1>(x), x) + (own * (int64_t(1) << 30) + (1 << 29)), 30);
 }
 constexpr int64_t one_q30 = int64_t(1) << 30, dt_limit = int64_t(22) << 26; // dt_limit: Q26, of every step size
 template <class W> SSM_ALWAYS W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
@@ -1472,7 +1564,7 @@ template <class W> SSM_INLINE W exp_neg(const W& t) noexcept {
     using L = wide<W>;
     SSM_ASSERT(between(t, 0, dt_limit));
     const W y = rs_low<30>(L::mul(t, L::set(1549082005))), n = L::lsr(y, 26); // t / ln 2
-    const W p = positive(horner(exp2_q30, L::up(y & int64_t(0x3ffffff), 4)));
+    const W p = positive(horner<exp2_q30>(L::up(y & int64_t(0x3ffffff), 4)));
     return L::lsr(p + L::lsr(L::shl(L::set(1), n), 1), n);
 }
 // a - rs(x, 30), a >= 0 below 2^32; x and the result too.
@@ -1504,7 +1596,7 @@ template <class W> SSM_INLINE W softplus_q(const W& x) noexcept {
     using L = wide<W>;
     SSM_ASSERT(at_most(x, dt_limit));
     const W zero = L::set(0), e = exp_neg(L::size_low(x));
-    return most(x, zero) + rs_low<4>(rs_low<30>(L::mul(e, horner(log1p_q30, e))));
+    return most(x, zero) + rs_low<4>(rs_low<30>(L::mul(e, horner<log1p_q30>(e))));
 }
 // sin and cos of p turns / 2^32. Q30, at most 2^30 + 1 in size.
 template <class W> SSM_INLINE W sin_turn(const W& p) noexcept {
@@ -1512,7 +1604,7 @@ template <class W> SSM_INLINE W sin_turn(const W& p) noexcept {
     W       s = L::shr(L::shl(p, L::set(32)), 32); // as int32
     const W over = L::less(L::set(one_q30), s), under = L::less(s, L::set(-one_q30));
     s = L::choose(over, W(2 * one_q30 - s), L::choose(under, W(-2 * one_q30 - s), s));
-    return rs<30>(L::mul(s, horner(sin_q30, rs_low<30>(L::mul(s, s)))));
+    return rs<30>(L::mul(s, horner<sin_q30>(rs_low<30>(L::mul(s, s)))));
 }
 template <class W> SSM_INLINE W cos_turn(const W& p) noexcept { return sin_turn(W(p + one_q30)); }
 // The normal distribution function, x in Q26, |x| <= 8. Q30.
@@ -1523,7 +1615,7 @@ template <class W> SSM_INLINE W phi_q(const W& x) noexcept {
     const W D = rs_low<26>(L::mul(z, L::set(351748265))) + one_q30;    // below 2^31.6
     const W over = L::less(L::set(2 * one_q30), D), r = recip(L::choose(over, rs_low<1>(D), D));
     const W t = L::choose(over, rs_low<1>(r), r), decay = exp_neg(least(rs_low<26>(L::mul(z, z)), L::set(dt_limit)));
-    const W q = rs_low<1>(rs_low<30>(L::mul(horner(erf_q30, t), decay)));
+    const W q = rs_low<1>(rs_low<30>(L::mul(horner<erf_q30>(t), decay)));
     return L::choose(L::less(x, L::set(0)), q, W(one_q30 - q));
 }
 template <class W> SSM_INLINE W to26(const W& x) noexcept {
@@ -1539,39 +1631,81 @@ template <class W> SSM_INLINE W gelu_q(const W& s) noexcept { // Q16 to Q16, `lo
 }
 
 // 1 / sqrt(v) = r 2^-30 2^-E, 0 < v <= 2^61.
-SSM_LOCAL int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
+SSM_LOCAL SSM_HD int64_t rsqrt_q(int64_t v, int32_t* E) noexcept {
     SSM_ASSERT(between(v, 1, int64_t(1) << 61));
     const int32_t b = bit_length(uint64_t(v)), sh = 31 - b + ((31 - b) % 2 != 0);
     const int64_t m = sh >= 0 ? v << sh : rs(v, -sh); // 2^30 .. 2^32
     int64_t       r = 1315011543 - rs<30>(m * 241269783);
     if (r < 357913941) r = 357913941;
     SSM_ASSERT(between(m, one_q30, 4 * one_q30));
-    for (int k = 0; k < 5; ++k) r = rs<31>(r * (3 * one_q30 - rs<30>(rs<30>(r * r) * m)));
+    using L = wide<int64_t>;
+    for (int k = 0; k < 5; ++k) { // factors below 2^32, but for m = 2^32
+        const int64_t a = rs<30>(L::mulu(r, r)), am = L::mulu(a, m) + (m >> 32 != 0 ? a * (int64_t(1) << 32) : 0);
+        r = rs<31>(L::mulu(r, 3 * one_q30 - rs<30>(am)));
+    }
     SSM_ASSERT(between(r, one_q30 / 2 - 2, one_q30 + 2));
     *E = (30 - sh) / 2;
     return r;
 }
 
+#if defined(__CUDA_ARCH__)
+__device__ inline double inverse(double x) noexcept { // 1 / x to 2^-44
+    const double r = static_cast<double>(__frcp_rn(static_cast<float>(x)));
+    return r * (2.0 - x * r);
+}
+#endif
+// a / b, rounded down; a < 2^62, b < 2^32, the result below 2^32.
+SSM_INLINE uint64_t quotient(uint64_t a, uint64_t b) noexcept {
+#if defined(__CUDA_ARCH__) // few instructions: nearly, then exactly
+    uint64_t q = uint64_t(static_cast<double>(a) * inverse(static_cast<double>(b)));
+    if (q * b > a) --q;
+    if (a - q * b >= b) ++q;
+    return q;
+#else
+    return a / b;
+#endif
+}
+// sum / n, rounded down; |sum| < 2^63 - 2^31.
+SSM_INLINE int64_t floor_quotient(int64_t sum, int32_t n) noexcept {
+#if defined(__CUDA_ARCH__) // the rest of a near quotient fits 32 bits
+    const double  by = inverse(static_cast<double>(n));
+    int64_t       q = int64_t(static_cast<double>(sum) * by);
+    const int64_t rest = sum - q * n;
+    q += int32_t(static_cast<double>(rest) * by); // now at most one off
+    if (q * n > sum) --q;
+    if (sum - q * n >= n) ++q;
+    return q;
+#else
+    return (sum - (sum < 0 ? n - 1 : 0)) / n;
+#endif
+}
 // What makes codes of a token and numbers of codes again: x ~ code num 2^-den, code = x R 2^-shift.
 struct Quotients {
     int64_t R = 0;                    // x's factor; below 2^31
     int32_t sh = 0, num = 0, den = 0; // num below 2^31
-    Quotients(uint32_t largest, int32_t bits) noexcept {
+    SSM_HD Quotients(uint32_t largest, int32_t bits) noexcept {
         SSM_ASSERT(largest <= uint32_t(int_max));
         if (largest == 0) return;
         sh = 31 - bit_length(largest);
         const uint64_t an = uint64_t(largest) << sh, top = bits == 8 ? 127u : 32767u;
         const int32_t  up = bits == 8 ? 6 : 14;
-        R = int64_t((top << (60 - up)) / an);
+        R = int64_t(quotient(top << (60 - up), an));
         SSM_ASSERT(between(R, 1, int_max) && (an << up) / top <= uint32_t(int_max));
-        num = int32_t((an << up) / top), den = sh + up;
+        num = int32_t(quotient(an << up, top)), den = sh + up;
+    }
+    // The code of x: |x| 2^sh < 2^31, times R < 2^62.
+    SSM_INLINE int32_t code(int32_t x, int32_t bits) const noexcept {
+        SSM_ASSERT(at_most(int64_t(x) * (int64_t(1) << sh), int_max));
+        const int64_t scaled = product(int32_t(uint32_t(x) << sh), int32_t(R));
+        SSM_ASSERT(at_most(scaled, int64_t(1) << 61));
+        return bits == 8 ? sat(rs<54>(scaled), 127) : sat(rs<46>(scaled), 32767);
     }
 };
 } // namespace detail
 
 // log2(v) in Q16, 1 <= v < 2^63: n + log2(1 + f), with f + f (1 - f) c(f) for the latter; off by at most 0.7 of 2^-16.
-SSM_API int32_t log2_q16(uint64_t v) noexcept {
-    using namespace detail;
+namespace detail {
+SSM_INLINE int32_t log2_of(uint64_t v) noexcept {
     SSM_ASSERT(v != 0 && v >> 63 == 0);
     const int32_t n = bit_length(v) - 1;
     const int64_t f = int64_t(v << (63 - n) >> 32) - (int64_t(1) << 31); // Q31
@@ -1580,6 +1714,8 @@ SSM_API int32_t log2_q16(uint64_t v) noexcept {
     const int64_t bend = rs<31>(f * ((int64_t(1) << 31) - f)); // at most 2^29
     return n * 65536 + int32_t(rs<15>(f + rs<30>(bend * c)));
 }
+} // namespace detail
+SSM_API int32_t log2_q16(uint64_t v) noexcept { return detail::log2_of(v); }
 SSM_API int32_t to_q16(float x) noexcept { return detail::to_q16(uint32_t(detail::bits_of(x))); }
 SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(detail::q16_bits(v))); }
 
@@ -1762,38 +1898,48 @@ SSM_INLINE void conv_loop(float* y, const float* const* taps, const float* w, co
     }
 }
 
+SSM_INLINE float angle_of(double turns, float dt, Disc disc) noexcept {
+    return disc == Disc::zoh ? turn_fraction(turns, dt) : static_cast<float>(turns) * dt;
+}
+// a and b of a mode, or of width<F> of them, for a step of dt; t: its angle_of().
+template <class F> struct ModeOf {
+    F ar, ai, br, bi;
+    SSM_INLINE ModeOf(const F& rho, const F& t, const F& gr, const F& gi, float dt, Disc disc) noexcept {
+        using L = lanes<F>;
+        const F x = rho * dt;
+        if (disc == Disc::zoh) { // a = exp(z dt), b = (B / A) (exp(z dt) - 1), without cancellation
+            F e, em, s, c, s2, c2;
+            exp_and_expm1(x, &e, &em);
+            sincos_turns(t, &s, &c);
+            sincos_turns(F(t * 0.5f), &s2, &c2);
+            ar = e * c;
+            ai = e * s;
+            F dr = em * c - (s2 * s2) * 2.0f; // Re(exp(z dt) - 1)
+            br = gr * dr - gi * ai;
+            bi = gr * ai + gi * dr;
+        } else { // a = (1 + w) / (1 - w), b = B dt / (1 - w), w = z dt / 2 = x + i t
+            F d = L::set(1.0f) - x;
+            F q = L::set(1.0f) / (d * d + t * t);
+            ar = ((L::set(1.0f) - x * x) - t * t) * q;
+            ai = (t * q) * 2.0f;
+            F p = (d * q) * dt, o = (t * q) * dt;
+            br = gr * p - gi * o;
+            bi = gr * o + gi * p;
+        }
+    }
+};
 // a, b of eight channels of one mode.
 template <class F>
 SSM_INLINE void discretize_loop(float* ab, const float* rho, const double* turns, const float* gain, float dt,
                                 Disc disc, int32_t count) noexcept {
-    using L = lanes<F>;
     for (int32_t i = 0; i < count; ++i, ab += 32, rho += 8, turns += 8, gain += 16) {
         float angle[8];
-        for (int k = 0; k < 8; ++k)
-            angle[k] = disc == Disc::zoh ? turn_fraction(turns[k], dt) : static_cast<float>(turns[k]) * dt;
+        for (int k = 0; k < 8; ++k) angle[k] = angle_of(turns[k], dt, disc);
         for (int32_t k = 0; k < 8; k += width<F>) {
-            const F gr = load<F>(gain + k, 8), gi = load<F>(gain + 8 + k, 8);
-            F       x = load<F>(rho + k, 8) * dt, t = load<F>(angle + k, 8), ar, ai, br, bi;
-            if (disc == Disc::zoh) { // a = exp(z dt), b = (B / A) (exp(z dt) - 1), without cancellation
-                F e, em, s, c, s2, c2;
-                exp_and_expm1(x, &e, &em);
-                sincos_turns(t, &s, &c);
-                sincos_turns(F(t * 0.5f), &s2, &c2);
-                ar = e * c;
-                ai = e * s;
-                F dr = em * c - (s2 * s2) * 2.0f; // Re(exp(z dt) - 1)
-                br = gr * dr - gi * ai;
-                bi = gr * ai + gi * dr;
-            } else { // a = (1 + w) / (1 - w), b = B dt / (1 - w), w = z dt / 2 = x + i t
-                F d = L::set(1.0f) - x;
-                F q = L::set(1.0f) / (d * d + t * t);
-                ar = ((L::set(1.0f) - x * x) - t * t) * q;
-                ai = (t * q) * 2.0f;
-                F p = (d * q) * dt, o = (t * q) * dt;
-                br = gr * p - gi * o;
-                bi = gr * o + gi * p;
-            }
-            store(ab + k, ar, 8), store(ab + 8 + k, ai, 8), store(ab + 16 + k, br, 8), store(ab + 24 + k, bi, 8);
+            const ModeOf<F> m(load<F>(rho + k, 8), load<F>(angle + k, 8), load<F>(gain + k, 8),
+                              load<F>(gain + 8 + k, 8), dt, disc);
+            store(ab + k, m.ar, 8), store(ab + 8 + k, m.ai, 8), store(ab + 16 + k, m.br, 8);
+            store(ab + 24 + k, m.bi, 8);
         }
     }
 }
@@ -1928,8 +2074,8 @@ template <class T> struct Row {
     uint8_t what = all;
     int32_t first = 0, end = 0; // the heads, unless it is all
     T*      own = nullptr;      // own_words() for them; null: in `work`
-    bool    does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
-    bool    has_own() const noexcept { return detail::team_in_build && own != nullptr; }
+    SSM_HD bool does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
+    SSM_HD bool has_own() const noexcept { return detail::team_in_build && own != nullptr; }
 #ifdef SSM_DEBUG
     Counts* counts = nullptr; // of the stream; null: not counted
 #endif
@@ -2177,7 +2323,7 @@ struct Mamba3Work {
     float *turn, *normed, *B, *C;                            // [S], [N], [R][G][N'] each
     float *k, *q, *B_biased, *C_biased;                      // [block of 8 heads][R][N'][8] each
     float *w, *v, *o;                                        // [R][P padded] each
-    Mamba3Work(const Config& c, float* at, float* own = nullptr) noexcept {
+    SSM_HD Mamba3Work(const Config& c, float* at, float* own = nullptr) noexcept {
         const size_t N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
         const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
         dropped = at, dt = dropped + N * 16, A = dt + H, lambda = A + H, alpha = lambda + H, beta = alpha + H;
@@ -2260,8 +2406,23 @@ template <class F> SSM_INLINE void head_gate(const Mamba3Head& a, int32_t r, int
     store(a.y + p, y, count);
 }
 
+// Numbers of a head, or of width<F> heads.
+template <class F> struct HeadNumbers {
+    F dt, A, lambda, alpha, beta, gamma;
+    SSM_INLINE HeadNumbers(const Config& c, const F& raw_dt, const F& bias, const F& raw, const F& trap,
+                           float since) noexcept {
+        using L = lanes<F>;
+        dt = step_size(F(raw_dt + bias), since);
+        const F one = L::set(1.0f), floor = L::set(c.A_floor);
+        const F heavy = select(L::less(raw, L::set(0.0f)), F(one / (one - raw)), F(one + raw));
+        A = c.softplus_A ? softplus(raw) : heavy;
+        A = select(L::less(A, floor), floor, A);
+        lambda = sigmoid(trap), alpha = exp_f32(F(-(A * dt)));
+        beta = (alpha * dt) * (one - lambda), gamma = dt * lambda;
+    }
+};
+
 template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
-    using L = lanes<F>;
     const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
@@ -2286,14 +2447,10 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     // 2. Numbers of a head.
     for (int32_t s = 0; before && s < S; s += width<F>) store(w.turn + s, F(tanh(load<F>(angle + s, S - s)) * 0.5f), 8);
     for (int32_t h = 0; before && h < int32_t(Hp); h += width<F>) {
-        const F dt = step_size(F(load<F>(dd_dt + h, H - h) + load<F>(l.dt_bias + h, 8)), a.dt);
-        const F raw = load<F>(dd_A + h, H - h), one = L::set(1.0f), floor = L::set(c.A_floor);
-        const F heavy = select(L::less(raw, L::set(0.0f)), F(one / (one - raw)), F(one + raw));
-        F       A = c.softplus_A ? softplus(raw) : heavy;
-        A = select(L::less(A, floor), floor, A);
-        const F lambda = sigmoid(load<F>(trap + h, H - h)), alpha = exp_f32(F(-(A * dt)));
-        store(w.dt + h, dt, 8), store(w.A + h, A, 8), store(w.lambda + h, lambda, 8), store(w.alpha + h, alpha, 8);
-        store(w.beta + h, F((alpha * dt) * (one - lambda)), 8), store(w.gamma + h, F(dt * lambda), 8);
+        const HeadNumbers<F> of(c, load<F>(dd_dt + h, H - h), load<F>(l.dt_bias + h, 8), load<F>(dd_A + h, H - h),
+                                load<F>(trap + h, H - h), a.dt);
+        store(w.dt + h, of.dt, 8), store(w.A + h, of.A, 8), store(w.lambda + h, of.lambda, 8);
+        store(w.alpha + h, of.alpha, 8), store(w.beta + h, of.beta, 8), store(w.gamma + h, of.gamma, 8);
     }
 
     // 3. Angles move on, B and C get their biases and turn: eight heads at a time.
@@ -2430,10 +2587,13 @@ static_assert(int64_t(max_d_state / 2) * int_max * (k_bound / 16) <= most_sum &&
                   most_sum <= INT64_MAX - (int64_t(1) << 60),
               "sums of the scans stay in 64 bits");
 
-// What one update of h gives, before the clip; add: see above.
+// What one update of h gives, before the clip; add: see above. And with 2^20 in the sum already, for the rounding.
+SSM_ALWAYS int64_t next_h_of(int32_t alpha, int32_t h, int64_t add_and_half) noexcept {
+    return (rs<9>(product(alpha, h)) + add_and_half) >> 21;
+}
 SSM_ALWAYS int64_t next_h(int32_t alpha, int32_t h, int64_t add) noexcept {
     SSM_ASSERT(between(alpha, 0, one_q30) && at_most(add, most_sum));
-    return rs<21>(rs<9>(product(alpha, h)) + add);
+    return next_h_of(alpha, h, add + (int64_t(1) << 20));
 }
 SSM_ALWAYS int32_t limit_q(int64_t x, int32_t clip, bool* hit) noexcept {
     const int32_t y = sat(x, clip);
@@ -2574,7 +2734,13 @@ SSM_INLINE void count_clips(const Row<int32_t>& a, const HeadScanQ& s) noexcept 
 
 // ---- Loops over numbers
 
-template <class W> SSM_INLINE W sat_q(const W& x) noexcept { return within(x, int_max); }
+template <class W> SSM_INLINE W sat_q(const W& x) noexcept {
+#if defined(__CUDA_ARCH__)
+    return sat(x);
+#else
+    return within(x, int_max);
+#endif
+}
 
 // r = sat(r + v).
 template <class W> SSM_INLINE void add_loop_q(int32_t* r, const int32_t* v, int32_t n) noexcept {
@@ -2621,6 +2787,30 @@ SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_
 // The norms: with c = x - mean (or x), at most 33 bits, w = rs(c, k) at most 2^24, n <= 16,384:
 //     ss = sum w^2 / n + eps, eps 1e-5 in Q32;  y = sat(rs(rs(w / sqrt(ss)) g, s) + b)
 // sum w^2 <= 2^62; w / sqrt(ss) is Q24 and at most 2^24 sqrt(n), int32 up to n = 4096: beyond, W is int64_t.
+SSM_INLINE int64_t mean_q(int64_t sum, int32_t n) noexcept { // rounded down from a half more
+    SSM_ASSERT(at_most(sum, int64_t(1) << 45));
+    return floor_quotient(sum + n / 2, n);
+}
+// k, then 1 / sqrt(ss) = r 2^-30 2^-E, then y of each c.
+struct NormQ {
+    int64_t half, r = 0, unit_half = 0, y_half;
+    int32_t k, E = 0, s;
+    SSM_INLINE NormQ(int32_t length, int32_t y_shift) noexcept : s(y_shift) { // bits of the largest |c|
+        k = length > 24 ? length - 24 : 0, half = k > 0 ? int64_t(1) << (k - 1) : 0, y_half = int64_t(1) << (s - 1);
+    }
+    template <class W> SSM_ALWAYS W small(const W& c) const noexcept { return wide<W>::shr(c + half, k); } // w
+    SSM_INLINE void                 finish(int64_t sum, int32_t n) noexcept { // of w^2
+        const int64_t ss = floor_quotient(sum, n) + (42950 >> 2 * k);
+        r = rsqrt_q(ss > 0 ? ss : 1, &E), unit_half = int64_t(1) << (5 + E);
+    }
+    template <class W, bool narrow = (wide<W>::count > 1)> // narrow: of up to 4096 numbers
+    SSM_ALWAYS W number(const W& c, const W& root, const W& g, const W& b) const noexcept {
+        using L = wide<W>;
+        const W unit = L::shr(L::mul(small(c), root) + unit_half, 6 + E);
+        SSM_ASSERT(product_at_most(unit, g, (int64_t(1) << 62) + (int64_t(1) << 36)));
+        return sat_q(W(L::shr((narrow ? L::mul(unit, g) : W(unit * g)) + y_half, s) + b));
+    }
+};
 template <class W, bool Centred>
 SSM_INLINE W centred_q(const int32_t* x, int32_t i, int32_t n, int64_t mean) noexcept { // past the end: nothing
     using L = wide<W>;
@@ -2640,12 +2830,8 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
                             int32_t s) noexcept {
     using L = wide<W>;
     int64_t mean = 0, lane[size_t(L::count)];
-    if (Centred) {
-        for (int32_t i = 0; i < n; ++i) mean += x[i];
-        SSM_ASSERT(at_most(mean, int64_t(1) << 45));
-        mean += n / 2;
-        mean = (mean - (mean < 0 ? n - 1 : 0)) / n; // floor
-    }
+    for (int32_t i = 0; Centred && i < n; ++i) mean += x[i];
+    if (Centred) mean = mean_q(mean, n);
     const auto joined = [&](const W& v, auto op) {
         SSM_MEMCPY(lane, &v, sizeof v);
         for (int32_t k = 1; k < L::count; ++k) lane[0] = op(lane[0], lane[k]);
@@ -2657,26 +2843,19 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
         SSM_ASSERT(at_most(v, int64_t(1) << 32));
         bits = bits | most(v, W(-v)); // the bit length is that of the largest
     }
-    const int32_t length = bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; })));
-    const int32_t k = length > 24 ? length - 24 : 0;
-    const int64_t half = k > 0 ? int64_t(1) << (k - 1) : 0;
+    NormQ norm(bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; }))), s);
     for (int32_t i = 0; i < n; i += L::count) {
-        const W w = L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k);
+        const W w = norm.small(centred_q<W, Centred>(x, i, n, mean));
         SSM_ASSERT(at_most(w, 1 << 24) && sum_at_most(sum, L::mul(w, w), int64_t(1) << 62));
         sum = sum + L::mul(w, w);
     }
-    const int64_t ss = joined(sum, [](int64_t p, int64_t q) { return p + q; }) / n + (42950 >> 2 * k);
-    int32_t       E = 0;
-    const W       r = L::set(rsqrt_q(ss > 0 ? ss : 1, &E));
-    const int64_t unit_half = int64_t(1) << (5 + E), y_half = int64_t(1) << (s - 1);
-    for (int32_t i = 0; i < n; i += L::count) {
-        const W unit = L::shr(L::mul(L::shr(centred_q<W, Centred>(x, i, n, mean) + half, k), r) + unit_half, 6 + E);
-        SSM_ASSERT(product_at_most(unit, L::load(g + i, n - i), (int64_t(1) << 62) + (int64_t(1) << 36)));
-        const W weight = L::load(g + i, n - i), scaled = L::count == 1 ? W(unit * weight) : L::mul(unit, weight);
-        W       v = L::shr(scaled + y_half, s);
-        if (b != nullptr) v = v + L::load(b + i, n - i);
-        L::store(y + i, sat_q(v), n - i);
-    }
+    norm.finish(joined(sum, [](int64_t p, int64_t q) { return p + q; }), n);
+    const W r = L::set(norm.r), none = L::set(0);
+    for (int32_t i = 0; i < n; i += L::count)
+        L::store(y + i,
+                 norm.number(centred_q<W, Centred>(x, i, n, mean), r, L::load(g + i, n - i),
+                             b != nullptr ? L::load(b + i, n - i) : none),
+                 n - i);
 }
 template <class W>
 SSM_INLINE void rms_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) noexcept {
@@ -2709,6 +2888,17 @@ template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept 
     SSM_ASSERT(at_most(a, int_max) && at_most(b, int_max));
     return sat_q(rs<S>(wide<W>::mul(a, b)));
 }
+// Mamba-3's numbers of a head: dt, beta, gamma in Q26, alpha and lambda in Q30; A in Q26.
+template <class W> struct HeadNumbersQ {
+    W dt, alpha, beta, gamma;
+    SSM_ALWAYS HeadNumbersQ(const W& raw, const W& bias, const W& A, const W& trap, int32_t since) noexcept {
+        using L = wide<W>;
+        dt = step_size_q(raw, bias, since), alpha = decay_q<26>(A, dt);
+        const W lambda = sigmoid_q(to26(trap));
+        gamma = rs_low<30>(L::mul(lambda, dt));
+        beta = rs_low<30>(L::mul(rs_low<30>(L::mul(alpha, dt)), W(one_q30 - lambda)));
+    }
+};
 SSM_INLINE int64_t* wide_at(int32_t* p) noexcept { // the next place for a 64-bit number
     return reinterpret_cast<int64_t*>((reinterpret_cast<uintptr_t>(p) + 7) / 8 * 8);
 }
@@ -2806,7 +2996,7 @@ struct Mamba3WorkQ {
     int32_t *turn, *theta, *normed, *B, *C; // [S] each, [N], [R][G][N'] each
     int32_t *k, *q;                         // [R][H][N'] each
     int32_t *x, *before, *v, *w, *o;        // [R][P padded] each
-    Mamba3WorkQ([[maybe_unused]] const Config& config, int32_t* at, int32_t* own = nullptr) noexcept {
+    SSM_HD Mamba3WorkQ([[maybe_unused]] const Config& config, int32_t* at, int32_t* own = nullptr) noexcept {
         const Config& c = SSM_KNOWN(config);
         const size_t  N = size_t(c.d_state), H = padded(c.nheads), RP = size_t(c.mimo_rank) * padded(c.headdim);
         const size_t RGN = size_t(c.mimo_rank) * size_t(c.ngroups) * N, kn = head_kn(c);
@@ -2824,12 +3014,26 @@ SSM_INLINE int32_t rate_q(const Config& c, int32_t dd_A) noexcept {
     int64_t A;
     if (c.softplus_A) A = softplus_q<int64_t>(to26(int64_t(dd_A)));
     else if (dd_A >= 0) A = (65536 + int64_t(dd_A < 31 * 65536 - 1 ? dd_A : 31 * 65536 - 1)) * 1024;
-    else A = (int64_t(1) << 42) / (65536 - int64_t(dd_A > -(1 << 29) ? dd_A : -(1 << 29)));
+    else A = int64_t(quotient(uint64_t(1) << 42, uint64_t(65536 - int64_t(dd_A > -(1 << 29) ? dd_A : -(1 << 29)))));
     SSM_ASSERT(between(A, 0, int_max));
     return int32_t(A > c.A_floor_q26 ? A : c.A_floor_q26);
 }
 template <class W> SSM_INLINE W biased_q(const int32_t* normed, const int32_t* bias, int32_t n, int32_t left) noexcept {
     return within(W(wide<W>::load(normed + n, left) + wide<W>::load(bias + n, left)), int64_t(1) << 27);
+}
+template <class W> SSM_INLINE W moved_q(const W& theta, const W& turn, const W& dt) noexcept { // `low`
+    return W(theta + rs<25>(wide<W>::mul(turn, dt)));
+}
+// Bias and rotation of one pair of B (bits = 0: Q20) or C (4: Q16); numbers n and n + S of a rank.
+template <class W, int bits>
+SSM_ALWAYS void turn_pair_q(int32_t* to, const int32_t* normed, const int32_t* bias, int32_t n, int32_t S, const W& sin,
+                            const W& cos) noexcept {
+    using L = wide<W>;
+    const W u = biased_q<W>(normed, bias, n, S - n), v = biased_q<W>(normed, bias, S + n, S - n);
+    const W first = L::mul(u, cos) - L::mul(v, sin), second = L::mul(u, sin) + L::mul(v, cos); // at most 2^57.51
+    SSM_ASSERT(at_most(first, k_bound * one_q30) && at_most(second, k_bound * one_q30));
+    L::store(to + n, bits == 0 ? rs_low<30>(first) : rs_low<4>(rs<30>(first)), S - n);
+    L::store(to + S + n, bits == 0 ? rs_low<30>(second) : rs_low<4>(rs<30>(second)), S - n);
 }
 // Bias and rotation of B and C of head h, of all ranks: k in Q20, q in Q16. theta: the head's new angles.
 template <class W>
@@ -2840,22 +3044,11 @@ SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t
     const int32_t              S = c.rope_angles, N = c.d_state, R = c.mimo_rank;
     const ptrdiff_t            G = c.ngroups, g = h / (c.nheads / c.ngroups);
     for (int32_t s = 0; s < S; s += L::count) {
-        const int32_t left = S - s;
-        const W       p = L::load(theta + s, left), sin = sin_turn(p), cos = cos_turn(p);
-        for (ptrdiff_t r = 0; r < R; ++r) { // |u cos - v sin| <= 2^57.51
+        const W p = L::load(theta + s, S - s), sin = sin_turn(p), cos = cos_turn(p);
+        for (ptrdiff_t r = 0; r < R; ++r) {
             const ptrdiff_t from = (r * G + g) * N, bias = (ptrdiff_t(h) * R + r) * N, to = (r * c.nheads + h) * N;
-            const W         b0 = biased_q<W>(w.B + from, l.B_bias + bias, s, left),
-                    b1 = biased_q<W>(w.B + from, l.B_bias + bias, S + s, left);
-            const W c0 = biased_q<W>(w.C + from, l.C_bias + bias, s, left),
-                    c1 = biased_q<W>(w.C + from, l.C_bias + bias, S + s, left);
-            SSM_ASSERT(at_most(W(L::mul(b0, cos) - L::mul(b1, sin)), k_bound * one_q30) &&
-                       at_most(W(L::mul(b0, sin) + L::mul(b1, cos)), k_bound * one_q30) &&
-                       at_most(W(L::mul(c0, cos) - L::mul(c1, sin)), k_bound * one_q30) &&
-                       at_most(W(L::mul(c0, sin) + L::mul(c1, cos)), k_bound * one_q30));
-            L::store(w.k + to + s, rs_low<30>(W(L::mul(b0, cos) - L::mul(b1, sin))), left);
-            L::store(w.k + to + S + s, rs_low<30>(W(L::mul(b0, sin) + L::mul(b1, cos))), left);
-            L::store(w.q + to + s, rs_low<4>(rs<30>(W(L::mul(c0, cos) - L::mul(c1, sin)))), left);
-            L::store(w.q + to + S + s, rs_low<4>(rs<30>(W(L::mul(c0, sin) + L::mul(c1, cos)))), left);
+            turn_pair_q<W, 0>(w.k + to, w.B + from, l.B_bias + bias, s, S, sin, cos);
+            turn_pair_q<W, 4>(w.q + to, w.C + from, l.C_bias + bias, s, S, sin, cos);
         }
     }
     for (ptrdiff_t r = 0; r < R; ++r) {
@@ -2890,24 +3083,23 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
             for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
         }
 
-    // 2. Numbers of a head: dt, beta, gamma in Q26, alpha and lambda in Q30.
+    // 2. Numbers of a head.
     for (int32_t s = 0; before && s < S; s += L::count)
         L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
     for (int32_t h = 0; before && h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
     for (int32_t h = 0; before && h < H; h += L::count) {
-        const W dt = step_size_q(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), a.dt);
-        const W alpha = decay_q<26>(L::load(w.A + h, H - h), dt), lambda = sigmoid_q(to26(L::load(trap + h, H - h)));
-        L::store(w.dt + h, dt, H - h), L::store(w.alpha + h, alpha, H - h);
-        L::store(w.gamma + h, rs_low<30>(L::mul(lambda, dt)), H - h);
-        L::store(w.beta + h, rs_low<30>(L::mul(rs_low<30>(L::mul(alpha, dt)), W(one_q30 - lambda))), H - h);
+        const HeadNumbersQ<W> of(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), L::load(w.A + h, H - h),
+                                 L::load(trap + h, H - h), a.dt);
+        L::store(w.dt + h, of.dt, H - h), L::store(w.alpha + h, of.alpha, H - h);
+        L::store(w.gamma + h, of.gamma, H - h), L::store(w.beta + h, of.beta, H - h);
     }
 
     // 3. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         int32_t* const to = a.next != nullptr ? a.next + at.angle + ptrdiff_t(h) * S : w.theta;
         for (int32_t s = 0; s < S; s += L::count) {
-            const W by = rs<25>(L::mul(L::load(w.turn + s, S - s), L::set(w.dt[h])));
-            L::store(to + s, W(L::load(a.state + at.angle + ptrdiff_t(h) * S + s, S - s) + by), S - s);
+            const W from = L::load(a.state + at.angle + ptrdiff_t(h) * S + s, S - s);
+            L::store(to + s, moved_q(from, L::load(w.turn + s, S - s), L::set(w.dt[h])), S - s);
         }
         turn_head_q<W>(a, w, h, to);
     }
@@ -3109,23 +3301,30 @@ struct scalar {
         for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
         const Quotients t(top, bits);
         int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
-        for (int32_t i = 0; i < padded_n; ++i) { // |x| 2^sh < 2^31, times R < 2^62
-            const int64_t product = i < n ? int64_t(x[i]) * (int64_t(1) << t.sh) * t.R : 0;
-            SSM_ASSERT(at_most(product, int64_t(1) << 61));
-            if (bits == 8) codes[i] = static_cast<unsigned char>(sat(rs<54>(product), 127));
-            else codes16[i] = int16_t(sat(rs<46>(product), 32767));
+        for (int32_t i = 0; i < padded_n; ++i) {
+            const int32_t code = i < n ? t.code(x[i], bits) : 0;
+            if (bits == 8) codes[i] = static_cast<unsigned char>(code);
+            else codes16[i] = int16_t(code);
         }
         scale[0] = t.num, scale[1] = t.den;
     }
     // From a sum of codes to Q16.
-    static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
-                                         int32_t bits) noexcept {
-        const Scale   s(load_u32(W.scale + ptrdiff_t(o) * 4));
-        const int64_t T = rs<24>(int64_t(scale[0]) * s.m),
-                      bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
-        const int32_t shift = scale[1] + s.e - (bits == 8 ? 24 : 37);
+    static SSM_INLINE int32_t rescaled(int64_t acc, int32_t num, int32_t den, const Scale& s, int64_t bias,
+                                       int32_t bits) noexcept {
+        const int64_t T = rs<24>(int64_t(num) * s.m);
+        const int32_t shift = den + s.e - (bits == 8 ? 24 : 37);
         SSM_ASSERT(between(T, 0, int_max) && product_at_most(acc, bits == 8 ? T : rs<13>(T), 9 * (int64_t(1) << 58)));
         return sat(rs(acc * (bits == 8 ? T : rs<13>(T)), shift) + bias);
+    }
+    static SSM_INLINE int32_t rescaled8(int32_t acc, int32_t num, int32_t den, const Scale& s, int32_t bias) noexcept {
+        const int64_t y = product(acc, int32_t(rs<24>(product(num, s.m)))); // the same with 8 bits
+        const int32_t shift = den + s.e - 24;
+        return sat((shift > 0 && shift < 63 ? (y + (int64_t(1) << (shift - 1))) >> shift : rs(y, shift)) + bias);
+    }
+    static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
+                                         int32_t bits) noexcept {
+        const int64_t bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;
+        return rescaled(acc, scale[0], scale[1], Scale(load_u32(W.scale + ptrdiff_t(o) * 4)), bias, bits);
     }
     template <class Code> static SSM_INLINE int64_t dot4(const Matrix& W, int32_t o, const Code* q) noexcept {
         const ptrdiff_t      groups = (W.cols + 31) / 32;
@@ -3177,6 +3376,14 @@ struct scalar {
          return e + ((int64_t(power >> 12) - e) >> leak);
     }
     static void bank_q(const BankQ& a) { bank_by<scalar>(a); }
+    // The new state of one mode.
+    static SSM_INLINE void s4d_mode(int32_t ar, int32_t ai, int32_t br, int32_t bi, int32_t xr, int32_t xi, int32_t u,
+                                    int32_t b_shift, int32_t clip, int32_t* r, int32_t* i, bool* hit) noexcept {
+        SSM_ASSERT(sum_at_most(product(ar, xr), -product(ai, xi), int64_t(1) << 62) &&
+                   sum_at_most(product(ar, xi), product(ai, xr), int64_t(1) << 62));
+        *r = limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), b_shift), clip, hit);
+        *i = limit_q(rs<30>(product(ar, xi) + product(ai, xr)) + rs(product(bi, u), b_shift), clip, hit);
+    }
     // The modes j to end of channel h: new states, and the sum of Re(C x').
     static int64_t s4d_modes(const S4dScanQ& a, const int32_t* h_in, ptrdiff_t h, ptrdiff_t j, ptrdiff_t end, int32_t u,
                              bool* hit) noexcept {
@@ -3185,24 +3392,22 @@ struct scalar {
             const int32_t ar = int32_t(load_u32(a.a + k * 4)), ai = int32_t(load_u32(a.a + k * 4 + 4));
             const int32_t br = int32_t(load_u32(a.b + k * 4)), bi = int32_t(load_u32(a.b + k * 4 + 4));
             const int32_t xr = h_in[k], xi = h_in[k + 1];
-            SSM_ASSERT(sum_at_most(product(ar, xr), -product(ai, xi), int64_t(1) << 62) &&
-                       sum_at_most(product(ar, xi), product(ai, xr), int64_t(1) << 62));
-            const int32_t r =
-                limit_q(rs<30>(product(ar, xr) - product(ai, xi)) + rs(product(br, u), a.b_shift), a.clip, hit);
-            const int32_t i =
-                limit_q(rs<30>(product(ar, xi) + product(ai, xr)) + rs(product(bi, u), a.b_shift), a.clip, hit);
+            int32_t       r, i;
+            s4d_mode(ar, ai, br, bi, xr, xi, u, a.b_shift, a.clip, &r, &i, hit);
             if (a.h_out != nullptr) a.h_out[k] = r, a.h_out[k + 1] = i;
             sum += product(int16_t(load_u16(a.C + k * 2)), r) - product(int16_t(load_u16(a.C + k * 2 + 2)), i);
         }
         return sum;
     }
     // s of channel h from the sum over its modes.
-    static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
-        const Scale scale(load_u32(a.C_scale + h * 4));
+    static SSM_INLINE int32_t s4d_read(const Scale& scale, int32_t D, int64_t sum, int32_t u) noexcept {
         SSM_ASSERT(at_most(sum, int64_t(1) << 55));
         const int64_t acc = rs<18>(2 * sum);
         SSM_ASSERT(product_at_most(acc, scale.m, int64_t(1) << 62));
-        return sat(rs(acc * scale.m, scale.e - 9) + rs<16>(product(a.D[h], u)));
+        return sat(rs(acc * scale.m, scale.e - 9) + rs<16>(product(D, u)));
+    }
+    static SSM_INLINE int32_t s4d_read(const S4dScanQ& a, ptrdiff_t h, int64_t sum, int32_t u) noexcept {
+        return s4d_read(Scale(load_u32(a.C_scale + h * 4)), a.D[h], sum, u);
     }
     static bool s4d_scan_q(const S4dScanQ& a) {
         bool hit = false;
@@ -6299,7 +6504,7 @@ SSM_LOCAL Counts* counts_of(const Call& call, int32_t i) noexcept {
 // that take so long:
 constexpr int64_t many_macs = 1 << 17, many_updates = 1 << 14;
 template <class F>
-SSM_INLINE void in_parts(const Team* team, bool large, int32_t n, int32_t step, const F& f) noexcept {
+SSM_LOCAL void in_parts(const Team* team, bool large, int32_t n, int32_t step, const F& f) noexcept {
     if (!team_in_build || team == nullptr || team->run == nullptr || !large) return f(0, n);
     const int32_t most = team->parts > max_parts ? max_parts : team->parts < 1 ? 1 : team->parts;
     const struct {
@@ -6501,20 +6706,26 @@ SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<float>& layer, const Call
 
 // a and b of an integer model for a dt other than 1, in the file's byte order: with d in Q16,
 //     mag = exp(-rho d), p = bits 16..47 of phase d, a = mag (cos p, sin p), b = (a - 1) gain
+struct ModeOfQ {
+    int32_t ar, ai, br, bi;
+    SSM_INLINE ModeOfQ(const unsigned char* rho, const unsigned char* phase, const unsigned char* gain, int32_t d,
+                       int32_t t) noexcept { // t: 30 + g_frac - b_frac
+        const int64_t  decay = rs<16>(product(int32_t(load_u32(rho)), d));
+        const int64_t  mag = exp_neg(decay < dt_limit ? decay : int64_t(dt_limit));
+        const uint64_t turns = load_u64(phase) * uint64_t(d);
+        const int64_t  p = int64_t(turns >> 16 & 0xffffffffu);
+        const int64_t  re = rs<30>(mag * cos_turn(p)), im = rs<30>(mag * sin_turn(p)), dr = re - one_q30;
+        const int64_t  gr = int32_t(load_u32(gain)), gi = int32_t(load_u32(gain + 4));
+        SSM_ASSERT(at_most(re, one_q30 + 1) && at_most(im, one_q30 + 1)); // dr gr - im gi: at most 2^62.6
+        ar = int32_t(re), ai = int32_t(im), br = sat(rs(dr * gr - im * gi, t)), bi = sat(rs(dr * gi + im * gr, t));
+    }
+};
 SSM_LOCAL void discretize_q(const Config& c, const S4dLayer<int32_t>& layer, int32_t d, unsigned char* a,
                             unsigned char* b) noexcept {
-    const int32_t t = 30 + c.g_frac - c.b_frac;
     for (size_t k = 0; k < modes(c); ++k, a += 8, b += 8) {
-        const int64_t  decay = rs<16>(product(int32_t(load_u32(layer.rho + k * 4)), d));
-        const int64_t  mag = exp_neg<int64_t>(decay < dt_limit ? decay : dt_limit);
-        const uint64_t turns = load_u64(layer.phase + k * 8) * uint64_t(d);
-        const int64_t  p = int64_t(turns >> 16 & 0xffffffffu);
-        const int64_t  ar = rs<30>(mag * cos_turn(p)), ai = rs<30>(mag * sin_turn(p)), dr = ar - one_q30;
-        const int64_t  gr = int32_t(load_u32(layer.gain + k * 8)), gi = int32_t(load_u32(layer.gain + k * 8 + 4));
-        SSM_ASSERT(at_most(ar, one_q30 + 1) && at_most(ai, one_q30 + 1)); // dr gr - ai gi: at most 2^62.6
-        store_u32(a, uint32_t(ar)), store_u32(a + 4, uint32_t(ai));
-        store_u32(b, uint32_t(sat(rs(dr * gr - ai * gi, t)))),
-            store_u32(b + 4, uint32_t(sat(rs(dr * gi + ai * gr, t))));
+        const ModeOfQ m(layer.rho + k * 4, layer.phase + k * 8, layer.gain + k * 8, d, 30 + c.g_frac - c.b_frac);
+        store_u32(a, uint32_t(m.ar)), store_u32(a + 4, uint32_t(m.ai));
+        store_u32(b, uint32_t(m.br)), store_u32(b + 4, uint32_t(m.bi));
     }
 }
 SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Call& call, ptrdiff_t at,
@@ -6557,6 +6768,34 @@ SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<int32_t>& layer, const Ca
 SSM_INLINE void put_q16(int32_t* to, int32_t v) noexcept { *to = v; }
 SSM_INLINE void put_q16(float* to, int32_t v) noexcept { *to = static_cast<float>(v) * (1.0f / 65536.0f); }
 
+// The steps of BankQ around the resonators: u of a sample, l of a band, what a frame means for all bands, a feature.
+SSM_INLINE int32_t heard(const Config& c, int32_t x, int32_t last) noexcept {
+    return (32 * x - 29 * last) >> c.band_shift;
+}
+SSM_INLINE int32_t loudness(const int32_t* band, const unsigned char* full) noexcept {
+    return log2_of(uint64_t(wide_of(band + 4)) + 1) - int32_t(load_u32(full));
+}
+struct BandFrame {
+    int32_t peak;
+    int64_t forget;
+    bool    first, active;
+    SSM_INLINE BandFrame(const Config& c, int32_t top, bool is_first, int32_t last_peak) noexcept : first(is_first) {
+        const int32_t before = first ? top : last_peak;
+        peak = top > before - c.band_fall ? top : before - c.band_fall;
+        const int64_t rise = peak > before ? (int64_t(peak) - before) >> c.band_forget : 0;
+        forget = rise < 65536 ? rise : 65536;
+        active = top > peak - c.band_gate && top > -c.band_quiet;
+    }
+    SSM_INLINE int32_t feature(const Config& c, int32_t l, int32_t usual, int32_t* mean_at) const noexcept {
+        const int32_t below = l - peak, d = (below > -c.band_floor ? below : -c.band_floor) * 256;
+        const int32_t prior = usual * 256;
+        int32_t       mean = first ? prior : *mean_at;
+        mean += int32_t(rs<16>((int64_t(prior) - mean) * forget));
+        if (active) mean += int32_t(rs<16>((int64_t(d) - mean) * c.band_mean));
+        *mean_at = mean;
+        return int32_t(rs<9>(int64_t(d) - mean));
+    }
+};
 // The features of every row of a model of sound, Q16, into work.p.
 template <class T>
 SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work, const Trace* trace) noexcept {
@@ -6571,29 +6810,20 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
         for (int32_t t = 0; t < c.d_input; ++t) {
             const uint32_t word = word_at(call.x, size_t(i) * size_t(c.d_input) + size_t(t));
             const int32_t  x = sat(call.q16 ? int32_t(word) : to_q16(word), 65536);
-            u[t] = (32 * x - 29 * *last) >> c.band_shift;
+            u[t] = heard(c, x, *last);
             *last = x;
         }
         bank.state = s;
         m.kernels->bank_q(bank);
         T* const to = work.p + i * ptrdiff_t(row_p(c));
         for (ptrdiff_t k = 0; k < K; ++k) {
-            const int32_t l = log2_q16(uint64_t(wide_of(s + 7 * k + 4)) + 1) - int32_t(load_u32(m.full + 4 * k));
-            u[k] = l, top = l > top ? l : top;
+            u[k] = loudness(s + 7 * k, m.full + 4 * k);
+            top = u[k] > top ? u[k] : top;
         }
-        const int32_t before = *begun == 0 ? top : *peak;
-        *peak = top > before - c.band_fall ? top : before - c.band_fall;
-        const int64_t rise = *peak > before ? (int64_t(*peak) - before) >> c.band_forget : 0;
-        const int64_t forget = rise < 65536 ? rise : 65536;
-        const bool    active = top > *peak - c.band_gate && top > -c.band_quiet;
+        const BandFrame frame(c, top, *begun == 0, *peak);
+        *peak = frame.peak;
         for (ptrdiff_t k = 0; k < K; ++k) {
-            const int32_t below = u[k] - *peak, d = (below > -c.band_floor ? below : -c.band_floor) * 256;
-            const int32_t prior = int32_t(load_u32(m.prior + 4 * k)) * 256;
-            int32_t&      mean = s[7 * k + 6];
-            if (*begun == 0) mean = prior;
-            mean += int32_t(rs<16>((int64_t(prior) - mean) * forget));
-            if (active) mean += int32_t(rs<16>((int64_t(d) - mean) * c.band_mean));
-            const int32_t f = int32_t(rs<9>(int64_t(d) - mean));
+            const int32_t f = frame.feature(c, u[k], int32_t(load_u32(m.prior + 4 * k)), &s[7 * k + 6]);
             put_q16(to + k, f);
             if constexpr (trace_in_build)
                 if (trace != nullptr && trace->see_int != nullptr) trace->see_int(trace->user, "features", 0, i, &f, 1);
@@ -6602,12 +6832,22 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
     }
 }
 
+SSM_INLINE float pooled(float mean, float r, float part) noexcept { return mean + (r - mean) * part; }
+SSM_INLINE int32_t kept_next(int32_t kept) noexcept { return (kept == int_max ? 1 << 30 : kept) + 1; }
+// Adds r to a sum of `kept` rows and gives the mean.
+SSM_INLINE int32_t pooled_q(int64_t* sum, int32_t r, int32_t kept) noexcept {
+    const int32_t count = kept_next(kept);
+    if (kept == int_max) *sum = rs<1>(*sum);
+    SSM_ASSERT(sum_at_most(*sum, r, (int64_t(1) << 62) + int64_t(count) * int_max)); // more: of a restored one
+    *sum += r;
+    return sat(floor_quotient(*sum + count / 2, count));
+}
 // Pooling "mean" of row r, in place, with the row counted: a running mean, mean + (r - mean) / count.
 SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) noexcept {
     float*      mean = words_of<float>(s);
     const float part = 1.0f / static_cast<float>(header_of(s).steps + 1);
     for (int32_t k = 0; k < c.d_model; ++k) {
-        r[k] = mean[k] + (r[k] - mean[k]) * part;
+        r[k] = pooled(mean[k], r[k], part);
         if (moves) mean[k] = r[k];
     }
 }
@@ -6615,18 +6855,12 @@ SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) 
 // mean.
 SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, int32_t* r) noexcept {
     int32_t *     low = words_of<int32_t>(s), *high = low + padded(c.d_model), *kept = high + padded(c.d_model);
-    const bool    full = *kept == int_max;
-    const int64_t count = (full ? int64_t(1) << 30 : *kept) + 1;
     for (int32_t k = 0; k < c.d_model; ++k) {
         int64_t sum = int64_t(uint64_t(uint32_t(low[k])) | uint64_t(uint32_t(high[k])) << 32);
-        if (full) sum = rs<1>(sum);
-        SSM_ASSERT(sum_at_most(sum, r[k], (int64_t(1) << 62) + count * int_max)); // 2^62 and more: of a restored state
-        sum += r[k];
-        const int64_t top = sum + count / 2;
-        r[k] = sat((top - (top < 0 ? count - 1 : 0)) / count);
+        r[k] = pooled_q(&sum, r[k], *kept);
         if (moves) low[k] = int32_t(uint32_t(uint64_t(sum))), high[k] = int32_t(sum >> 32);
     }
-    if (moves) *kept = int32_t(count);
+    if (moves) *kept = kept_next(*kept);
 }
 
 template <class T>
@@ -6876,22 +7110,20 @@ SSM_LOCAL bool good_state([[maybe_unused]] const Model& m, const State& s) noexc
            reinterpret_cast<uintptr_t>(s.data) % 4 == 0;
 }
 
-// Everything that could be wrong with a call.
-SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexcept {
-    const Config& c = SSM_KNOWN(m.config);
-    if (m.kernels == nullptr || call.states == nullptr || w == nullptr || w->data == nullptr || w->batch < 1 ||
-        w->bytes < rows_and_one(scratch_row(c), one_row(c), w->batch) || call.n < 0 ||
-        (call.n > 0 && call.x == nullptr) || (call.q16 && !is_integer(c)))
-        return Status::bad_argument;
-    for (int32_t i = 0; i < (call.many() ? call.n : 1); ++i)
-        if (!good_state(m, call.states[i])) return Status::bad_argument;
-    const size_t count = size_t(call.n) * size_t(c.d_input);
-    for (size_t i = 0; i < count; ++i) {
-        const uint32_t word = word_at(call.x, i);
-        if (call.q16        ? word == 0x80000000u
-            : is_integer(c) ? !finite_bits(word)
-                            : (word & 0x7fffffffu) > uint32_t(bits_of(max_input))) // magnitudes compare as their bits
-            return Status::bad_input;
+// What could be wrong with a call's numbers.
+SSM_LOCAL Status check_numbers([[maybe_unused]] const Config& config, const Call& call) noexcept {
+    const Config& c = SSM_KNOWN(config);
+    const size_t  count = size_t(call.n) * size_t(c.d_input);
+    // Magnitudes compare as their bits; Q16 has one number too many.
+    const uint32_t mask = call.q16 ? ~0u : 0x7fffffffu, most = uint32_t(bits_of(is_integer(c) ? FLT_MAX : max_input));
+    for (size_t i = 0; i < count;) {
+        uint32_t  bad = 0;
+        const size_t end = count - i < 64 ? count : i + 64;
+        for (; i < end; ++i) {
+            const uint32_t word = word_at(call.x, i) & mask;
+            bad |= uint32_t(call.q16 ? word == 0x80000000u : word > most);
+        }
+        if (bad != 0) return Status::bad_input;
     }
     for (int32_t i = 0; call.dt != nullptr && i < call.n; ++i) {
         const uint32_t word = word_at(call.dt, size_t(i));
@@ -6906,6 +7138,18 @@ SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexc
         if (c.arch == Arch::s4d && (!c.has_gaps || c.n_bands > 0) && dt != 65536) return Status::unsupported;
     }
     return Status::ok;
+}
+
+// Everything that could be wrong with a call.
+SSM_LOCAL Status check(const Model& m, const Call& call, const Scratch* w) noexcept {
+    const Config& c = SSM_KNOWN(m.config);
+    if (m.kernels == nullptr || call.states == nullptr || w == nullptr || w->data == nullptr || w->batch < 1 ||
+        w->bytes < rows_and_one(scratch_row(c), one_row(c), w->batch) || call.n < 0 ||
+        (call.n > 0 && call.x == nullptr) || (call.q16 && !is_integer(c)))
+        return Status::bad_argument;
+    for (int32_t i = 0; i < (call.many() ? call.n : 1); ++i)
+        if (!good_state(m, call.states[i])) return Status::bad_argument;
+    return check_numbers(c, call);
 }
 
 // All rows, a scratch full at a time.
@@ -9452,13 +9696,15 @@ SSM_API const char* message(Status s) noexcept {
         return "not supported by this build or this model";
     case Status::io:
         return "cannot be read";
+    case Status::gpu:
+        return "the GPU cannot do it";
     }
     return "unknown status";
 }
 
 } // namespace ssm
 
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #pragma GCC pop_options
 #endif
 #pragma pop_macro("F")

@@ -147,7 +147,7 @@ TEST_CASE("SSM_DEBUG: sums and products of the scans, norms and projections are 
         const State              s{bytes, sizeof bytes};
         int32_t *                low = words_of<int32_t>(s), *high = low + padded(1), r = 0;
         low[0] = 0, high[0] = 1 << 30, good([&] { pool_mean(c, s, false, &r); });
-        low[0] = -1, high[0] = int_max, r = 0, bad([&] { pool_mean(c, s, false, &r); }, "sum_at_most(sum, r[k]");
+        low[0] = -1, high[0] = int_max, r = 0, bad([&] { pool_mean(c, s, false, &r); }, "sum_at_most(*sum, r,");
     }
 }
 
