@@ -7,6 +7,7 @@
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
 #   make web      the page of tools/web in a browser without a window
+#   make cuda     the program and GPU tests with ssm_cuda.cu, which needs nvcc and runs on what GPU there is
 #   make packages what package managers are told     sh tests/cmake.sh      install, find_package, pkg-config, FetchContent
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
@@ -32,7 +33,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report firmware-counts packages web
+    firmware firmware-report firmware-counts packages web cuda
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -81,7 +82,7 @@ hostile:
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
 QUICK_TESTS := main json load run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history
 QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
-    quantize_snap sound
+    quantize_snap sound gpu
 asan-quick:
 	$(MAKE) $(CHECKED) TESTS="$(QUICK_TESTS:%=$(BUILD)/asan/tests/%.o)" UNITS="$(QUICK_UNITS:%=$(BUILD)/asan/tools/%.o)" $(BUILD)/asan/test
 	$(BUILD)/asan/test --test-case-exclude="*slow)*"
@@ -127,6 +128,32 @@ packages: $(BUILD)/ssm
 web: $(BUILD)/ssm
 	bash tests/web.sh $(BUILD)/ssm
 
+# ssm_cuda.cu for every generation of GPUs from 7.5 on, and what needs it; the tests say "skipped" where there is no GPU.
+NVCC ?= $(firstword $(foreach n,nvcc /usr/local/cuda/bin/nvcc,$(shell command -v $n)))
+CUDA_ARCHS ?= 75 80 90 100 120
+CUDA_LAST = $(lastword $(CUDA_ARCHS))
+CUDA_FLAGS = -std=c++17 -O3 -fmad=false --expt-relaxed-constexpr --threads 2 -Werror all-warnings -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-parentheses \
+    $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_$(CUDA_LAST),code=compute_$(CUDA_LAST)
+CUDA_TOOLS := gpu bench_cuda
+cuda: | doctest
+ifeq ($(NVCC),)
+	@echo "cuda: skipped: needs nvcc (CUDA Toolkit 12 or 13); NVCC=... says where it is" >&2; [ "$${CI:-}" != true ]
+else
+	$(MAKE) $(BUILD)/ssm-gpu $(BUILD)/test-gpu
+	$(BUILD)/test-gpu
+	bash tests/cuda.sh $(BUILD)/ssm-gpu
+endif
+$(BUILD)/cuda/ssm_cuda.o: ssm_cuda.cu ssm.hpp
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -c $< -o $@
+$(BUILD)/cuda/%.o: tools/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(FLAGS) $(OPT) -DSSM_CUDA -c $< -o $@
+$(BUILD)/ssm-gpu: $(filter-out $(CUDA_TOOLS:%=$(BUILD)/tools/%.o),$(TOOLS)) $(CUDA_TOOLS:%=$(BUILD)/cuda/%.o) $(BUILD)/cuda/ssm_cuda.o
+	$(NVCC) -cudart static -o $@ $^ -Xcompiler -pthread
+$(BUILD)/test-gpu: $(BUILD)/tests/main.o $(BUILD)/tests/cuda.o $(UNITS) $(BUILD)/cuda/ssm_cuda.o
+	$(NVCC) -cudart static -o $@ $^ -Xcompiler -pthread
+
 # The tests as clang builds them.
 clang:
 	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
@@ -137,7 +164,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross firmware packages web clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

@@ -631,6 +631,14 @@ Status step_batch(Device* d, int32_t slot, const float* x, int32_t n, float* y, 
 Status prefill(Device* d, const int32_t* slots, const float* x, int32_t n, int32_t T, float* y,
                const float* dt = nullptr, Fault* fault = nullptr) noexcept;
 
+// The same for integer models in Q16, as the calls of that name above.
+Status step_q16(Device* d, const int32_t* slots, const int32_t* x, int32_t n, int32_t* y, const int32_t* dt = nullptr,
+                Fault* fault = nullptr) noexcept;
+Status step_batch_q16(Device* d, int32_t slot, const int32_t* x, int32_t n, int32_t* y, const int32_t* dt = nullptr,
+                      Fault* fault = nullptr) noexcept;
+Status prefill_q16(Device* d, const int32_t* slots, const int32_t* x, int32_t n, int32_t T, int32_t* y,
+                   const int32_t* dt = nullptr, Fault* fault = nullptr) noexcept;
+
 // How long the GPU takes, in seconds, each the median of `repeats` launches: of a step of streams 0 .. n - 1 (or of n
 // candidates for stream 0) without the way to and from the host, and of the state updates of one layer alone, with the
 // bytes of state they read and write; and this GPU's rate for copying memory, bytes read and written. The states move.

@@ -35,6 +35,10 @@ done
 like "unknown verb" 2 'ssm: unknown verb "frobnicate"; see ssm help' "$ssm" frobnicate
 like "verb with control characters" 2 'ssm: unknown verb "\\x1b\[31m\\x0a"; see ssm help' "$ssm" $'\x1b[31m\n'
 like "too many operands" 2 'ssm score: unexpected operand "extra"; see ssm score --help' "$ssm" score "$one" extra
+for verb in score selftest bench; do
+    like "$verb --cuda in a build without it" 2 "ssm $verb: --cuda: built without ssm_cuda.cu; \`make cuda\` builds with it" "$ssm" $verb --cuda "$one"
+done
+like "bench --cuda --isa" 2 'ssm bench: --cuda does not go with --isa; see ssm bench --help' "$ssm" bench --cuda --isa scalar "$one"
 like "value missing" 2 'ssm score: --isa needs a value' "$ssm" score "$one" --isa
 like "value not wanted" 2 'ssm score: --f32 takes no value' "$ssm" score "$one" --f32=1
 like "back-end unknown" 2 'ssm score: --isa: got "mmx", expected one of best, scalar*' "$ssm" score "$one" --isa mmx

@@ -15,7 +15,7 @@ fi
 mkdir -p "$build"
 for target in "$@"; do
     more=
-    [ $target = score ] && more="tools/score_records.cpp tools/tool.cpp"
+    [ $target = score ] && more="tools/score_records.cpp tools/gpu.cpp tools/tool.cpp"
     [ $target = int ] && more="tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp -DSSM_TEST_DIR=\"tests\""
     [ $target = serve ] && more="$(echo tools/serve_*.cpp tools/relevance*.cpp) tools/memory.cpp tools/next.cpp tools/history.cpp tools/tool.cpp"
     $clang -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all tests/fuzz/$target.cpp $more -o "$build/$target"

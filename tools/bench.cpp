@@ -19,6 +19,7 @@ using bench::Row;
 const char help[] =
     "usage: ssm bench MODEL | --config KEY=VALUE,... [--threads N] [--batch N,...] [--json] [--isa NAME] [--seconds "
     "S]\n"
+    "       ssm bench MODEL | --config KEY=VALUE,... --cuda [--batch N,...] [--json] [--seconds S]\n"
     "       ssm bench --compare A.json B.json\n"
     "       ssm bench --train KEY=VALUE,... [--seconds S]\n"
     "\n"
@@ -42,6 +43,13 @@ const char help[] =
     "               are split, candidates and streams are dealt out\n"
     "  --batch L    numbers of candidates (default 32,64)\n"
     "  --json       one JSON object in one line instead of text\n"
+    "  --cuda       on the first GPU: streams and candidates for each --batch (default 1,64,1024,4096,16384,65536). "
+    "step:\n"
+    "               the GPU's time for a step; call: from the host's inputs to the host's outputs; MB: weights and "
+    "states\n"
+    "               that a step reads and writes; copy: their rate as a share of what this GPU copies; scan: the "
+    "updates of\n"
+    "               one layer's state alone\n"
     "  --compare    ratios of the times in B to those in A, with quartiles; a file may hold several runs, a line "
     "each,\n"
     "               best taken in turns: the first of A is then paired with the first of B, and so on\n"
@@ -139,7 +147,7 @@ void write_table(Output* out, const char* name, const Machine& machine, const st
 } // namespace
 
 int verb_bench(int argc, char** argv) {
-    bool            json = false, comparing = false;
+    bool            json = false, comparing = false, cuda = false;
     bench::Settings settings;
     double          seconds = 8.0;
     int64_t         threads = std::thread::hardware_concurrency() > 1 ? 2 : 1;
@@ -148,17 +156,17 @@ int verb_bench(int argc, char** argv) {
     Options         options("bench", help);
     options.flag("--json", &json).flag("--compare", &comparing).isa(&isa).number("--seconds", &seconds, 0.05, 3600.0);
     options.text("--config", &config).text("--train", &to_train).text("--save", &keep).text("--batch", &batch);
-    options.integer("--threads", &threads, 1, 64);
+    options.integer("--threads", &threads, 1, 64).flag("--cuda", &cuda);
     int status = options.read(argc, argv, 0, 2);
     if (status != go_on) return status;
     if (comparing) {
-        if (config != nullptr || to_train != nullptr || json || isa != ssm::Isa::best || keep != nullptr ||
+        if (config != nullptr || to_train != nullptr || json || cuda || isa != ssm::Isa::best || keep != nullptr ||
             batch != nullptr || options.operands.size() != 2)
             return fail(bad_usage, "bench", "--compare goes with two files only; see ssm bench --help");
         return bench::compare(options.operands[0], options.operands[1]);
     }
     if (to_train != nullptr) {
-        if (config != nullptr || json || isa != ssm::Isa::best || keep != nullptr || batch != nullptr ||
+        if (config != nullptr || json || cuda || isa != ssm::Isa::best || keep != nullptr || batch != nullptr ||
             !options.operands.empty())
             return fail(bad_usage, "bench", "--train goes with --seconds only; see ssm bench --help");
         return bench::train_step(to_train, seconds);
@@ -181,7 +189,13 @@ int verb_bench(int argc, char** argv) {
         if ((status = made_up.write(config, keep)) != done) return status;
         options.operands = {made_up.path.c_str()};
     }
-    const char*           path = options.operands[0];
+    const char* path = options.operands[0];
+    if (cuda) {
+        if (isa != ssm::Isa::best)
+            return fail(bad_usage, "bench", "--cuda does not go with --isa; see ssm bench --help");
+        if (batch == nullptr) settings.batch = {1, 64, 1024, 4096, 16384, 65536};
+        return bench::gpu(path, settings.batch, seconds, json);
+    }
     std::vector<ssm::Isa> all = back_ends();
     if (isa != ssm::Isa::best) all = {isa};
     Container file;

@@ -103,6 +103,8 @@ constexpr int32_t batch_rows = 64;
 // `ssm bench --compare A B` (bench_compare.cpp), `ssm bench --train` (bench_train.cpp): a status.
 int compare(const char* a, const char* b);
 int train_step(const char* config, double seconds);
+// `ssm bench --cuda` (bench_cuda.cpp): a status.
+int gpu(const char* path, const std::vector<int32_t>& batch, double seconds, bool json);
 
 } // namespace bench
 #endif

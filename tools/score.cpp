@@ -1,5 +1,6 @@
 // score.cpp - `ssm score`: runs a model over records or raw frames on standard input.
 // SPDX-License-Identifier: MIT
+#include "gpu.hpp"
 #include "score.hpp"
 
 #include <cerrno>
@@ -47,7 +48,8 @@ const char help[] =
     "  --load-state F  begin with the state saved in F\n"
     "  --save-state F  save the state at the end of input, and on SIGINT or SIGTERM; F is replaced as a whole or not "
     "at all\n"
-    "  --isa NAME      run on this back-end\n";
+    "  --isa NAME      run on this back-end\n"
+    "  --cuda          run on the first GPU: the same outputs\n";
 
 enum class Format { lines, s16, f32, u8 };
 
@@ -135,12 +137,12 @@ int score_frames(const ssm::Model& model, Scorer* scorer, Format format, float d
 int verb_score(int argc, char** argv) {
     // 1. The command line.
     int64_t     rate = 0;
-    bool        f32 = false, u8 = false, last_only = false;
+    bool        f32 = false, u8 = false, last_only = false, cuda = false;
     const char *load_path = nullptr, *save_path = nullptr;
     ssm::Isa    isa = ssm::Isa::best;
     Options     options("score", help);
     options.integer("--s16", &rate, 1, 1000000000).flag("--f32", &f32).flag("--u8", &u8).flag("--last", &last_only);
-    options.text("--load-state", &load_path).text("--save-state", &save_path).isa(&isa);
+    options.text("--load-state", &load_path).text("--save-state", &save_path).isa(&isa).flag("--cuda", &cuda);
     int status = options.read(argc, argv, 1, 1);
     if (status != go_on) return status;
     if (int(rate > 0) + int(f32) + int(u8) > 1)
@@ -182,10 +184,15 @@ int verb_score(int argc, char** argv) {
         if (s != ssm::Status::ok) return fail(bad_file, "score", escape(load_path, 160) + ": " + describe(s, fault));
     }
 
+    Gpu gpu;
+    if (cuda && (status = gpu.open("score", m.model, 1, batch)) != done) return status;
+    if (cuda && gpu.put_state(0, state) != ssm::Status::ok) return io_error;
+
     // 3. The stream.
     if (!catch_signals()) return fail(io_error, "score", "cannot catch signals: " + system_error(errno));
     Output out(1), err(2);
     Scorer scorer(m.model, &state, &scratch, &out, &err);
+    if (cuda) scorer.gpu = &gpu;
     status = format == Format::lines ? score_lines(&scorer, &out, &err)
                                      : score_frames(m.model, &scorer, format, dt, last_only, &out, &err);
     err.flush();
@@ -194,6 +201,7 @@ int verb_score(int argc, char** argv) {
     if (status == io_error || save_path == nullptr) return status;
 
     // 4. The state.
+    if (cuda && gpu.get_state(0, &state) != ssm::Status::ok) return io_error;
     std::string bytes(ssm::saved_bytes(m.config), '\0');
     ssm::save(m.model, state, bytes.data(), bytes.size());
     const int saved = save_file("score", save_path, bytes);

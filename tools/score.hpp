@@ -11,6 +11,8 @@
 
 namespace tool {
 
+class Gpu;
+
 // One stream. Each record is checked as a whole before the model sees any of it: a bad one changes nothing.
 class Scorer {
   public:
@@ -28,6 +30,7 @@ class Scorer {
     void print_last();
     // Called with the output of every event of a record (not of candidates), printed or not.
     std::function<void(const float* y)> see;
+    Gpu* gpu = nullptr; // where the stream is, slot 0; null: the state of the constructor
     // Says what is wrong with a frame or, for JSON, answers with an error. Always false.
     bool bad(const char* unit, uint64_t number, const std::string& what);
 
@@ -40,6 +43,9 @@ class Scorer {
     bool run_json(const Request& q, std::string* why);
     void print_row(const float* y, bool json);
     bool run(bool candidate, float dt);
+    ssm::Status advance(const float* x, float dt); // into y_
+    ssm::Status score(const float* x, int32_t n, const float* dt);
+    void        restart();
     bool good(float v) const; // a number that may stand in a record
     // The inputs of events first.. of the record at hand, n of them: x_'s own, or rows of the embedding.
     const float* inputs(size_t first, size_t n);

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #include "score.hpp"
 
+#include "gpu.hpp"
+
 #include <cmath>
 
 namespace tool {
@@ -64,11 +66,24 @@ const float* Scorer::inputs(size_t first, size_t n) {
     return rows_.data();
 }
 
+ssm::Status Scorer::advance(const float* x, float dt) {
+    const int32_t slot = 0;
+    if (gpu != nullptr) return gpu->step(&slot, x, 1, y_.data(), &dt);
+    return ssm::step(model_, state_, scratch_, x, y_.data(), dt);
+}
+ssm::Status Scorer::score(const float* x, int32_t n, const float* dt) {
+    if (gpu != nullptr) return gpu->candidates(0, x, n, y_.data(), dt);
+    return ssm::step_batch(model_, *state_, scratch_, x, n, y_.data(), dt);
+}
+void Scorer::restart() {
+    if (gpu != nullptr) (void)gpu->reset(0); // whose message is out where it fails
+    ssm::reset(model_, state_);
+}
+
 // One event or candidate in x_.
 bool Scorer::run(bool candidate, float dt) {
     const float*      x = inputs(0, 1);
-    const ssm::Status s = candidate ? ssm::step_batch(model_, *state_, scratch_, x, 1, y_.data(), &dt)
-                                    : ssm::step(model_, state_, scratch_, x, y_.data(), dt);
+    const ssm::Status s = candidate ? score(x, 1, &dt) : advance(x, dt);
     if (s == ssm::Status::ok && !candidate && see) see(y_.data());
     return s == ssm::Status::ok;
 }
@@ -79,7 +94,7 @@ bool Scorer::frame(const float* x, uint64_t number, bool print, float dt) {
             return bad("frame", number,
                        "value " + std::to_string(k + 1) + (std::isnan(x[k]) ? " is NaN" : " is out of range"));
     x_.assign(x, x + width_);
-    const ssm::Status s = ssm::step(model_, state_, scratch_, inputs(0, 1), y_.data(), dt);
+    const ssm::Status s = advance(inputs(0, 1), dt);
     if (s != ssm::Status::ok) return bad("frame", number, ssm::message(s));
     any_frame_ = true;
     if (print) print_row(y_.data(), false), out_->write("\n");
@@ -117,7 +132,7 @@ bool Scorer::text_record(std::string_view text, uint64_t number) {
     const char first = text.front(), second = text.size() > 1 ? text[1] : ' ';
     if (first == '!') {
         if (text.size() > 1) return no("unexpected text after \"!\"");
-        ssm::reset(model_, state_);
+        restart();
         return true;
     }
     if (first == '?') op = Op::candidate;
@@ -298,7 +313,7 @@ bool Scorer::run_json(const Request& q, std::string* why) {
     using Op = Request::Op;
     const std::string id = q.id.empty() ? "" : "\"id\":" + q.id + ",";
     if (q.op == Op::reset) {
-        ssm::reset(model_, state_);
+        restart();
         out_->write("{" + id + "\"ok\":true}\n");
         return true;
     }
@@ -319,8 +334,7 @@ bool Scorer::run_json(const Request& q, std::string* why) {
     for (size_t first = 0; first < q.rows; first += block) {
         const size_t n = q.rows - first < block ? q.rows - first : block;
         // Every input was checked, so this is ok; were it not, no stale number may pass for an answer.
-        if (ssm::step_batch(model_, *state_, scratch_, inputs(first, n), int32_t(n), y_.data(), dt_.data()) !=
-            ssm::Status::ok)
+        if (score(inputs(first, n), int32_t(n), dt_.data()) != ssm::Status::ok)
             y_.assign(y_.size(), std::nanf(""));
         for (size_t i = 0; i < n; ++i) {
             out_->write(first + i == 0 ? "[" : ",[");

@@ -1,5 +1,6 @@
 // selftest.cpp - `ssm selftest`: replays golden files on every back-end of this machine.
 // SPDX-License-Identifier: MIT
+#include "gpu.hpp"
 #include "selftest.hpp"
 
 #include <cinttypes>
@@ -9,7 +10,7 @@ namespace {
 using namespace tool;
 
 const char help[] =
-    "usage: ssm selftest FILE... [--isa NAME]\n"
+    "usage: ssm selftest FILE... [--isa NAME] [--cuda]\n"
     "\n"
     "Replays golden files on every back-end of this machine, or on the one named. A line each:\n"
     "\n"
@@ -25,6 +26,9 @@ const char help[] =
     "test.*): every integer must be the same.\n"
     "The digest is the 64-bit FNV-1a hash of all outputs, floats or Q16. Every back-end must give the same digest, and so must\n"
     "the same steps in uneven pieces and as candidates.\n"
+    "--cuda: then on the first GPU as well, in batches of 1, 7, 64 and 4096 streams and candidates and by prefill: a "
+    "line\n"
+    "is ok, and repeats the digest, if all outputs and states have the CPU's bits.\n"
     "Exit status 1 if anything fails.\n";
 
 // One file on one back-end. False if the file is not what it should be: the message is out by then.
@@ -61,9 +65,11 @@ int replay_s4d(const char* path, const Container& file, ssm::Isa isa, Result* ou
         return bad("tensor \"test.output\": missing, or not F64 with a value for each output");
 
     // 2. One step at a time.
+    out->before = bytes_of(state), out->x = x;
     for (size_t t = 0; t < steps; ++t)
         if (ssm::step(m.model, &state, &scratch, &x[t * d_in], &y[t * d_out]) != ssm::Status::ok)
             return bad("a step was refused");
+    out->after = bytes_of(state), out->y = y;
     const bool relative = c.state_clip > 0.0f;
     out->worst.compare(each ? y.data() : &y[(steps - 1) * d_out], want, relative);
     Digest digest;
@@ -92,16 +98,83 @@ int replay_s4d(const char* path, const Container& file, ssm::Isa isa, Result* ou
     same_in_pieces(m, state, &other, &scratch, x, y, &out->problem);
     return done;
 }
+
+// What `r` says was run, on the GPU in batches of n. done, or a status with its message.
+template <class N>
+int replay_gpu(const OpenModel& m, const Result& r, const std::vector<N>& input, const std::vector<N>& dt,
+               const std::vector<N>& output, int32_t n, std::string* problem) {
+    const size_t d_in = size_t(m.config.d_input), d_out = size_t(m.config.d_output), T = output.size() / d_out,
+                 rows = size_t(n);
+    const bool                 integer = ssm::is_integer(m.config);
+    std::vector<unsigned char> memory(r.after.size()), start = r.before;
+    const ssm::State           before{start.data(), start.size()};
+    ssm::State                 after{memory.data(), memory.size()};
+    std::vector<int32_t>       slots(rows);
+    std::vector<N>             x(rows * d_in), y(rows * d_out), each(rows);
+    Digest                     digest;
+    Gpu                        gpu;
+    if (const int status = gpu.open("selftest", m.model, n, n)) return status;
+    const auto put = [&] {
+        bool ok = true;
+        for (int32_t i = 0; i < n; ++i)
+            slots[size_t(i)] = i, ok = ok && gpu.put_state(i, before) == ssm::Status::ok;
+        return ok;
+    };
+    const auto same = [&](size_t t, const char* what) {
+        for (size_t i = 0; i < rows; ++i)
+            if (std::memcmp(&y[i * d_out], &output[t * d_out], d_out * 4) != 0)
+                *problem = std::string(what) + " in a batch of " + std::to_string(n) + " gives other bits than the CPU";
+    };
+    const auto same_states = [&](const char* what) {
+        bool ok = true;
+        for (int32_t i = 0; integer && i < n; i += n > 64 ? 63 : 1) {
+            ok = ok && gpu.get_state(i, &after) == ssm::Status::ok;
+            if (memory != r.after)
+                *problem =
+                    std::string(what) + " in a batch of " + std::to_string(n) + " leaves another state than the CPU";
+        }
+        return ok;
+    };
+    if (!put()) return io_error;
+    for (size_t t = 0; t < T; ++t) {
+        for (size_t i = 0; i < rows; ++i) {
+            std::memcpy(&x[i * d_in], &input[t * d_in], d_in * 4);
+            if (!dt.empty()) each[i] = dt[t];
+        }
+        const N* since = dt.empty() ? nullptr : each.data();
+        if (t % 8 == 3) {
+            if (gpu.candidates(n - 1, x.data(), n, y.data(), since) != ssm::Status::ok) return io_error;
+            same(t, "step_batch");
+        }
+        if (gpu.step(slots.data(), x.data(), n, y.data(), since) != ssm::Status::ok) return io_error;
+        same(t, "step");
+        digest.add(&y[(rows - 1) * d_out], d_out);
+    }
+    if (digest.h != r.digest) *problem = "another digest than the CPU's in a batch of " + std::to_string(n);
+    if (!same_states("step") || !put()) return io_error;
+    if (n > 64) return done;
+    std::vector<N> all, all_dt;
+    for (size_t i = 0; i < rows; ++i) {
+        all.insert(all.end(), input.begin(), input.end());
+        all_dt.insert(all_dt.end(), dt.begin(), dt.end());
+    }
+    const N* since = dt.empty() ? nullptr : all_dt.data();
+    if (gpu.prefill(slots.data(), all.data(), n, int32_t(T), y.data(), since) != ssm::Status::ok) return io_error;
+    same(T - 1, "prefill");
+    return same_states("prefill") ? done : io_error;
+}
 } // namespace
 
 int verb_selftest(int argc, char** argv) {
     ssm::Isa isa = ssm::Isa::best;
+    bool     cuda = false;
     Options  options("selftest", help);
-    options.isa(&isa);
+    options.isa(&isa).flag("--cuda", &cuda);
     int status = options.read(argc, argv, 1, SIZE_MAX);
     if (status != go_on) return status;
     std::vector<ssm::Isa> all = back_ends();
     if (isa != ssm::Isa::best) all = {isa};
+    if (cuda && (status = Gpu::available("selftest")) != done) return status;
 
     Output out(1);
     int    worst = done;
@@ -117,6 +190,7 @@ int verb_selftest(int argc, char** argv) {
                               "\", expected s4d-golden-1 or ssm-int, or a tensor \"golden.f32_err_output\"");
         bool     first = true;
         uint64_t digest = 0;
+        Result   last;
         for (size_t i = 0; i < all.size() && status == done; ++i) {
             Result r;
             if ((status = (mamba ? replay_mamba : integer ? replay_integer : replay_s4d)(path, file, all[i], &r)) != done) break;
@@ -128,6 +202,22 @@ int verb_selftest(int argc, char** argv) {
                           good ? "ok" : "FAIL", r.worst.err, r.worst.tol, r.digest);
             out.write(escape(path, 160) + text + (r.problem.empty() ? "" : " (" + r.problem + ")") + "\n");
             if (!good) worst = std::max(worst, some_failed);
+            last = r;
+        }
+        if (cuda && status == done) {
+            OpenModel   m;
+            std::string problem;
+            if ((status = open_model("selftest", path, file, all[0], 1, 1, &m)) != done) break;
+            for (int32_t n : {1, 7, 64, 4096})
+                if (status == done)
+                    status = last.x_q16.empty()
+                                 ? replay_gpu<float>(m, last, last.x, {}, last.y, n, &problem)
+                                 : replay_gpu<int32_t>(m, last, last.x_q16, last.dt_q16, last.y_q16, n, &problem);
+            if (status != done) return status;
+            char text[80];
+            std::snprintf(text, sizeof text, "ok digest=%016" PRIx64, last.digest);
+            out.write(escape(path, 160) + " cuda " + (problem.empty() ? text : "FAIL (" + problem + ")") + "\n");
+            if (!problem.empty()) worst = std::max(worst, some_failed);
         }
         worst = std::max(worst, status);
     }

@@ -69,7 +69,16 @@ struct Result {
     Worst       worst;
     uint64_t    digest = 0;
     std::string problem; // what else is wrong; empty: nothing
+    // What was run, for the GPU to do the same: inputs, times between (empty: all 1), outputs of every step, of integer
+    // models in Q16; the states before and after.
+    std::vector<float>         x, y;
+    std::vector<int32_t>       x_q16, dt_q16, y_q16;
+    std::vector<unsigned char> before, after;
 };
+inline std::vector<unsigned char> bytes_of(const ssm::State& s) {
+    const auto* p = static_cast<const unsigned char*>(s.data);
+    return std::vector<unsigned char>(p, p + s.bytes);
+}
 
 // Runs x again on `other`, a fresh copy of the stream that gave y one step at a time and ended in `state`: in uneven
 // pieces, beyond and below the scratch's batch, each first step as a candidate before that. `problem` gets what

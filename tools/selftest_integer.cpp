@@ -129,6 +129,7 @@ int replay_integer(const char* path, const Container& file, ssm::Isa isa, Result
     }
 
     // 2. One step at a time, watched, in the engine's own numbers.
+    out->before = bytes_of(state);
     Replay               replay{m, file, out, "", {}};
     ssm::Trace           trace{};
     ssm::Scratch         watched = scratch;
@@ -146,6 +147,9 @@ int replay_integer(const char* path, const Container& file, ssm::Isa isa, Result
     }
     digest.add(y.data(), y.size());
     out->digest = digest.h;
+    out->after = bytes_of(state);
+    out->x_q16 = in, out->y_q16 = y;
+    if (!gaps.empty()) out->dt_q16 = dt;
     replay.compare("test.output", y);
     replay.compare_state(state);
     for (const ssm::Entry* e = file.index.entries; e != file.index.entries + file.index.n_entries; ++e) {

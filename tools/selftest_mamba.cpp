@@ -172,6 +172,7 @@ int replay_mamba(const char* path, const Container& file, ssm::Isa isa, Result* 
     // 2. One step at a time, watched; the states half way and at the end.
     if (ssm::find_tensor(file.index, "golden.initial.layers.0.ssm_state") != nullptr)
         replay.put_state(&state, "initial"), replay.put_state(&other, "initial");
+    out->before = bytes_of(state), out->x = x;
     Seen         seen;
     ssm::Trace   trace{Seen::see, &seen};
     ssm::Scratch watched = scratch;
@@ -182,6 +183,7 @@ int replay_mamba(const char* path, const Container& file, ssm::Isa isa, Result* 
             return bad("a step was refused");
         if (t + 1 == mid) replay.compare_state(state, "mid");
     }
+    out->after = bytes_of(state), out->y = y;
     replay.compare_state(state, "final");
     replay.compare_rows(tokens ? y : seen.stages["output"], want, errors, 0, n);
     Digest digest;
