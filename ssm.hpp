@@ -640,8 +640,9 @@ Status prefill_q16(Device* d, const int32_t* slots, const int32_t* x, int32_t n,
                    const int32_t* dt = nullptr, Fault* fault = nullptr) noexcept;
 
 // How long the GPU takes, in seconds, each the median of `repeats` launches: of a step of streams 0 .. n - 1 (or of n
-// candidates for stream 0) without the way to and from the host, and of the state updates of one layer alone, with the
-// bytes of state they read and write; and this GPU's rate for copying memory, bytes read and written. The states move.
+// candidates for stream 0), from inputs to outputs in pinned memory of the host, but without a call's checks and copies
+// there; and of the state updates of one layer alone, with the bytes of state they read and write; and this GPU's rate
+// for copying memory, bytes read and written. The states move.
 struct Times {
     double step = 0.0, scan = 0.0, copy_rate = 0.0;
     size_t scan_bytes = 0;
@@ -3324,8 +3325,9 @@ struct scalar {
         SSM_ASSERT(between(T, 0, int_max) && product_at_most(acc, bits == 8 ? T : rs<13>(T), 9 * (int64_t(1) << 58)));
         return sat(rs(acc * (bits == 8 ? T : rs<13>(T)), shift) + bias);
     }
+    // The same of codes of 8 bits, whose sum has 32: products of 32 bits are enough.
     static SSM_INLINE int32_t rescaled8(int32_t acc, int32_t num, int32_t den, const Scale& s, int32_t bias) noexcept {
-        const int64_t y = product(acc, int32_t(rs<24>(product(num, s.m)))); // the same with 8 bits
+        const int64_t y = product(acc, int32_t(rs<24>(product(num, s.m))));
         const int32_t shift = den + s.e - 24;
         return sat((shift > 0 && shift < 63 ? (y + (int64_t(1) << (shift - 1))) >> shift : rs(y, shift)) + bias);
     }
@@ -6840,7 +6842,7 @@ SSM_LOCAL void sound_rows(const Model& m, const Call& call, const Work<T>& work,
     }
 }
 
-SSM_INLINE float pooled(float mean, float r, float part) noexcept { return mean + (r - mean) * part; }
+SSM_INLINE float   pooled(float mean, float r, float part) noexcept { return mean + (r - mean) * part; }
 SSM_INLINE int32_t kept_next(int32_t kept) noexcept { return (kept == int_max ? 1 << 30 : kept) + 1; }
 // Adds r to a sum of `kept` rows and gives the mean.
 SSM_INLINE int32_t pooled_q(int64_t* sum, int32_t r, int32_t kept) noexcept {
@@ -7125,7 +7127,7 @@ SSM_LOCAL Status check_numbers([[maybe_unused]] const Config& config, const Call
     // Magnitudes compare as their bits; Q16 has one number too many.
     const uint32_t mask = call.q16 ? ~0u : 0x7fffffffu, most = uint32_t(bits_of(is_integer(c) ? FLT_MAX : max_input));
     for (size_t i = 0; i < count;) {
-        uint32_t  bad = 0;
+        uint32_t     bad = 0;
         const size_t end = count - i < 64 ? count : i + 64;
         for (; i < end; ++i) {
             const uint32_t word = word_at(call.x, i) & mask;
@@ -8880,7 +8882,8 @@ SSM_APART Status read_integer(Config* out, const Index& ix, Fault* fault) noexce
             integer("g_frac", c.b_frac > 29 ? c.b_frac - 29 : 0, c.b_frac + 21, &c.g_frac);
         if (s == Status::ok) s = read_bank(&c, ix, fault);
     } else {
-        c.norm = Norm(one_of("norm", norm_kinds, 2, SSM_WHY("metadata missing or not understood, expected rms or layer")));
+        c.norm = Norm(one_of("norm", norm_kinds, 2,
+                             SSM_WHY("metadata missing or not understood, expected rms or layer")));
         integer("mlp_hidden", 0, max_width, &c.mlp_hidden), integer("d_inner", 1, max_width, &c.d_inner);
         c.input = Input(one_of("input", inputs, 3,
                                SSM_WHY("metadata missing or not understood, expected features, tokens or none")));

@@ -2173,27 +2173,27 @@ const int32_t* norm_of(const Model& m, const int32_t*, bool bias) { return bias 
 
 // How large things are for a model.
 struct Sizes {
-    int32_t widest = 0; // columns of a projection
-    size_t  heads = 0;  // shared memory of a stage other than a projection
+    int32_t widest = 0;      // columns of a projection
+    size_t  other_bytes = 0; // shared memory of a stage other than a projection
     int32_t p_stride = 0, o_stride = 0, heads_at_once = 1, channels_at_once = block_threads;
 };
 constexpr size_t tile_shared = 96 * 1024;
-Sizes            sizes_of(const Config& c) {
-               Sizes         s;
-               const int32_t features = features_of(c);
-               s.p_stride = int32_t(larger(row_p(c), padded(std::max(c.d_input, features)))),
-               s.o_stride = int32_t(larger(row_o(c), 8));
-               s.widest = std::max(std::max(c.d_model, c.input == Input::features ? features : 1),
-                                   std::max(c.arch == Arch::s4d ? 1 : c.d_inner, std::max(c.mlp_hidden, c.dt_rank)));
-               s.heads = sizeof(RowNorm<int32_t>) * tile_rows;
-               if (c.n_bands > 0) s.heads = larger(s.heads, (size_t(c.d_input + c.n_bands) + bank_words(c) + 1) * 4);
+Sizes sizes_of(const Config& c) {
+    Sizes         s;
+    const int32_t features = features_of(c);
+    s.p_stride = int32_t(larger(row_p(c), padded(std::max(c.d_input, features)))),
+    s.o_stride = int32_t(larger(row_o(c), 8));
+    s.widest = std::max(std::max(c.d_model, c.input == Input::features ? features : 1),
+                        std::max(c.arch == Arch::s4d ? 1 : c.d_inner, std::max(c.mlp_hidden, c.dt_rank)));
+    s.other_bytes = sizeof(RowNorm<int32_t>) * tile_rows;
+    if (c.n_bands > 0) s.other_bytes = larger(s.other_bytes, (size_t(c.d_input + c.n_bands) + bank_words(c) + 1) * 4);
     if (c.arch == Arch::mamba1) s.channels_at_once = std::min(c.d_inner, block_threads);
     else if (c.arch != Arch::s4d) { // about 32768 numbers of a state to a block
         const int32_t of_head = c.headdim * c.d_state;
         s.heads_at_once = std::min(c.nheads, is_integer(c) ? 32768 / of_head : block_threads / c.headdim);
         s.heads_at_once = std::max(1, s.heads_at_once);
     }
-               return s;
+    return s;
 }
 
 // Everything on the GPU, for counting (to.base 0) or for use. `weights` is set where they end.
@@ -2308,7 +2308,7 @@ struct Device {
     uint32_t       calls = 0;
     uint64_t       uses = 0;
     int32_t        processors = 1;
-    size_t         shared = 0, shared_limit = 0, weights = 0;
+    size_t         shared_limit = 0, weights = 0;
     Sizes          sizes;
     Net<float>     f; // of the model's engine one is used
     Net<int32_t>   q;
@@ -2369,7 +2369,7 @@ template <class T>
 int32_t parts_of_stage(const Device& d, const Net<T>& g, Stage stage, const Layer<T>& l, int32_t tiles, size_t* bytes) {
     const Config& c = g.c;
     const int32_t streams = std::max(1, g.tile / g.T_steps), wanted = std::max(1, 2 * d.processors / tiles);
-    *bytes = d.sizes.heads;
+    *bytes = d.sizes.other_bytes;
     const auto of = [&](const Mat& W) {
         *bytes = project_bytes(c, W.cols, g.tile);
         return std::max(1, least_of(wanted, (blocks_of(W) + warps - 1) / warps));
@@ -2442,7 +2442,7 @@ template <class T> void enqueue(const Device& d, Net<T> g, const Layer<T>& any) 
     g.by_warps = !fused && is_by_warps(d, g);
     const int32_t tiles = int32_t((int64_t(g.n) * g.T_steps + g.tile - 1) / g.tile);
     if (fused) {
-        const Shape all{tiles, 1, larger(d.sizes.heads, project_bytes(g.c, d.sizes.widest, g.tile))};
+        const Shape all{tiles, 1, larger(d.sizes.other_bytes, project_bytes(g.c, d.sizes.widest, g.tile))};
         return launch_kernel<T>(k_fused, g, 0, 0, all, d.stream);
     }
     Program program;
@@ -2663,8 +2663,7 @@ Status start(Device* d, const Model& m, Fault* fault) {
     SSM_TRY(cudaGetDeviceProperties(&about, o.device));
     std::memcpy(d->name, about.name, sizeof d->name - 1);
     d->sizes = sizes_of(c);
-    d->shared = larger(d->sizes.heads, project_bytes(c, d->sizes.widest, 1));
-    if (d->shared > d->shared_limit)
+    if (larger(d->sizes.other_bytes, project_bytes(c, d->sizes.widest, 1)) > d->shared_limit)
         return say(fault, Status::unsupported, "the model is too wide for this GPU's shared memory");
     if (o.stream != nullptr) d->stream = static_cast<cudaStream_t>(o.stream);
     else {
