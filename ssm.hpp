@@ -3581,6 +3581,7 @@ template <class W, class U, class V> struct lanes64 {
     static SSM_INLINE W up_halves(const W& a, int s) noexcept {
         return reinterpret_cast<W>(reinterpret_cast<V>(a) << s);
     }
+    static SSM_INLINE W    all_halves(int32_t x) noexcept { return reinterpret_cast<W>(V{} + x); }
     static SSM_INLINE void widen(V* top, V* low, const W& a) noexcept { // to the largest and the least halves
         const V x = reinterpret_cast<V>(a);
         *top = x > *top ? x : *top, *low = x < *low ? x : *low;
@@ -3948,88 +3949,92 @@ template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noe
     return out;
 }
 
-// What one row of h has of its ranks, a list as Ranks. k and k0 times 2^up, v and w times 2^(9 - up), see scan_rows().
-// Odd numbers are loaded from one further on, which lies within the arrays.
-template <class W, int R, bool Prev> struct RanksQ {
-    using L = wide<W>;
-    RanksQ<W, R - 1, Prev> before;
-    const int32_t *        k, *k0, *q;
-    W                      v, w, sum;
-    SSM_INLINE void        start(const HeadScanQ& a, const int32_t (*scaled)[max_d_state / 2 + 16], ptrdiff_t p,
-                                 int32_t up) noexcept {
-               before.start(a, scaled, p, up);
-               k = scaled[R - 1], q = a.q + (R - 1) * a.k_stride, sum = L::set(0);
-               v = L::set(int64_t(a.v[(R - 1) * a.P + p]) * (int64_t(1) << up));
-               if constexpr (Prev) {
-                   k0 = scaled[max_mimo_rank / 2 + R - 1];
-                   w = L::set(int64_t(a.w[(R - 1) * a.P + p]) * (int64_t(1) << up));
-        }
-    }
-    SSM_INLINE W add(const W& more, ptrdiff_t n) const noexcept {
-        W x = before.add(more, n) + L::mul(v, L::raw(k + n));
-        if constexpr (Prev) x = x + L::mul(w, L::raw(k0 + n));
-        return x;
-    }
-    SSM_INLINE void read(const W& even, const W& odd, ptrdiff_t n) noexcept {
-        before.read(even, odd, n);
-        sum = sum + (L::mul(even, L::raw(q + n)) + L::mul(odd, L::raw(q + n + 1)));
-    }
-    SSM_INLINE void keep(W (*sums)[size_t(L::count)], ptrdiff_t row, const int64_t* rest) const noexcept {
-        before.keep(sums, row, rest);
-        W more = L::set(0); // in a register: a store of one lane would stall the load of all
-        more[0] = rest[R - 1];
-        sums[R - 1][row] = sum + more;
-    }
-};
-template <class W, bool Prev> struct RanksQ<W, 0, Prev> {
-    SSM_INLINE void start(const HeadScanQ&, const int32_t (*)[max_d_state / 2 + 16], ptrdiff_t, int32_t) noexcept {}
-    SSM_INLINE W    add(const W& x, ptrdiff_t) const noexcept { return x; }
-    SSM_INLINE void read(const W&, const W&, ptrdiff_t) noexcept {}
-    SSM_INLINE void keep(W (*)[size_t(wide<W>::count)], ptrdiff_t, const int64_t*) const noexcept {}
-};
-
-// The rows of h where |h'| is known to stay below 64 before the clip. With k and v scaled so that `add` comes times
-// 2^9, rs(rs(alpha h, 9) + add, 21) is (alpha h + 2^8 + 2^29 + 2^9 add) >> 30, of which 32 bits are all: shifts may be
-// logical. Even and odd numbers in 64 bits each. The clip is looked at once, in the end.
-template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& a, int32_t up_k) noexcept {
+// The rows of h where |h'| is known to stay below 64 before the clip. With k times 2^up_k and v times 2^(9 - up_k), and
+// so k0 and w, `add` comes times 2^9: rs(rs(alpha h, 9) + add, 21) is (alpha h + 2^8 + 2^29 + 2^9 add) >> 30, of which
+// 32 bits are all, so shifts may be logical. Even and odd numbers in 64 bits each. Some rows at a time, as many as stay
+// in the first-level cache, and of them the same few columns of all, whose k, k0 and q are in registers. The clip is
+// looked at once, in the end.
+template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& given, int32_t up_k) noexcept {
     using L = wide<W>;
     using V = typename L::halves;
-    static_assert(R <= max_mimo_rank / 2, "scaled has no more rows");
+    struct Each { // row: v and w, and the sum of h' q
+        W       sum[size_t(R)];
+        int32_t v[size_t(R)], w[size_t(R)];
+    } each[32];
+    const HeadScanQ a = given; // not written to through h_out
     const W         alpha = L::set(a.alpha), round = L::set((1 << 29) + (1 << 8));
-    const ptrdiff_t N = a.N, step = 2 * L::count, whole = N / step * step;
-    int32_t         scaled[max_mimo_rank][max_d_state / 2 + 16], dropped[max_d_state / 2];
+    const ptrdiff_t N = a.N, step = 2 * L::count, whole = N / step * step, to_next = a.h_out != nullptr ? N : 0;
+    const ptrdiff_t at_once = N <= 64 ? 32 : N <= 256 ? 2048 / N / L::count * L::count : L::count;
+    int32_t         dropped[max_d_state / 2];
     V               top = {}, low = {};
-    W               sums[size_t(R)][size_t(L::count)] = {};
     bool            hit = false;
-    for (ptrdiff_t r = 0; r < R; ++r)
+    for (ptrdiff_t first = 0, rows; first < a.P; first += rows) {
+        rows = a.P - first < at_once ? a.P - first : at_once;
+        for (ptrdiff_t p = 0; p < rows; ++p) {
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) {
+                each[p].sum[r] = L::set(0);
+                each[p].v[r] = a.v[r * a.P + first + p] * (1 << (9 - up_k));
+                if (Prev) each[p].w[r] = a.w[r * a.P + first + p] * (1 << (9 - up_k));
+            }
+        }
+        const int32_t* const h = a.h_in + first * N;
+        int32_t* const       to = a.h_out != nullptr ? a.h_out + first * N : dropped;
         for (ptrdiff_t n = 0; n < whole; n += step) {
-            L::put(scaled[r] + n, L::up_halves(L::raw(a.k + r * a.k_stride + n), up_k));
-            if (Prev) L::put(scaled[max_mimo_rank / 2 + r] + n, L::up_halves(L::raw(a.k0 + r * a.k_stride + n), up_k));
+            W even_k[size_t(R)], even_k0[size_t(R)], even_q[size_t(R)];
+            W odd_k[size_t(R)], odd_k0[size_t(R)], odd_q[size_t(R)];
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) {
+                even_k[r] = L::up_halves(L::raw(a.k + r * a.k_stride + n), up_k), odd_k[r] = L::odd(even_k[r]);
+                if (Prev) {
+                    even_k0[r] = L::up_halves(L::raw(a.k0 + r * a.k_stride + n), up_k);
+                    odd_k0[r] = L::odd(even_k0[r]);
+                }
+                even_q[r] = L::raw(a.q + r * a.k_stride + n), odd_q[r] = L::odd(even_q[r]);
+            }
+            const int32_t* from = h + n;
+            int32_t*       out = to + n;
+            for (Each *row = each, *const end = each + rows; row != end; ++row, from += N, out += to_next) {
+                const W old = L::raw(from);
+                W       even = L::mul(alpha, old) + round, odd = L::mul(alpha, L::odd(old)) + round;
+                SSM_UNROLL_8
+                for (ptrdiff_t r = 0; r < R; ++r) {
+                    const W v = L::all_halves(row->v[r]);
+                    even = even + L::mul(v, even_k[r]), odd = odd + L::mul(v, odd_k[r]);
+                    if (Prev) {
+                        const W w = L::all_halves(row->w[r]);
+                        even = even + L::mul(w, even_k0[r]), odd = odd + L::mul(w, odd_k0[r]);
+                    }
+                }
+                const W x = L::lsr(even, 30), next = L::blend(x, L::up(odd, 2));
+                odd = L::lsr(odd, 30);
+                L::widen(&top, &low, next);
+                L::put(out, next);
+                SSM_UNROLL_8
+                for (ptrdiff_t r = 0; r < R; ++r)
+                    row->sum[r] = row->sum[r] + (L::mul(x, even_q[r]) + L::mul(odd, odd_q[r]));
+            }
         }
-    for (ptrdiff_t p = 0; p < a.P; ++p) {
-        const int32_t*     h = a.h_in + p * N;
-        int32_t* const     to = a.h_out != nullptr ? a.h_out + p * N : dropped;
-        RanksQ<W, R, Prev> ranks;
-        ranks.start(a, scaled, p, 9 - up_k);
-        for (ptrdiff_t n = 0; n < whole; n += step) {
-            const W old = L::raw(h + n);
-            const W even = ranks.add(L::mul(alpha, old) + round, n),
-                    odd = ranks.add(L::mul(alpha, L::odd(old)) + round, n + 1);
-            const W x = L::lsr(even, 30), next = L::blend(x, L::up(odd, 2));
-            L::widen(&top, &low, next);
-            L::put(to + n, next);
-            ranks.read(x, L::lsr(odd, 30), n);
+        for (ptrdiff_t p = 0; whole < N && p < rows; ++p) {
+            int64_t rest[size_t(R)] = {};
+            for (ptrdiff_t n = whole; n < N; ++n) {
+                const int32_t x = limit_q(next_h(a.alpha, h[p * N + n], head_add(a, first + p, n)), a.clip, &hit);
+                to[p * to_next + n] = x;
+                for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
+            }
+            for (ptrdiff_t r = 0; r < R; ++r) {
+                W more = L::set(0); // in a register: a store of one lane would stall the load of all
+                more[0] = rest[r], each[p].sum[r] = each[p].sum[r] + more;
+            }
         }
-        int64_t rest[size_t(R)] = {};
-        for (ptrdiff_t n = whole; n < N; ++n) {
-            const int32_t x = limit_q(next_h(a.alpha, h[n], head_add(a, p, n)), a.clip, &hit);
-            to[n] = x;
-            for (ptrdiff_t r = 0; r < R; ++r) rest[r] += product(x, a.q[r * a.k_stride + n]);
-        }
-        const ptrdiff_t row = p % L::count;
-        ranks.keep(sums, row, rest);
-        for (ptrdiff_t r = 0; (row == L::count - 1 || p + 1 == a.P) && r < R; ++r)
-            head_read<W>(a, r, p - row, int32_t(a.P - p + row), L::sums(sums[r]), 25);
+        for (ptrdiff_t r = 0; r < R; ++r)
+            for (ptrdiff_t p = 0; p < rows; p += L::count) {
+                W sums[size_t(L::count)] = {};
+                SSM_UNROLL_8
+                for (ptrdiff_t k = 0; k < L::count; ++k)
+                    if (p + k < rows) sums[k] = each[p + k].sum[r];
+                head_read<W>(a, r, first + p, int32_t(rows - p), L::sums(sums), 25);
+            }
     }
     if (L::largest(L::sizes(top, low)) <= uint32_t(a.clip)) return hit;
     if (a.h_out == nullptr) return scalar::scan_q(a);
@@ -4968,50 +4973,91 @@ struct avx2 : scalar {
         quantize_vectors<i64x4>(codes, scale, x, n, padded_n, bits);
     }
 
-    // From four rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by
-    // s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62. Results that reach 2^30 go the
-    // long way, which saturates.
-    SSM_AVX2_INLINE void give4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
-        const __m256i s =
-            _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.scale + ptrdiff_t(o) * 4)));
-        const __m256i m =
-            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi64x(0x7fffff)), _mm256_set1_epi64x(0x800000));
-        const __m256i shift = _mm256_sub_epi64(_mm256_set1_epi64x(scale[1] + 150 - 24 - 1), _mm256_srli_epi64(s, 23)),
-                      bias62 = _mm256_set1_epi64x(1LL << 62);
-        const __m256i T = _mm256_srli_epi64(
-            _mm256_add_epi64(_mm256_mul_epu32(m, _mm256_set1_epi64x(scale[0])), _mm256_set1_epi64x(1 << 23)), 24);
-        const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(_mm256_cvtepi32_epi64(acc), T), bias62);
+    // From R rows' sums (8, or 4 in the lower half) to Q16, as requantize(): the even ones and the odd ones in lanes of
+    // 64 bits. rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by s - 1, and what became of 2^62 taken
+    // off again, which leaves 0 for shifts past 62. Results that reach 2^30 go the long way, which saturates.
+    template <int R> SSM_AVX2_INLINE __m256i words_of(const void* p, ptrdiff_t o) noexcept {
+        const unsigned char* const at = static_cast<const unsigned char*>(p) + o * 4;
+        if constexpr (R == 8) return load(at);
+        else return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+    }
+    SSM_AVX2_INLINE __m256i even(__m256i v) noexcept { return _mm256_blend_epi32(v, _mm256_setzero_si256(), 0xaa); }
+    SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); }
+    SSM_AVX2_INLINE __m256i requantized(__m256i acc, __m256i m, __m256i num, __m256i shift) noexcept { // 2^33 more
+        const __m256i bias62 = _mm256_set1_epi64x(1LL << 62);
+        const __m256i T =
+            _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epu32(m, num), _mm256_set1_epi64x(1 << 23)), 24);
+        const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(acc, T), bias62);
         const __m256i up = _mm256_set1_epi64x((1LL << 34) + 1); // even but for the half, so that halving may be logical
-        __m256i       v =
-            _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up);
-        v = _mm256_srli_epi64(v, 1); // 2^33 more than y
-        if (W.bias != nullptr)
-            v = _mm256_add_epi64(
-                v, _mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W.bias + ptrdiff_t(o) * 4))));
-        const __m256i range = _mm256_add_epi64(v, _mm256_set1_epi64x((1LL << 30) - (1LL << 33))); // 0 .. 2^31
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + o), _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
-                                                                v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6))));
-        if (_mm256_testz_si256(range, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate4(y, acc, scale, W, o);
+        return _mm256_srli_epi64(
+            _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up), 1);
     }
-    static SSM_AVX2 void saturate4(int32_t* y, __m128i acc, const int32_t* scale, const Matrix& W, int32_t o) noexcept {
-        int32_t each[4];
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(each), acc);
-        for (int32_t r = 0; r < 4; ++r) y[o + r] = requantize(each[r], scale, W, o + r, 8);
+    template <int R>
+    SSM_AVX2_INLINE void give(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W, ptrdiff_t o) noexcept {
+        const __m256i s = words_of<R>(W.scale, o), num = _mm256_set1_epi64x(scale[0]);
+        const __m256i m =
+            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi32(0x7fffff)), _mm256_set1_epi32(0x800000));
+        const __m256i shift = _mm256_sub_epi32(_mm256_set1_epi32(scale[1] + 150 - 24 - 1), _mm256_srli_epi32(s, 23));
+        __m256i       a = requantized(acc, m, num, even(shift)), b = requantized(odd(acc), odd(m), num, odd(shift));
+        if (W.bias != nullptr) {
+            const __m256i bias = _mm256_xor_si256(words_of<R>(W.bias, o), _mm256_set1_epi32(-int_max - 1));
+            const __m256i less = _mm256_set1_epi64x(-(1LL << 31)); // what that made of it
+            a = _mm256_add_epi64(a, _mm256_add_epi64(even(bias), less));
+            b = _mm256_add_epi64(b, _mm256_add_epi64(odd(bias), less));
+        }
+        const __m256i low = _mm256_set1_epi64x((1LL << 30) - (1LL << 33)); // to 0 .. 2^31
+        const __m256i both = _mm256_or_si256(_mm256_add_epi64(a, low), _mm256_add_epi64(b, low));
+        const __m256i out = _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa);
+        if constexpr (R == 8) store(y + o, out);
+        else _mm_storeu_si128(reinterpret_cast<__m128i*>(y + o), _mm256_castsi256_si128(out));
+        if (_mm256_testz_si256(both, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate(y, acc, scale, W, o, R);
     }
-    SSM_AVX2_INLINE __m128i sums4(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
-        const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-        return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    static SSM_AVX2 void saturate(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W, ptrdiff_t o,
+                                  int32_t rows) noexcept {
+        int32_t each[8];
+        store(each, acc);
+        for (int32_t r = 0; r < rows; ++r) y[o + r] = requantize(each[r], scale, W, int32_t(o) + r, 8);
     }
-    // How 256 bits multiply: `bytes` adds 32 products of codes within +-127 to eight sums, `words` 16 of int16. `rows`:
-    // of int8, so many at once. Weights as bytes() takes them are `bias` larger, sums by bias times the token's codes.
-    struct Pairs { // |q|, the same for all rows, times w with q's sign; pairs at most 32,258
-        static constexpr int    rows = 4, bias = 0;
+    // The sums of four vectors, in either half of their numbers; and of R vectors, 4 or 8.
+    SSM_AVX2_INLINE __m256i pairs4(__m256i a, __m256i b) noexcept {
+        return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    }
+    SSM_AVX2_INLINE __m256i halves4(__m256i a, __m256i b, __m256i c, __m256i d) noexcept {
+        const __m256i p = pairs4(a, b), q = pairs4(c, d);
+        return _mm256_add_epi32(_mm256_unpacklo_epi64(p, q), _mm256_unpackhi_epi64(p, q));
+    }
+    template <int R> SSM_AVX2_INLINE __m256i sums(const __m256i* s) noexcept {
+        const __m256i a = halves4(s[0], s[1], s[2], s[3]);
+        if constexpr (R == 4)
+            return _mm256_zextsi128_si256(_mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+        else {
+            const __m256i b = halves4(s[4], s[5], s[6], s[7]);
+            return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+        }
+    }
+    SSM_AVX2_INLINE __m256i sums_of(__m256i q) noexcept { // of four codes each
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+    }
+    SSM_AVX2_INLINE int32_t total(__m256i s) noexcept {
+        const __m256i all[4] = {s, s, s, s};
+        return _mm_cvtsi128_si32(_mm256_castsi256_si128(sums<4>(all)));
+    }
+    // How 256 bits multiply: `bytes` adds 32 products of codes within +-127 to eight sums, `words` 16 of int16. Sums of
+    // bytes() come out larger by what more() says of all codes of the token.
+    struct Pairs { // |q|, the same for all rows, times w, or -w - 1 where q < 0; pairs within +-32,512
         SSM_AVX2_INLINE __m256i bytes(__m256i sum, const unsigned char* w, __m256i q) noexcept {
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(load(w), q));
+            const __m256i negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), q);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_xor_si256(load(w), negative));
             return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
         SSM_AVX2_INLINE __m256i words(__m256i sum, __m256i a, __m256i b) noexcept {
             return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+        }
+        SSM_AVX2_INLINE int32_t more(const unsigned char* q, ptrdiff_t groups) noexcept {
+            __m256i s = _mm256_setzero_si256();
+            for (ptrdiff_t g = 0; g < groups; ++g)
+                s = _mm256_add_epi32(s, sums_of(_mm256_min_epi8(load(q + g * 32), _mm256_setzero_si256())));
+            return total(s);
         }
     };
     // R rows, each N of them one after the other: N = 1 of large models, whose weights come from memory. That gives its
@@ -5019,35 +5065,29 @@ struct avx2 : scalar {
     template <class D, int R, int N>
     SSM_AVX2_INLINE void dot8_rows(__m256i* s, const unsigned char* w, ptrdiff_t cols, const unsigned char* q,
                                    ptrdiff_t room) noexcept {
-        ptrdiff_t k = 0;
+        ptrdiff_t   k = 0;
+        const char* next = reinterpret_cast<const char*>(w) + ahead;
         SSM_UNROLL_8
         for (ptrdiff_t first = 0; first < R; first += N)
-            for (k = 0; k + 64 <= cols; k += 64) {
-                const __m256i v = load(q + k), u = load(q + k + 32);
+            for (k = 0; k + 32 <= cols; k += 32, next += N * 32) {
+                const __m256i v = load(q + k);
+                SSM_UNROLL_8
+                for (int line = 0; line < N / 2; ++line) _mm_prefetch(next + line * 64, _MM_HINT_T0);
                 SSM_UNROLL_8
                 for (ptrdiff_t r = first; r < first + N; ++r) s[r] = D::bytes(s[r], w + r * cols + k, v);
-                SSM_UNROLL_8
-                for (ptrdiff_t r = first; r < first + N; ++r) s[r] = D::bytes(s[r], w + r * cols + k + 32, u);
             }
         if (k == cols) return;
-        __m256i sums[size_t(R)]; // in memory, where s should not be
+        __m256i each[size_t(R)]; // in memory, where s should not be
         SSM_UNROLL_8
-        for (int r = 0; r < R; ++r) sums[r] = s[r];
-        dot8_rest<D, R>(sums, w + k, cols, cols - k, q + k, room - k);
+        for (int r = 0; r < R; ++r) each[r] = s[r];
+        dot8_rest<D, R>(each, w + k, cols, cols - k, q + k, room - k);
         SSM_UNROLL_8
-        for (int r = 0; r < R; ++r) s[r] = sums[r];
+        for (int r = 0; r < R; ++r) s[r] = each[r];
     }
     template <class D, int R>
     static SSM_AVX2 __attribute__((noinline)) void dot8_rest(__m256i* s, const unsigned char* w, ptrdiff_t cols,
                                                              ptrdiff_t left, const unsigned char* q,
-                                                             ptrdiff_t room) noexcept { // fewer than 64 columns
-        if (left >= 32) {
-            const __m256i v = load(q);
-            SSM_UNROLL_8
-            for (ptrdiff_t r = 0; r < R; ++r) s[r] = D::bytes(s[r], w + r * cols, v);
-            left -= 32, room -= 32, w += 32, q += 32;
-        }
-        if (left == 0) return;
+                                                             ptrdiff_t room) noexcept { // fewer than 32 columns
         const last_columns<R, 32> last(w, cols, left, room);
         const __m256i             v = load(q);
         SSM_UNROLL_8
@@ -5083,10 +5123,8 @@ struct avx2 : scalar {
                                            _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 0);
         }
         template <class D, int N> // as dot8_rows()
-        SSM_AVX2_INLINE_ __m128i dot(const Ready256<D>& ready) const noexcept {
-            __m256i s[4], by[4];
-            SSM_UNROLL_8
-            for (int r = 0; r < 4; ++r) s[r] = _mm256_setzero_si256();
+        SSM_AVX2_INLINE_ void dot(__m256i* s, const Ready256<D>& ready) const noexcept {
+            __m256i by[4];
             SSM_UNROLL_8
             for (int first = 0; first < 4; first += N)
                 for (ptrdiff_t g = 0; g < groups; g += 8) {
@@ -5108,33 +5146,25 @@ struct avx2 : scalar {
                             s[r] = dot64<D>(s[r], codes(r, k, two), low, high, _mm256_shuffle_epi8(by[r], pick));
                     }
                 }
-            return sums4(s[0], s[1], s[2], s[3]);
         }
     };
-    SSM_AVX2_INLINE __m256i sums_of(__m256i q) noexcept { // of four codes each
-        return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
-    }
-    SSM_AVX2_INLINE int32_t sum_of(const unsigned char* q, ptrdiff_t groups) noexcept { // of all codes
-        __m256i s = _mm256_setzero_si256();
-        for (ptrdiff_t g = 0; g < groups; ++g) s = _mm256_add_epi32(s, sums_of(load(q + g * 32)));
-        return _mm_cvtsi128_si32(sums4(s, s, s, s));
-    }
-    // What is made ready of a token: for int8 the sum of its codes; for int4 q8sum, -8 times that of each group, and of
+    // What is made ready of a token: for int8 D's more(); for int4 q8sum, -8 times the sum of each group, and of
     // every two groups the lower halves, then the upper ones.
     template <class D> struct Ready256 {
         alignas(32) unsigned char halves[max_width]; // columns of a projection are no more
         alignas(32) int16_t q8sum[(max_width + 31) / 32 + 16];
-        int32_t  less;
+        int32_t  more;
         SSM_AVX2 Ready256(const Matrix& W, const Tokens& t, bool four) noexcept {
             const ptrdiff_t groups = (W.cols + 31) / 32;
             if (!four) {
-                less = D::bias != 0 ? D::bias * sum_of(t.q, groups) : 0;
+                more = D::more(t.q, groups);
                 return;
             }
             for (ptrdiff_t g = 0; g < groups; g += 2) {
                 const __m256i zero = _mm256_setzero_si256(), a = load(t.q + g * 32);
                 const __m256i b = g + 1 < groups ? load(t.q + g * 32 + 32) : zero;
-                const __m128i s = sums4(sums_of(a), sums_of(b), zero, zero);
+                const __m256i of[4] = {sums_of(a), sums_of(b), zero, zero};
+                const __m128i s = _mm256_castsi256_si128(sums<4>(of));
                 q8sum[g] = int16_t(-8 * _mm_cvtsi128_si32(s)), q8sum[g + 1] = int16_t(-8 * _mm_extract_epi32(s, 1));
                 store(halves + g * 32, _mm256_permute2x128_si256(a, b, 0x20));
                 store(halves + g * 32 + 32, _mm256_permute2x128_si256(a, b, 0x31));
@@ -5147,7 +5177,7 @@ struct avx2 : scalar {
         using Ready = Ready256<D>;
         using Fewer = rows256<D, R / 2>;
         template <int N> // of R, as dot8_rows()
-        static SSM_AVX2 void all8(const Matrix& W, int32_t o, int32_t end, const Tokens& t, int32_t less) noexcept {
+        static SSM_AVX2 void all8(const Matrix& W, int32_t o, int32_t end, const Tokens& t, int32_t more) noexcept {
             const ptrdiff_t            cols = W.cols, room = room_behind(W, 0);
             const unsigned char* const data = W.data - W.rows4 * cols;
             const Tokens               here = t; // not written to through y
@@ -5155,12 +5185,7 @@ struct avx2 : scalar {
                 if (o + R > end) o = end - R; // as all_rows()
                 __m256i s[size_t(R)] = {};
                 dot8_rows<D, R, N>(s, data + o * cols, cols, here.q, room - o * cols);
-                SSM_UNROLL_8
-                for (int32_t r = 0; r < R; r += 4) {
-                    __m128i sums = sums4(s[r], s[r + 1], s[r + 2], s[r + 3]);
-                    if (D::bias != 0) sums = _mm_sub_epi32(sums, _mm_set1_epi32(less));
-                    give4(here.y, sums, here.scales, W, o + r);
-                }
+                give<R>(here.y, _mm256_sub_epi32(sums<R>(s), _mm256_set1_epi32(more)), here.scales, W, o);
             }
         }
         template <int N>
@@ -5170,23 +5195,28 @@ struct avx2 : scalar {
             const Tokens    here = t;
             for (; o < end; o += R) {
                 if (o + R > end) o = end - R;
-                for (int32_t r = o; r < o + R; r += 4) {
-                    const Rows4 four{W.data4 + r * groups * 16, W.sub + r * groups, groups, (W.rows4 - r) * groups};
-                    give4(here.y, four.template dot<D, N>(ready), here.scales, W, r);
+                __m256i s[size_t(R)] = {};
+                SSM_UNROLL_8
+                for (int32_t r = 0; r < R; r += 4) {
+                    const ptrdiff_t row = o + r;
+                    const Rows4     four{W.data4 + row * groups * 16, W.sub + row * groups, groups,
+                                     (W.rows4 - row) * groups};
+                    four.template dot<D, N>(s + r, ready);
                 }
+                give<R>(here.y, sums<R>(s), here.scales, W, o);
             }
         }
         static SSM_AVX2 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
                                  const Ready& ready) noexcept {
             const bool one = in_order(W, t);
             if (o < W.rows4) (one ? all4<1> : all4<4>)(W, o, end, t, ready);
-            else (one ? all8<1> : all8<R>)(W, o, end, t, ready.less);
+            else (one ? all8<1> : all8<R>)(W, o, end, t, ready.more);
         }
     };
     template <class D> struct rows256<D, 2> : one_by_one<8> {};
     static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
                                   int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows256<Pairs, 4>>(y, y_stride, W, codes, code_stride, scales, n);
+        if (bits == 8) matmul_codes<rows256<Pairs, 8>>(y, y_stride, W, codes, code_stride, scales, n);
         else matmul_codes<rows16<i16x16>>(y, y_stride, W, codes, code_stride, scales, n);
     }
 
@@ -5198,7 +5228,6 @@ struct avx2 : scalar {
 // The instructions of VNNI, coded as AVX-VNNI has them, or as AVX-512 does: said to the assembler, so that functions
 // compiled for AVX2 may use them. Weights are shifted up to 1 .. 255, and what that adds depends on the token alone.
 template <bool Avx512> struct Dpbusd {
-    static constexpr int    rows = 8, bias = 128;
     SSM_AVX2_INLINE __m256i bytes(__m256i sum, const unsigned char* w, __m256i q) noexcept {
         const __m256i up = _mm256_xor_si256(avx2::load(w), _mm256_set1_epi8(-128));
         if constexpr (Avx512) __asm__("vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(up), "x"(q));
@@ -5209,6 +5238,11 @@ template <bool Avx512> struct Dpbusd {
         if constexpr (Avx512) __asm__("vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
         else __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
         return sum;
+    }
+    SSM_AVX2_INLINE int32_t more(const unsigned char* q, ptrdiff_t groups) noexcept { // 128 times the sum of all codes
+        __m256i s = _mm256_setzero_si256();
+        for (ptrdiff_t g = 0; g < groups; ++g) s = _mm256_add_epi32(s, avx2::sums_of(avx2::load(q + g * 32)));
+        return 128 * avx2::total(s);
     }
 };
 template <bool Avx512> struct vnni256 : avx2 {
@@ -5276,12 +5310,12 @@ struct avx512 : avx2 {
         __m512i low, high, less8;
     };
     struct Ready512 {
-        int32_t    less;
+        int32_t    more;
         Token4     of[max_width / 128]; // columns of a projection are no more
         SSM_AVX512 Ready512(const Matrix& W, const Tokens& t, bool four) noexcept {
             const ptrdiff_t groups = (W.cols + 31) / 32;
             if (!four) {
-                less = 128 * sum_of(t.q, groups);
+                more = Dpbusd<true>::more(t.q, groups);
                 return;
             }
             const __m512i        eight = _mm512_set1_epi8(8), zero = _mm512_setzero_si512();
@@ -5295,7 +5329,7 @@ struct avx512 : avx2 {
             }
         }
     };
-    static SSM_AVX512 void rows8(const Matrix& W, int32_t o, const Tokens& t, int32_t less) noexcept {
+    static SSM_AVX512 void rows8(const Matrix& W, int32_t o, const Tokens& t, int32_t more) noexcept {
         const ptrdiff_t      cols = W.cols, whole = cols / 64 * 64;
         const unsigned char *w = W.data + ptrdiff_t(o - W.rows4) * cols, *q = t.q;
         const __m512i        up = _mm512_set1_epi8(-128);
@@ -5314,7 +5348,7 @@ struct avx512 : avx2 {
             for (int r = 0; r < 8; ++r)
                 s[r] = _mm512_dpbusd_epi32(s[r], _mm512_xor_si512(load64(w + r * cols + whole, cols - whole), up), v);
         }
-        give8(t.y + o, _mm256_sub_epi32(sums8(s), _mm256_set1_epi32(less)), t.scales, W, o);
+        give8(t.y + o, _mm256_sub_epi32(sums8(s), _mm256_set1_epi32(more)), t.scales, W, o);
     }
     // Four groups of a row of int4 at w.
     static SSM_AVX512_INLINE __m512i groups4(__m512i sum, const Token4& t, __m512i w, __m128i subs) noexcept {
@@ -5358,11 +5392,11 @@ struct avx512 : avx2 {
         static SSM_AVX512 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
                                    const Ready& ready) noexcept {
             // Memory is as fast for half a line at a time, or faster.
-            if (in_order(W, t) && o >= W.rows4) rows256<Dpbusd<true>, 8>::all8<1>(W, o, end, t, ready.less);
+            if (in_order(W, t) && o >= W.rows4) rows256<Dpbusd<true>, 8>::all8<1>(W, o, end, t, ready.more);
             else all_rows<rows512>(W, o, end, t, ready);
         }
         static void rows_at(const Matrix& W, int32_t o, const Tokens& t, const Ready& ready) noexcept {
-            if (o >= W.rows4) rows8(W, o, t, ready.less);
+            if (o >= W.rows4) rows8(W, o, t, ready.more);
             else if (in_order(W, t)) rows8_of4<1>(W, o, t, ready.of);
             else rows8_of4<8>(W, o, t, ready.of);
         }
