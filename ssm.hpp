@@ -6483,7 +6483,7 @@ SSM_LOCAL StateHeader header_of(const State& s) noexcept {
     return h;
 }
 template <class T> SSM_INLINE T* words_of(const State& s) noexcept { // T: float or int32_t, the model's engine
-    return reinterpret_cast<T*>(static_cast<unsigned char*>(s.data) + state_header_bytes);
+    return static_cast<T*>(static_cast<void*>(static_cast<unsigned char*>(s.data) + state_header_bytes));
 }
 
 // The rows of one call: consecutive steps of one stream, candidates for one stream, or one row for each of many
@@ -7092,8 +7092,8 @@ SSM_LOCAL const Trace* trace_of(const Scratch& w) noexcept { return trace_in_bui
 SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept {
     const Config&     c = SSM_KNOWN(m.config);
     const Work<float> work(c, w);
-    const float*      x = reinterpret_cast<const float*>(call.x);
-    float *           y = reinterpret_cast<float*>(call.y), *r = work.r;
+    const float*      x = static_cast<const float*>(static_cast<const void*>(call.x));
+    float *           y = static_cast<float*>(static_cast<void*>(call.y)), *r = work.r;
     const int32_t     d = c.d_model, stride = int32_t(padded(d)), n = call.n;
     if (c.n_bands > 0) {
         if constexpr (sound_in_build) sound_rows(m, call, work, trace_of(w));
@@ -9036,9 +9036,8 @@ struct Binder {
     }
     static bool dtype_of(const Entry& e, DType* t) noexcept {
         static const char* const names[] = {"F32", "F16", "BF16"};
-        const char*              name = dtype_name(e.dtype);
         for (int i = 0; i < 3; ++i)
-            if (equal_text(name, names[i])) return *t = DType(i), true;
+            if (equal_text(dtypes[e.dtype].name, names[i])) return *t = DType(i), true;
         return false;
     }
     static bool equal_text(const char* a, const char* b) noexcept {
@@ -9076,12 +9075,12 @@ struct Binder {
                                   int64_t least = INT64_MIN) noexcept {
         const Entry* e = shaped(name, rank, want);
         if (e == nullptr) return nullptr;
-        if (!equal_text(dtype_name(e->dtype), dtype)) {
+        const char* const found = dtypes[e->dtype].name; // read_index() takes no other
+        if (!equal_text(found, dtype)) {
             if (status == Status::ok) {
                 status = blame(fault, Status::bad_dtype, name.text, name.len,
                                SSM_WHY("expected another dtype for integer models"));
-                for (size_t k = 0; fault != nullptr && dtype_name(e->dtype)[k] != 0; ++k)
-                    fault->found[k] = dtype_name(e->dtype)[k];
+                for (size_t k = 0; fault != nullptr && found[k] != 0; ++k) fault->found[k] = found[k];
             }
             return nullptr;
         }
