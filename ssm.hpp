@@ -3309,7 +3309,7 @@ struct scalar {
         bits = known_bits(bits);
         for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
         const Quotients t(top, bits);
-        int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
+        int16_t* const  codes16 = static_cast<int16_t*>(static_cast<void*>(codes));
         for (int32_t i = 0; i < padded_n; ++i) {
             const int32_t code = i < n ? t.code(x[i], bits) : 0;
             if (bits == 8) codes[i] = static_cast<unsigned char>(code);
@@ -3369,7 +3369,7 @@ struct scalar {
             for (int32_t i = 0; i < n; ++i) {
                 const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
                 const signed char*   q8 = reinterpret_cast<const signed char*>(q);
-                const int16_t*       q16 = reinterpret_cast<const int16_t*>(q);
+                const int16_t*       q16 = static_cast<const int16_t*>(static_cast<const void*>(q));
                 const int64_t        acc = o < W.rows4 ? (bits == 8 ? dot4(W, o, q8) : dot4(W, o, q16))
                                            : bits == 8 ? dot8(W, o, q8)
                                                        : dot8(W, o, q16);
@@ -3475,7 +3475,7 @@ template <int Bits> struct one_by_one {
                                             Bits);
         };
         if constexpr (Bits == 8) with(reinterpret_cast<const signed char*>(t.q));
-        else with(reinterpret_cast<const int16_t*>(t.q));
+        else with(static_cast<const int16_t*>(static_cast<const void*>(t.q)));
     }
 };
 // Rows o to end, all of one kind; the last few may begin among those before.
@@ -5587,7 +5587,7 @@ struct dsp : rows_of<dsp, scalar> {
         uint32_t top = 0;
         for (int32_t i = 0; i < n; ++i) top = size_of(x[i]) > top ? size_of(x[i]) : top;
         const Quotients t(top, bits);
-        int16_t* const  codes16 = reinterpret_cast<int16_t*>(codes);
+        int16_t* const  codes16 = static_cast<int16_t*>(static_cast<void*>(codes));
         const auto      code = [&](int32_t i, int down) {
             return (int32_t(product(x[i] * (1 << t.sh), int32_t(t.R)) >> 32) + (1 << (down - 1))) >> down;
         };
