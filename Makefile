@@ -3,6 +3,7 @@
 #   make          the program, build/ssm             make demo       ranks this repository's own history
 #   make check    the tests                          make check-all  everything slow: sanitizers, valgrind, fuzzing, headers
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
+#   make warnings every warning there is, and static analysis
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
@@ -33,7 +34,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report firmware-counts packages web cuda
+    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -102,6 +103,12 @@ valgrind valgrind-all:
 headers:
 	sh tests/headers.sh
 
+# Every warning of every compiler, clang-tidy, cppcheck and gcc's analyzer; quick: what CI has the time for.
+warnings:
+	bash tests/warnings.sh
+warnings-quick:
+	bash tests/warnings.sh quick
+
 # Integer models give the same bits with g++ and clang, at every level, with and without checks.
 levels:
 	sh tests/levels.sh
@@ -164,7 +171,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers warnings levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
