@@ -4,6 +4,7 @@
 #   make check    the tests                          make check-all  everything slow: sanitizers, valgrind, fuzzing, headers
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make warnings every warning there is, and static analysis
+#   make stack    frames and chains of calls, Cortex-M4 and x86-64
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
@@ -34,7 +35,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick
+    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -109,6 +110,12 @@ warnings:
 warnings-quick:
 	bash tests/warnings.sh quick
 
+# E-03: frames and chains of calls, from gcc's call graph; quick: without x86-64's vectors.
+stack:
+	bash tests/stack.sh
+stack-quick:
+	bash tests/stack.sh quick
+
 # Integer models give the same bits with g++ and clang, at every level, with and without checks.
 levels:
 	sh tests/levels.sh
@@ -171,7 +178,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers warnings levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check long headers warnings stack levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
