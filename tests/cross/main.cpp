@@ -22,6 +22,14 @@ extern "C" const unsigned char cross_models[], cross_models_end[];
 #ifndef CROSS_MEMORY
 #define CROSS_MEMORY 4000000
 #endif
+#ifdef CROSS_MSAN // for MemorySanitizer, memory of earlier runs is as good as never written; see msan.sh
+#include <sanitizer/msan_interface.h>
+#define CROSS_FORGET(p, n) __msan_poison(p, n)
+#define CROSS_WRITTEN(p, n) __msan_check_mem_is_initialized(p, n)
+#else
+#define CROSS_FORGET(p, n) ((void)0)
+#define CROSS_WRITTEN(p, n) ((void)0)
+#endif
 
 namespace {
 using ssm::Status;
@@ -143,6 +151,7 @@ template <class E> const char* made_up_stream(Run r, Digest* digest) {
                                                                   : int32_t(next() >> 13) - (1 << 18));
             }
             if (E::candidates(r.m, r.state, &r.scratch, x, n, y, dt) != Status::ok) return "step_batch refused events";
+            CROSS_WRITTEN(y, size_t(n) * d_out * sizeof(Number));
             digest_of(y, size_t(n) * d_out);
             for (size_t i = 0; i < size_t(n); ++i) {
                 cross_begin();
@@ -157,6 +166,7 @@ template <class E> const char* made_up_stream(Run r, Digest* digest) {
             if (!same(r.state.data, r.other.data, state_bytes)) return "prefill leaves another state than step";
         }
     if (ssm::save(r.m, r.state, save, saved) != saved) return "save wrote another size";
+    CROSS_WRITTEN(save, saved);
     for (size_t i = 0; i < saved; ++i) digest->byte(save[i]);
     ssm::reset(r.m, &r.other);
     if (ssm::restore(r.m, &r.other, save, saved) != Status::ok) return "restore refused what save wrote";
@@ -333,6 +343,7 @@ bool line(const char* name, const char* isa, const char* why, uint64_t digest, u
 }
 
 const char* run(const ssm::Blob& file, ssm::Isa isa, Digest* digest, uint32_t* checked) {
+    CROSS_FORGET(memory, sizeof memory);
     ssm::Arena       arena{memory, sizeof memory, 0};
     ssm::LoadOptions options;
     ssm::Model       m;
