@@ -8464,7 +8464,7 @@ constexpr bool valid_shape(const Config& c) noexcept { // but for its floats
                            c.state <= StateType::i16rowexp && in(c.d_inner, 0, max_width) &&
                            in(c.mlp_hidden, 0, max_width) && !c.bare_mixer &&
                            (c.arch != Arch::s4d || (c.state == StateType::i32 && in(c.b_frac, 10, 31) &&
-                                                    (!c.has_gaps || in(30 + c.g_frac - c.b_frac, 1, 51))))))
+                                                    (!c.has_gaps || in(c.g_frac, c.b_frac - 29, c.b_frac + 21))))))
         return false;
     if (!(c.arch <= Arch::mamba3 && c.disc <= Disc::bilinear && c.pool <= Pool::mean && c.norm <= Norm::rms &&
           c.input <= Input::vectors && in(c.n_layers, 1, max_layers) && in(c.d_input, 1, max_width) &&

@@ -1,0 +1,443 @@
+// coverage.cpp - decisions that no other test takes both ways: every limit of a config, every key of a model file said
+// wrongly, every argument that may not be null. SPDX-License-Identifier: MIT
+#include "int_models.hpp"
+
+#include <climits>
+
+using namespace test;
+using ssm::Config;
+using ssm::Status;
+
+namespace {
+// A file with one piece of its header's text replaced, its length made right again. The data stays as it is.
+Bytes patched(const Bytes& file, const std::string& from, const std::string& to) {
+    uint64_t size = 0;
+    for (unsigned k = 0; k < 8; ++k) size |= uint64_t(file[k]) << 8 * k;
+    std::string  header(file.begin() + 8, file.begin() + 8 + ptrdiff_t(size));
+    const size_t at = header.find(from);
+    REQUIRE_MESSAGE(at != std::string::npos, from, " is not in the header");
+    header.replace(at, from.size(), to);
+    Bytes out;
+    for (unsigned k = 0; k < 8; ++k) out.push_back(static_cast<unsigned char>(uint64_t(header.size()) >> 8 * k));
+    out.insert(out.end(), header.begin(), header.end());
+    out.insert(out.end(), file.begin() + 8 + ptrdiff_t(size), file.end());
+    return out;
+}
+struct Outcome {
+    Status      status = Status::ok;
+    std::string name, detail;
+};
+Outcome outcome(const Bytes& file, ssm::LoadOptions options = ssm::LoadOptions()) {
+    Bytes        memory(1 << 22, 0xff);
+    ssm::Arena   arena{memory.data(), memory.size(), 0};
+    ssm::Model   model;
+    ssm::Fault   fault;
+    const Status s = ssm::load(&model, {file.data(), file.size()}, &arena, options, &fault);
+    CHECK((s == Status::ok) == (arena.used > 0)); // all or nothing
+    // Nobody to tell: the same verdict.
+    arena.used = 0;
+    CHECK(ssm::load(&model, {file.data(), file.size()}, &arena, options) == s);
+    return {s, fault.name, fault.detail};
+}
+void refused(const Bytes& file, Status status, const std::string& name) {
+    const Outcome o = outcome(file);
+    CHECK_MESSAGE(o.status == status, name, ": ", o.name, ": ", o.detail);
+    CHECK(o.name == name);
+    CHECK((o.status == Status::ok || !o.detail.empty()));
+}
+Config config_of(const Bytes& file) {
+    Bytes  memory(ssm::index_bytes({file.data(), file.size()}));
+    Config c;
+    REQUIRE(ssm::inspect(&c, {file.data(), file.size()}, memory.data(), memory.size()) == Status::ok);
+    return c;
+}
+Bytes             cell(const char* text) { return random_file(spec(text)); }
+const char* const one_of_each[] = {"s4d,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=3",
+                                   "mamba1,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=3",
+                                   "mamba2,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3",
+                                   "mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3"};
+void              takes(bool want, const Config& c) { CHECK(ssm::valid(c) == want); }
+const char* const with_bank = "s4d,d_model=8,n_layer=1,d_state=4,d_input=16,bands=5,d_output=3,pool=mean";
+} // namespace
+
+TEST_CASE("F-07 valid: a config at each of its limits is taken, one past it is not") {
+    struct Limit {
+        int32_t Config::*number;
+        int64_t          least, most; // where the shape allows all between
+    };
+    const auto hold = [](const Config& good, const std::vector<Limit>& limits) {
+        REQUIRE(ssm::valid(good));
+        for (const Limit& l : limits) {
+            for (const int64_t v : {l.least - 1, l.most + 1, int64_t(INT_MIN), int64_t(INT_MAX)}) {
+                if (v < INT_MIN || v > INT_MAX || (v >= l.least && v <= l.most)) continue;
+                Config c = good;
+                c.*l.number = int32_t(v);
+                CHECK_MESSAGE(!ssm::valid(c), "limit ", &l - limits.data(), ": ", v);
+            }
+            for (const int64_t v : {l.least, l.most}) {
+                Config c = good;
+                c.*l.number = int32_t(v);
+                CHECK_MESSAGE(ssm::valid(c), "limit ", &l - limits.data(), ": ", v);
+            }
+        }
+    };
+    const auto enums = [](const Config& good) { // past the last of each
+        Config c = good;
+        c.arch = ssm::Arch(4), takes(false, c), c = good;
+        c.disc = ssm::Disc(2), takes(false, c), c = good;
+        c.pool = ssm::Pool(3), takes(false, c), c = good;
+        c.norm = ssm::Norm(2), takes(false, c), c = good;
+        c.input = ssm::Input(3), takes(false, c);
+    };
+    const int32_t width = ssm::max_width;
+    Config        c = config_of(cell(one_of_each[0]));
+    enums(c);
+    hold(c, {{&Config::n_layers, 1, ssm::max_layers},
+             {&Config::d_input, 1, width},
+             {&Config::d_output, 1, width},
+             {&Config::d_model, 1, width},
+             {&Config::d_state, 2, ssm::max_d_state},
+             {&Config::n_bands, 0, 0}});
+    c.d_state = 5, takes(false, c), c.d_state = 4;
+    c.input = ssm::Input::vectors, takes(false, c), c.input = ssm::Input::features;
+    c.has_head = false, takes(false, c), c.has_head = true;
+    for (const float clip : {-1.0f, -0.0f, float(INFINITY), float(NAN)}) c.state_clip = clip, takes(false, c);
+    c.state_clip = 3e38f, takes(true, c);
+
+    Config bank = config_of(cell(with_bank));
+    hold(bank, {{&Config::n_bands, 0, 16},
+                {&Config::band_shift, 0, 15},
+                {&Config::band_leak, 1, 15},
+                {&Config::band_mean, 0, 65536},
+                {&Config::band_floor, 0, 1 << 22},
+                {&Config::band_fall, 0, 1 << 22},
+                {&Config::band_gate, 0, 1 << 22},
+                {&Config::band_quiet, 0, 1 << 22},
+                {&Config::band_forget, 0, 15},
+                {&Config::d_input, 8, ssm::max_frame}});
+    bank.d_input = 18, takes(false, bank);
+    bank.d_input = 128, bank.n_bands = ssm::max_bands, takes(true, bank);
+    bank.n_bands = ssm::max_bands + 1, takes(false, bank);
+    Config other = config_of(cell(one_of_each[1]));
+    other.d_input = 16, other.n_bands = 4, other.band_leak = 1, takes(false, other);
+
+    c = config_of(cell(one_of_each[1]));
+    enums(c);
+    hold(c, {{&Config::d_state, 1, ssm::max_d_state / 2},
+             {&Config::d_conv, 1, ssm::max_d_conv},
+             {&Config::dt_rank, 1, width},
+             {&Config::d_inner, 1, 4 * width},
+             {&Config::mlp_hidden, 0, 4 * width}});
+    c = config_of(cell(one_of_each[2]));
+    hold(c, {{&Config::d_conv, 1, ssm::max_d_conv},
+             {&Config::nheads, c.nheads, c.nheads},
+             {&Config::ngroups, 1, c.nheads},
+             {&Config::headdim, 8, 8},
+             {&Config::d_ssm, c.d_ssm, c.d_ssm}});
+    c.nheads = 1, c.headdim = width + 1, c.d_inner = c.d_ssm = width + 1, takes(false, c);
+    c = config_of(cell(one_of_each[3]));
+    hold(c, {{&Config::mimo_rank, 1, 1}, {&Config::rope_angles, 1, c.d_state / 2}, {&Config::headdim, 8, 8}});
+    c.is_mimo = true;
+    hold(c, {{&Config::mimo_rank, 1, ssm::max_mimo_rank}});
+    c.d_state = 5, takes(false, c), c.d_state = 4;
+    for (const float floor : {-1.0f, float(INFINITY), float(NAN)}) c.A_floor = floor, takes(false, c);
+    c.A_floor = 0, c.ngroups = 2, c.nheads = 3, takes(false, c); // groups that do not divide the heads
+
+    c = config_of(cell("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,vocab_size=11"));
+    hold(c,
+         {{&Config::vocab_size, 1, ssm::max_vocab}, {&Config::d_output, 1, ssm::max_vocab}, {&Config::d_input, 8, 8}});
+    c = config_of(cell("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8"));
+    hold(c, {{&Config::d_input, 8, 8}, {&Config::d_output, 8, 8}}); // vectors in, the norm's output out
+    c.bare_mixer = true, takes(true, c);
+    c.n_layers = 2, takes(false, c), c.n_layers = 1, c.mlp_hidden = 8, takes(false, c);
+
+    for (const char* text : one_of_each) {
+        c = config_of(int_model(spec(text)));
+        hold(c, {{&Config::clip_q25, 1, INT_MAX}, {&Config::A_floor_q26, 0, INT_MAX}});
+        for (const int32_t bits : {0, 7, 9, 32}) c.act_bits = bits, takes(false, c);
+        c.act_bits = 16, takes(true, c);
+        c.state = ssm::StateType(3), takes(false, c);
+        c.state = ssm::StateType::i16rowexp, takes(c.arch != ssm::Arch::s4d, c);
+        c.state = ssm::StateType::i32;
+        if (c.arch != ssm::Arch::s4d) {
+            c.bare_mixer = true, takes(false, c), c.bare_mixer = false;
+            hold(c, {{&Config::d_inner, c.arch == ssm::Arch::mamba1 ? 1 : c.d_inner,
+                      c.arch == ssm::Arch::mamba3 ? c.d_inner : width},
+                     {&Config::mlp_hidden, 0, width}});
+            continue;
+        }
+        hold(c, {{&Config::b_frac, 10, 31}});
+        c.has_gaps = true; // 30 + g_frac - b_frac: 1 to 51
+        hold(c, {{&Config::g_frac, c.b_frac - 29, c.b_frac + 21}});
+    }
+}
+
+TEST_CASE("valid: a config with fraction bits near the ends of int overflows nothing") { // seen under UBSan alone
+    Config c = config_of(int_model(spec(one_of_each[0])));
+    c.has_gaps = true;
+    for (const int32_t g : {INT_MIN, INT_MIN + 31, INT_MAX - 29, INT_MAX}) c.g_frac = g, takes(false, c);
+}
+
+TEST_CASE("F-06 a model file that says one thing wrongly is refused by the name of it") {
+    const Bytes s4d = s4d_model(S4dSpec()).file();
+    const auto  key = [](const Bytes& file, const char* from, const char* to, const char* name,
+                        Status s = Status::bad_config) { refused(patched(file, from, to), s, name); };
+    key(s4d, "\"prenorm\":\"false\"", "\"prenorm\":\"maybe\"", "prenorm");
+    key(s4d, "\"prenorm\"", "\"before\"", "prenorm");
+    key(s4d, "\"pool\":\"mean\"", "\"pool\":\"most\"", "pool");
+    key(s4d, "\"pool\"", "\"poll\"", "pool");
+    key(s4d, "\"disc\":\"zoh\"", "\"disc\":\"zero\"", "disc");
+    key(s4d, "\"disc\"", "\"disk\"", "disc");
+    for (const char* clip :
+         {"\"clip\":\"\"", "\"clip\":\"-1\"", "\"clip\":\"1e39\"", "\"clip\":\"5 \"", "\"clip\":\"nan\""})
+        key(s4d, "\"clip\":\"0\"", clip, "clip");
+    for (const char* name : {"d_model", "d_state", "n_layers", "d_input", "d_output"}) {
+        const std::string other = "\"clip\":\"0\",\"" + std::string(name) + "\":\"";
+        for (const char* value : {"9999\"", "12x\"", "-3\"", "\""})
+            key(s4d, "\"clip\":\"0\"", (other + value).c_str(), name);
+    }
+    key(s4d, "\"encoder.weight\":{\"dtype\":\"F32\",\"shape\":[12,3]",
+        "\"encoder.weight\":{\"dtype\":\"F32\",\"shape\":[12,3,1]", "encoder.weight", Status::bad_shape);
+    key(s4d, "\"decoder.weight\":{\"dtype\":\"F32\",\"shape\":[2,12]",
+        "\"decoder.weight\":{\"dtype\":\"F32\",\"shape\":[24]", "decoder.weight", Status::bad_shape);
+    key(s4d, "\"decoder.weight\"", "\"decoder.wait\"", "decoder.weight", Status::missing_tensor);
+    key(s4d, "\"encoder.weight\":{\"dtype\":\"F32\",\"shape\":[12,3]",
+        "\"encoder.weight\":{\"dtype\":\"F32\",\"shape\":[36,1]", "encoder.bias",
+        Status::bad_shape); // another width than every other tensor has
+    key(s4d, "\"s4_layers.0.kernel.A_imag\":{\"dtype\":\"F32\",\"shape\":[12,3]",
+        "\"s4_layers.0.kernel.A_imag\":{\"dtype\":\"F32\",\"shape\":[36]", "s4_layers.0.kernel.A_imag",
+        Status::bad_shape);
+
+    { // the other spelling: sets of modes that channels share, more of them than channels; steps of another count
+        S4dSpec other;
+        other.full = true;
+        const Bytes full = s4d_model(other).file();
+        CHECK(outcome(full).status == Status::ok);
+        key(full, "\"s4_layers.0.layer.kernel.A_real\":{\"dtype\":\"F32\",\"shape\":[12,3]",
+            "\"s4_layers.0.layer.kernel.A_real\":{\"dtype\":\"F32\",\"shape\":[3,12]",
+            "s4_layers.0.layer.kernel.A_real", Status::bad_shape);
+        Builder b = s4d_model(other);
+        b.add("s4_layers.1.layer.kernel.A_real", {13, 3}, std::vector<float>(39, -1.0f));
+        refused(b.file(), Status::bad_shape, "s4_layers.1.layer.kernel.A_real");
+        b = s4d_model(other), b.add("s4_layers.1.layer.kernel.inv_dt", {12, 2}, std::vector<float>(24, -1.0f));
+        refused(b.file(), Status::bad_shape, "s4_layers.1.layer.kernel.inv_dt");
+        b = s4d_model(other), b.tensors.erase("s4_layers.1.layer.kernel.inv_dt"),
+        b.tensors.erase("s4_layers.1.layer.kernel.A_real");
+        CHECK(outcome(b.file()).status == Status::missing_tensor);
+        b = s4d_model(other), b.tensors.erase("s4_layers.1.layer.D");
+        CHECK(outcome(b.file()).status == Status::extra_tensor); // all of that layer is
+        // A weight of the input, B / A, that no float can hold.
+        for (const float size : {3e38f, -3e38f}) {
+            b = s4d_model(other), b.add("s4_layers.0.layer.kernel.B", {1, 12, 3, 2}, std::vector<float>(72, size));
+            b.add("s4_layers.0.layer.kernel.A_real", {12, 3}, std::vector<float>(36, -20.0f));
+            b.add("s4_layers.0.layer.kernel.A_imag", {12, 3}, std::vector<float>(36, 0.0f));
+            refused(b.file(), Status::bad_value, "s4_layers.0.layer.kernel.A_real");
+        }
+    }
+    { // numbers at the ends of what a discretisation takes
+        const struct {
+            const char* tensor;
+            float       value;
+            Status      status;
+        } ends[] = {{"kernel.log_dt", 60.5f, Status::bad_value},     {"kernel.log_dt", -60.5f, Status::bad_value},
+                    {"kernel.log_A_real", 60.5f, Status::bad_value}, {"kernel.log_A_real", -60.5f, Status::bad_value},
+                    {"kernel.log_dt", -60.0f, Status::ok},           {"kernel.log_A_real", -60.0f, Status::ok}};
+        for (const auto& e : ends) {
+            Builder           b = s4d_model(S4dSpec());
+            const std::string name = std::string("s4_layers.1.") + e.tensor;
+            const bool        steps = e.tensor[7] == 'l' && e.tensor[11] == 'd';
+            b.add(name, steps ? std::vector<int64_t>{12} : std::vector<int64_t>{12, 3},
+                  std::vector<float>(steps ? 12 : 36, e.value));
+            refused(b.file(), e.status, e.status == Status::ok ? "" : name);
+        }
+        for (const float turn : {3e38f, -3e38f}) {
+            Builder b = s4d_model(S4dSpec());
+            b.add("s4_layers.1.kernel.A_imag", {12, 3}, std::vector<float>(36, turn));
+            refused(b.file(), Status::bad_value, "s4_layers.1.kernel.log_A_real");
+        }
+    }
+    { // sound
+        const Bytes bank = cell(with_bank);
+        key(bank, "\"d_input\":\"16\"", "\"d_input\":\"18\"", "d_input");
+        key(bank, "\"d_input\":\"16\"", "\"d_input\":\"4\"", "d_input");
+        key(bank, "\"d_input\":\"16\"", "\"d_input\":\"4097\"", "d_input");
+        key(bank, "\"d_input\":\"16\"", "\"d_input\":\"3\"", "d_input");
+        key(bank, "\"d_input\":\"16\"", "\"d_input\":\"x\"", "d_input");
+        key(bank, "\"d_input\"", "\"d_in\"", "d_input");
+        key(bank, "\"frontend.poles\"", "\"frontend.holes\"", "d_input"); // 16 features then
+    }
+}
+
+TEST_CASE("F-06 a Mamba file that says one thing wrongly is refused by the name of it") {
+    const Bytes m1 = cell(one_of_each[1]), m2 = cell(one_of_each[2]), m3 = cell(one_of_each[3]);
+    const Bytes mimo = cell("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,mimo_rank=2,d_input=2,d_output=3");
+    const Bytes words = cell("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,vocab_size=11");
+    // One more key of metadata, in front of the others.
+    const auto more = [](const Bytes& file, const std::string& key, const std::string& value) {
+        return patched(file, "\"__metadata__\":{", "\"__metadata__\":{\"" + key + "\":\"" + value + "\",");
+    };
+    for (const Bytes& file : {m1, m2, m3}) {
+        CHECK(outcome(file).status == Status::ok);
+        CHECK(outcome(more(file, "attn_layer_idx", "[]")).status == Status::ok);
+        refused(more(file, "attn_layer_idx", "[1]"), Status::bad_config, "attn_layer_idx");
+        refused(more(file, "layer", "Mamba9"), Status::bad_config, "arch");
+        refused(more(file, "norm", "batch"), Status::bad_config, "norm");
+        refused(more(file, "rms_norm", "false"), Status::bad_config, "rms_norm");
+        refused(more(file, "rms_norm", "maybe"), Status::bad_config, "rms_norm");
+    }
+    refused(patched(m1, "layers.0.mixer.A_log", "layers.0.mixer.A_lag"), Status::bad_config, "");
+    refused(patched(m1, "layers.0.mixer.out_proj.weight", "layers.0.mixer.out.weight"), Status::missing_tensor,
+            "layers.0.mixer.out_proj.weight");
+    refused(patched(m2, "\"d_state\":\"4\"", "\"d_state\":\"0\""), Status::bad_config, "d_state");
+    refused(patched(m2, "\"d_state\":\"4\"", "\"d_state\":\"x\""), Status::bad_config, "d_state");
+    refused(patched(m2, "\"d_state\":\"4\"", "\"d_state\":\"4294967300\""), Status::bad_config, "d_state");
+    refused(more(patched(m2, "\"ngroups\"", "\"ngroops\""), "ngroups", "0"), Status::bad_config, "d_state");
+    refused(patched(m2, "\"norm_before_gate\":\"false\"", "\"norm_before_gate\":\"x\""), Status::bad_config,
+            "norm_before_gate");
+    refused(more(m3, "rope_fraction", "0.25"), Status::bad_config, "rope_fraction");
+    refused(more(m3, "rope_fraction", "0.5x"), Status::bad_config, "rope_fraction");
+    refused(more(patched(m3, "\"rope_angles\"", "\"rope_angels\""), "rope_angles", "0"), Status::bad_config,
+            "rope_angles");
+    refused(more(patched(m3, "\"rope_angles\"", "\"rope_angels\""), "rope_angles", "3"), Status::bad_config,
+            "rope_angles");
+    refused(more(patched(m3, "\"rope_angles\"", "\"rope_angels\""), "rope_angles", "-1"), Status::bad_config,
+            "rope_angles");
+    for (const char* floor : {"-1", "1e39", "x", "1e-4y"})
+        refused(more(patched(m3, "\"a_floor\"", "\"a_flour\""), "a_floor", floor), Status::bad_config, "a_floor");
+    refused(more(mimo, "mimo_rank", "3"), Status::bad_config, "mimo_rank");
+    for (const char* size : {"0", "17", "x"})
+        refused(patched(words, "\"vocab_size\":\"11\"", ("\"vocab_size\":\"" + std::string(size) + "\"").c_str()),
+                Status::bad_config, "vocab_size");
+    refused(patched(m3, "\"pool\":\"none\"", "\"pool\":\"sum\""), Status::bad_config, "pool");
+    // Only the default is there, and only a number.
+    ssm::LoadOptions soft;
+    soft.softplus_A = true;
+    CHECK(outcome(m3, soft).status == Status::ok);
+    CHECK(outcome(m1, soft).status == Status::unsupported);
+    CHECK(outcome(int_model(spec(one_of_each[3])), soft).status == Status::unsupported);
+    const Config     expected = config_of(m3), another = config_of(m2);
+    ssm::LoadOptions expect;
+    expect.expect = &expected;
+    CHECK(outcome(m3, expect).status == Status::ok);
+    expect.expect = &another;
+    CHECK(outcome(m3, expect).status == Status::config_mismatch);
+    ssm::LoadOptions trust; // values are not looked at
+    trust.check_values = false;
+    for (const char* text : one_of_each) {
+        CHECK(outcome(cell(text), trust).status == Status::ok);
+        CHECK(outcome(int_model(spec(text)), trust).status == Status::ok);
+    }
+}
+
+TEST_CASE("an argument that is null, of another model or past the end is refused, and nothing changes") {
+    for (const bool integer : {false, true}) {
+        const char*          text = "mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,vocab_size=11";
+        Loaded               m(integer ? int_model(spec(text)) : cell(text));
+        const ssm::Model     none;
+        ssm::State           no_state;
+        std::vector<float>   x(8), y(11), part(4096);
+        std::vector<int32_t> xq(8), yq(11), whole(4096);
+        ssm::Arena           empty{m.arena_memory.data(), 8, 0}, over{m.arena_memory.data(), 8, 9},
+            no_memory{nullptr, 1 << 20, 0};
+        ssm::State   s;
+        ssm::Scratch w;
+        CHECK(ssm::make_state(nullptr, m.model, &empty) == Status::bad_argument);
+        CHECK(ssm::make_state(&s, m.model, nullptr) == Status::bad_argument);
+        CHECK(ssm::make_state(&s, none, &empty) == Status::bad_argument);
+        for (ssm::Arena* a : {&empty, &over, &no_memory}) {
+            CHECK(ssm::make_state(&s, m.model, a) == Status::arena_too_small);
+            CHECK(ssm::make_scratch(&w, m.model, 1, a) == Status::arena_too_small);
+        }
+        CHECK(ssm::make_scratch(nullptr, m.model, 1, &empty) == Status::bad_argument);
+        CHECK(ssm::make_scratch(&w, m.model, 1, nullptr) == Status::bad_argument);
+        CHECK(ssm::make_scratch(&w, none, 1, &empty) == Status::bad_argument);
+        for (const int32_t batch : {0, -1, ssm::max_batch + 1})
+            CHECK(ssm::make_scratch(&w, m.model, batch, &empty) == Status::bad_argument);
+        CHECK((s.data == nullptr && w.data == nullptr));
+
+        CHECK(ssm::embed(none, 0, x.data()) == Status::bad_argument);
+        CHECK(ssm::embed(m.model, 0, nullptr) == Status::bad_argument);
+        for (const int32_t token : {-1, 11, INT_MAX}) {
+            CHECK(ssm::embed(m.model, token, x.data()) != Status::ok);
+            CHECK(ssm::embed_q16(m.model, token, xq.data()) != Status::ok);
+        }
+        CHECK(ssm::embed(m.model, 3, x.data()) == Status::ok);
+        CHECK(ssm::embed_q16(m.model, 3, xq.data()) == (integer ? Status::ok : Status::bad_argument));
+        if (integer)
+            for (size_t k = 0; k < 8; ++k) CHECK(x[k] == ssm::from_q16(xq[k])); // exactly the same numbers
+
+        // A call through every argument there is.
+        const auto before = state_of(m);
+        CHECK(ssm::step(none, &m.state, &m.scratch, x.data(), y.data()) == Status::bad_argument);
+        CHECK(ssm::step(m.model, nullptr, &m.scratch, x.data(), y.data()) == Status::bad_argument);
+        CHECK(ssm::step(m.model, &no_state, &m.scratch, x.data(), y.data()) == Status::bad_argument);
+        CHECK(ssm::step(m.model, &m.state, nullptr, x.data(), y.data()) == Status::bad_argument);
+        CHECK(ssm::step(m.model, &m.state, &w, x.data(), y.data()) == Status::bad_argument);
+        CHECK(ssm::step(m.model, &m.state, &m.scratch, nullptr, y.data()) == Status::bad_argument);
+        CHECK(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), -1, y.data()) == Status::bad_argument);
+        CHECK(ssm::prefill(m.model, &m.state, &m.scratch, nullptr, 0, y.data()) == Status::ok);
+        ssm::State short_state = m.state;
+        short_state.bytes -= 1;
+        CHECK(ssm::step(m.model, &short_state, &m.scratch, x.data(), y.data()) == Status::bad_argument);
+        if (!integer) CHECK(ssm::step_q16(m.model, &m.state, &m.scratch, xq.data(), yq.data()) != Status::ok);
+        else
+            for (const int32_t dt : {0, -1, INT_MIN})
+                CHECK(ssm::step_q16(m.model, &m.state, &m.scratch, xq.data(), yq.data(), dt) == Status::bad_input);
+        CHECK(state_of(m) == before);
+
+        // Reading, writing, saving, starting again.
+        ssm::reset(m.model, nullptr), ssm::reset(m.model, &no_state);
+        CHECK(ssm::steps_of(m.model, no_state) == 0);
+        CHECK(!ssm::clipped(m.model, no_state));
+        const ssm::Part all[] = {ssm::Part::ssm_state, ssm::Part::conv_state, ssm::Part::angle_state,
+                                 ssm::Part::k_state,   ssm::Part::v_state,    ssm::Part::exponents,
+                                 ssm::Part::pool};
+        for (const ssm::Part p : all)
+            for (const int32_t layer : {-1, 1, INT_MAX}) {
+                CHECK(ssm::get_state(m.model, m.state, layer, p, part.data()) == 0);
+                CHECK(ssm::get_state_int(m.model, m.state, layer, p, whole.data()) == 0);
+                CHECK(!ssm::set_state(m.model, &m.state, layer, p, part.data(), 1));
+            }
+        CHECK((ssm::get_state(m.model, m.state, 0, ssm::Part::ssm_state, nullptr) > 0) == !integer);
+        CHECK((ssm::get_state_int(m.model, m.state, 0, ssm::Part::ssm_state, nullptr) > 0) == integer);
+        CHECK(ssm::get_state(m.model, no_state, 0, ssm::Part::ssm_state, nullptr) == 0);
+        CHECK(ssm::get_state_int(m.model, no_state, 0, ssm::Part::ssm_state, nullptr) == 0);
+        const int32_t count = ssm::get_state(m.model, m.state, 0, ssm::Part::ssm_state, nullptr);
+        CHECK(!ssm::set_state(m.model, nullptr, 0, ssm::Part::ssm_state, part.data(), count));
+        CHECK(!ssm::set_state(m.model, &m.state, 0, ssm::Part::ssm_state, nullptr, count));
+        CHECK(!ssm::set_state(m.model, &m.state, 0, ssm::Part::ssm_state, part.data(), 0));
+        CHECK(!ssm::set_state(m.model, &m.state, 0, ssm::Part::ssm_state, part.data(), count + 1));
+        CHECK(!ssm::set_state(m.model, &no_state, 0, ssm::Part::ssm_state, part.data(), count));
+
+        const size_t bytes = ssm::saved_bytes(m.config);
+        Bytes        saved(bytes + 8);
+        CHECK(ssm::save(m.model, m.state, nullptr, 0) == bytes);
+        CHECK(ssm::save(m.model, m.state, saved.data(), bytes - 1) == 0);
+        CHECK(ssm::save(none, m.state, saved.data(), bytes) == 0);
+        CHECK(ssm::save(m.model, no_state, saved.data(), bytes) == 0);
+        CHECK(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+        CHECK(ssm::restore(m.model, nullptr, saved.data(), bytes) == Status::bad_argument);
+        CHECK(ssm::restore(m.model, &m.state, nullptr, bytes) == Status::bad_argument);
+        CHECK(ssm::restore(none, &m.state, saved.data(), bytes) == Status::bad_argument);
+        CHECK(ssm::restore(m.model, &no_state, saved.data(), bytes) == Status::bad_argument);
+        CHECK(ssm::restore(m.model, &m.state, saved.data(), bytes + 1) == Status::bad_state);
+        CHECK(ssm::restore(m.model, &m.state, saved.data(), bytes) == Status::ok);
+        CHECK(state_of(m) == before);
+
+        CHECK(std::string(ssm::isa_name(none)) == "none");
+        CHECK(ssm::isa_name(ssm::Isa(200)) == nullptr);
+        CHECK(!ssm::isa_runs_here(ssm::Isa(200)));
+        CHECK(ssm::inspect(nullptr, m.blob(), saved.data(), saved.size()) == Status::bad_argument);
+        ssm::Arena a{saved.data(), saved.size(), 0}, past{saved.data(), 8, 9}, nowhere{nullptr, 8, 0};
+        ssm::Model out;
+        CHECK(ssm::load(nullptr, m.blob(), &a) == Status::bad_argument);
+        CHECK(ssm::load(&out, m.blob(), nullptr) == Status::bad_argument);
+        CHECK(ssm::load(&out, m.blob(), &past) == Status::bad_argument);
+        CHECK(ssm::load(&out, m.blob(), &nowhere) == Status::bad_argument);
+        ssm::LoadOptions elsewhere;
+        elsewhere.isa = ssm::Isa::neon;
+        if (!ssm::isa_runs_here(ssm::Isa::neon)) CHECK(ssm::load(&out, m.blob(), &a, elsewhere) == Status::unsupported);
+    }
+    CHECK(std::string(ssm::message(Status::gpu)) == "the GPU cannot do it");
+    CHECK(std::string(ssm::message(Status(200))) == "unknown status");
+}
