@@ -10,6 +10,7 @@
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
 #   make web      the page of tools/web in a browser without a window
 #   make cuda     the program and GPU tests with ssm_cuda.cu, which needs nvcc and runs on what GPU there is
+#   make coverage-of-rules   which tests cover which rule of tests/rules.md; fails where a MUST has none
 #   make packages what package managers are told     sh tests/cmake.sh      install, find_package, pkg-config, FetchContent
 #   make weights  trains the shipped models again: make weights DATA=folder-with-gittouch
 #
@@ -35,7 +36,7 @@ TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick
+    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick coverage-of-rules
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -59,6 +60,7 @@ demo: $(BUILD)/ssm
 	@sh tests/demo.sh $(BUILD)/ssm
 
 check: $(BUILD)/test $(BUILD)/ssm
+	sh tests/rules.sh --test
 	$(BUILD)/test
 	bash tests/cli.sh $(BUILD)/ssm
 	bash tests/serve.sh $(BUILD)/ssm
@@ -67,6 +69,10 @@ check: $(BUILD)/test $(BUILD)/ssm
 	bash tests/compare.sh $(BUILD)/ssm
 	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors tests/golden/int/*_s4d_*.safetensors tests/golden/int/*_m[123]_*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
+
+# Which tests cover which rule: see tests/rules.md.
+coverage-of-rules:
+	@sh tests/rules.sh
 
 # Ten million bits through each integer parity model: two minutes.
 long: $(BUILD)/test
