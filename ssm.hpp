@@ -8547,9 +8547,10 @@ SSM_LOCAL Status agrees(const Index& ix, const char* key, int32_t found, Fault* 
     json::Token v;
     uint64_t    n = 0;
     if (!metadata(ix, key, &v)) return Status::ok;
-    if (json::to_uint(v, &n) && n == uint64_t(found)) return Status::ok;
+    if (!json::to_uint(v, &n)) return bad_key(fault, key, SSM_WHY("metadata is not a whole number"));
+    if (n == uint64_t(found)) return Status::ok;
     return blame(fault, Status::bad_config, key, length_of(key),
-                 SSM_WHY("metadata does not agree with the tensors' shapes"), int64_t(n), found);
+                 SSM_WHY("metadata does not agree with the tensors' shapes"), for_fault(n), found);
 }
 
 // Dimension k of a tensor that must exist; 0 if it has another rank.
@@ -8662,6 +8663,8 @@ SSM_APART Status read_s4d(Config* out, const Index& ix, Fault* fault) noexcept {
         return bad_key(fault, "disc",
                        disc == -2 ? SSM_WHY("metadata missing, expected zoh or bilinear")
                                   : SSM_WHY("metadata not understood, expected zoh or bilinear"));
+    if (choice(ix, "arch", archs, 1, 0) != 0)
+        return bad_key(fault, "arch", SSM_WHY("metadata does not agree with the tensors"));
     c.prenorm = pre % 2 == 1, c.pool = Pool(pool), c.disc = Disc(disc);
     if (Status bad = read_clip(&c, ix, fault); bad != Status::ok) return bad;
 
@@ -8713,12 +8716,13 @@ struct Names {
     }
 };
 
-// An unsigned metadata value, or `missing` where the key is not there; -1 if it is not a number.
+// An unsigned metadata value, 2^31 if it is larger, or `missing` where the key is not there; -1 if it is not a number.
 SSM_LOCAL int64_t number(const Index& ix, const char* key, int64_t missing) noexcept {
     json::Token v;
     uint64_t    n = 0;
     if (!metadata(ix, key, &v)) return missing;
-    return json::to_uint(v, &n) && n <= uint64_t(INT32_MAX) ? int64_t(n) : -1;
+    if (!json::to_uint(v, &n)) return -1;
+    return n <= uint64_t(INT32_MAX) ? int64_t(n) : int64_t(INT32_MAX) + 1;
 }
 
 // Shapes say all they can; metadata says the rest and must not contradict them.
@@ -8750,9 +8754,9 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
                        SSM_WHY("not a model this build knows: layer 0 has neither s4_layers.0.D, "
                                "s4_layers.0.layer.D, B_bias nor A_log"));
     const int which = int(c.arch) - int(Arch::mamba1);
-    if (choice(ix, "arch", archs + 1, 3, which) != which || choice(ix, "layer", kinds, 3, which) != which)
-        return bad_key(fault, metadata(ix, "arch", &v) ? "arch" : "layer",
-                       SSM_WHY("metadata does not agree with the tensors"));
+    const bool is_arch = choice(ix, "arch", archs + 1, 3, which) == which;
+    if (!is_arch || choice(ix, "layer", kinds, 3, which) != which)
+        return bad_key(fault, is_arch ? "layer" : "arch", SSM_WHY("metadata does not agree with the tensors"));
     while (c.n_layers < max_layers && has(names.layer(c.n_layers, "mixer.out_proj.weight"))) ++c.n_layers;
     dim("out_proj.weight", 2, 0, max_width, &c.d_model);
     dim("out_proj.weight", 2, 1, 4 * max_width, &c.d_inner);
@@ -8760,9 +8764,9 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
     if (s != Status::ok) return s;
     c.bare_mixer = metadata(ix, "scope", &v) && json::equals(v, "mixer");
     c.norm = has(names.layer(0, "norm.bias")) ? Norm::layer : Norm::rms;
-    if (choice(ix, "norm", norm_kinds, 2, int(c.norm)) != int(c.norm) ||
-        (!c.bare_mixer && choice(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
-        return bad_key(fault, metadata(ix, "norm", &v) ? "norm" : "rms_norm",
+    const bool is_norm = choice(ix, "norm", norm_kinds, 2, int(c.norm)) == int(c.norm);
+    if (!is_norm || (!c.bare_mixer && choice(ix, "rms_norm", bools, 4, int(c.norm)) % 2 != int(c.norm)))
+        return bad_key(fault, is_norm ? "rms_norm" : "norm",
                        SSM_WHY("metadata does not agree with the tensors: a norm.bias belongs to LayerNorm alone"));
     if (has(names.layer(0, "mlp.fc2.weight")) && (s = dimension(ix, names.layer(0, "mlp.fc2.weight").text, 2, 1, 1,
                                                                 4 * max_width, &c.mlp_hidden, fault)) != Status::ok)
@@ -8778,6 +8782,7 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         if ((s = dimension(ix, names.embedding, 2, 0, 1, max_vocab, &rows, fault)) != Status::ok) return s;
         c.input = Input::tokens, c.has_head = true, rows_of_embedding = rows;
         const int64_t vocabulary = number(ix, "vocab_size", rows);
+        if (vocabulary < 0) return bad_key(fault, "vocab_size", SSM_WHY("metadata is not a whole number"));
         if (vocabulary < 1 || vocabulary > rows)
             return blame(fault, Status::bad_config, "vocab_size", 10,
                          SSM_WHY("metadata does not agree with the rows of the embedding"), rows, vocabulary);
@@ -8812,6 +8817,8 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         if (ds < 1 || ds > c.d_inner || ds % c.nheads != 0)
             return wrong("conv1d.weight", SSM_WHY("its channels do not fit in_proj and A_log"), GN2 + c.d_inner, n);
         const int64_t N = number(ix, "d_state", 128), G = number(ix, "ngroups", 1);
+        if (N < 0 || G < 0)
+            return bad_key(fault, N < 0 ? "d_state" : "ngroups", SSM_WHY("metadata is not a whole number"));
         if (N < 1 || G < 1 || N * G != GN2 / 2)
             return blame(fault, Status::bad_config, "d_state", 7,
                          SSM_WHY("metadata, or the default of 128 in 1 group, does not agree with the rows of in_proj"),
@@ -8828,16 +8835,21 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
         dim("B_bias", 3, 2, max_d_state / 2, &c.d_state);
         if (s != Status::ok) return s;
         c.is_mimo = has(mixer("mimo_x")), c.is_outproj_norm = has(mixer("norm.weight"));
+        if (!c.is_mimo && c.mimo_rank > 1) {
+            const Name name = mixer("mimo_x");
+            return blame(fault, Status::missing_tensor, name.text, name.len, SSM_WHY("missing"));
+        }
         if (c.d_inner % c.nheads != 0)
             return wrong("B_bias", SSM_WHY("its heads do not divide d_inner"), c.d_inner, c.nheads);
         c.headdim = c.d_inner / c.nheads;
         float fraction = 0.5f;
         if (metadata(ix, "rope_fraction", &v) &&
-            (parse_float(v.text, v.len, &fraction) != v.len || !(fraction == 0.5f || fraction == 1.0f)))
+            (parse_float(v.text, v.len, &fraction) != v.len || v.len == 0 || !(fraction == 0.5f || fraction == 1.0f)))
             return bad_key(fault, "rope_fraction", SSM_WHY("metadata not understood, expected 0.5 or 1.0"));
         const int64_t S = number(ix, "rope_angles", fraction == 1.0f ? c.d_state / 2 : c.d_state / 2 / 2);
         const int64_t row_of_group = 2 * int64_t(c.mimo_rank) * c.d_state;
         const int64_t GN = int64_t(rows) - 2 * int64_t(c.d_inner) - 3 * int64_t(c.nheads) - S;
+        if (S < 0) return bad_key(fault, "rope_angles", SSM_WHY("metadata is not a whole number"));
         if (S < 1 || S > c.d_state / 2)
             return blame(fault, Status::bad_config, "rope_angles", 11, SSM_WHY("more angles than pairs"), c.d_state / 2,
                          S);
@@ -8851,7 +8863,8 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
             return bad_key(fault, "a_activation", SSM_WHY("metadata not understood, expected heavy_tail or softplus"));
         c.softplus_A = activation == 1, c.A_floor = 1e-4f;
         if ((metadata(ix, "a_floor", &v) || metadata(ix, "A_floor", &v)) &&
-            (parse_float(v.text, v.len, &c.A_floor) != v.len || !(c.A_floor >= 0.0f && c.A_floor <= FLT_MAX)))
+            (parse_float(v.text, v.len, &c.A_floor) != v.len || v.len == 0 ||
+             !(c.A_floor >= 0.0f && c.A_floor <= FLT_MAX)))
             return bad_key(fault, "a_floor", SSM_WHY("metadata not understood, expected a number from 0 up"));
         if (c.is_mimo && (s = agrees(ix, "mimo_rank", c.mimo_rank, fault)) != Status::ok) return s;
     }
@@ -8994,6 +9007,12 @@ struct Binder {
     void fail(Status s, const Name& name, Why why, int64_t want, int64_t got) noexcept {
         if (status == Status::ok) status = blame(fault, s, name.text, name.len, why, want, got);
     }
+    void bad_dtype(const Name& name, const Entry& e, Why why) noexcept {
+        if (status != Status::ok) return;
+        status = blame(fault, Status::bad_dtype, name.text, name.len, why);
+        const char* found = dtypes[e.dtype].name; // read_index() takes no other
+        if (fault != nullptr) copy(fault->found, found, length_of(found));
+    }
     // A tensor of exactly this shape. A dimension of -1 may be anything from 1 up. Null if something is wrong with it.
     const Entry* shaped(const Name& name, int32_t rank, const int64_t* want) noexcept {
         const Entry* found = find_tensor(ix, name.text);
@@ -9010,7 +9029,8 @@ struct Binder {
             return fail(Status::bad_shape, name, SSM_WHY("wrong number of dimensions"), rank, e->rank), nullptr;
         for (int32_t k = 0; k < rank; ++k)
             if (got[k] != want[k] && !(want[k] < 0 && got[k] > 0))
-                return fail(Status::bad_shape, name, SSM_WHY("a dimension does not fit the model"), want[k], got[k]),
+                return fail(Status::bad_shape, name, SSM_WHY("a dimension does not fit the model"),
+                            want[k] < 0 ? 1 : want[k], got[k]),
                        nullptr;
         return e;
     }
@@ -9020,9 +9040,7 @@ struct Binder {
         DType        t;
         if (e == nullptr) return nullptr;
         if (!dtype_of(*e, &t)) {
-            if (status == Status::ok)
-                status =
-                    blame(fault, Status::bad_dtype, name.text, name.len, SSM_WHY("expected dtype F32, F16 or BF16"));
+            bad_dtype(name, *e, SSM_WHY("expected dtype F32, F16 or BF16"));
             return nullptr;
         }
         const size_t count = size_t(e->end - e->begin) / (t == DType::f32 ? 4 : 2);
@@ -9075,13 +9093,14 @@ struct Binder {
                                   int64_t least = INT64_MIN) noexcept {
         const Entry* e = shaped(name, rank, want);
         if (e == nullptr) return nullptr;
-        const char* const found = dtypes[e->dtype].name; // read_index() takes no other
-        if (!equal_text(found, dtype)) {
-            if (status == Status::ok) {
-                status = blame(fault, Status::bad_dtype, name.text, name.len,
-                               SSM_WHY("expected another dtype for integer models"));
-                for (size_t k = 0; fault != nullptr && found[k] != 0; ++k) fault->found[k] = found[k];
-            }
+        if (!equal_text(dtypes[e->dtype].name, dtype)) {
+            bad_dtype(name, *e,
+                      dtype[0] == 'U'   ? SSM_WHY("expected dtype U8 in an integer model")
+                      : dtype[0] == 'F' ? SSM_WHY("expected dtype F32 in an integer model")
+                      : dtype[1] == '8' ? SSM_WHY("expected dtype I8 in an integer model")
+                      : dtype[1] == '1' ? SSM_WHY("expected dtype I16 in an integer model")
+                      : dtype[1] == '3' ? SSM_WHY("expected dtype I32 in an integer model")
+                                        : SSM_WHY("expected dtype I64 in an integer model"));
             return nullptr;
         }
         const unsigned char* p = ix.data + e->begin;
@@ -9161,7 +9180,8 @@ struct S4dParameters {
 
 // a and b of every mode, in double, rounded once.
 SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p, const Name& dt_name,
-                           const Name& A_name, float* ab, float* cc, float* rho, double* turns, float* gain) noexcept {
+                           const Name& A_name, const Name& A_imag_name, float* ab, float* cc, float* rho, double* turns,
+                           float* gain) noexcept {
     const int32_t H = c.d_model, n = c.d_state / 2;
     fill_zero(ab, modes(c) * 16), fill_zero(cc, modes(c) * 8), fill_zero(rho, modes(c) * 4);
     fill_zero(turns, modes(c) * 8), fill_zero(gain, modes(c) * 8);
@@ -9189,8 +9209,8 @@ SSM_LOCAL void prepare_s4d(const Config& c, Binder& bind, const S4dParameters& p
             const double x = dt * Ar, y = dt * Ai;
             double       ar, ai, br, bi, gr, gi;
             if (!(y >= -1e9 && y <= 1e9))
-                return bind.fail(Status::bad_value, A_name, SSM_WHY("a mode turns too fast, at the index given"), 0,
-                                 int64_t(from));
+                return bind.fail(Status::bad_value, A_imag_name, SSM_WHY("a mode turns too fast, at the index given"),
+                                 0, int64_t(from));
             if (c.disc == Disc::zoh) {
                 double       e, em, s, co, s2, c2;
                 const double t = y / 6.283185307179586477;
@@ -9239,7 +9259,8 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
 
     S4dParameters p{};
     const Name    dt_name = name(full ? "layer.kernel.inv_dt" : "kernel.log_dt"),
-               A_name = name(full ? "layer.kernel.A_real" : "kernel.log_A_real");
+               A_name = name(full ? "layer.kernel.A_real" : "kernel.log_A_real"),
+               A_imag_name = name(full ? "layer.kernel.A_imag" : "kernel.A_imag");
     const int64_t HN2[] = {H, n, 2}, HN[] = {H, n};
     if (full) {
         const Name    B_name = name("layer.kernel.B");
@@ -9252,7 +9273,7 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
         if (dims[0] > H)
             bind.fail(Status::bad_shape, A_name, SSM_WHY("a dimension does not fit the model"), H, dims[0]);
         const int64_t sets_n[] = {p.sets, n}, B_shape[] = {1, p.sets, n, 2};
-        p.A_imag = bind.tensor(name("layer.kernel.A_imag"), 2, sets_n);
+        p.A_imag = bind.tensor(A_imag_name, 2, sets_n);
         p.B = bind.tensor(B_name, 4, B_shape);
         p.C = bind.tensor(name("layer.kernel.C"), 4, CHN2);
         if (p.log_dt != nullptr) shape_of(*p.log_dt, dims);
@@ -9263,7 +9284,7 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
     } else {
         p = S4dParameters{bind.tensor(dt_name, 1, &H),
                           bind.tensor(A_name, 2, HN),
-                          bind.tensor(name("kernel.A_imag"), 2, HN),
+                          bind.tensor(A_imag_name, 2, HN),
                           nullptr,
                           bind.tensor(name("kernel.C"), 3, HN2),
                           1,
@@ -9272,7 +9293,7 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
     }
     float * ab = floats(m * 4), *cc = floats(m * 2), *rho = floats(m), *gain = floats(m * 2);
     double* turns = static_cast<double*>(take(a, m * sizeof(double)));
-    if (bind.status == Status::ok) prepare_s4d(c, bind, p, dt_name, A_name, ab, cc, rho, turns, gain);
+    if (bind.status == Status::ok) prepare_s4d(c, bind, p, dt_name, A_name, A_imag_name, ab, cc, rho, turns, gain);
     layer->ab = ab, layer->c = cc, layer->rho = rho, layer->turns = turns, layer->gain = gain;
 
     float* D = floats(padded(c.d_model));

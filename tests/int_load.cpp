@@ -8,29 +8,6 @@ using namespace test;
 
 namespace {
 
-// A file as its parts, to be changed and put together again. Tensors that hold expected results are left out.
-Builder parts_of_file(const Bytes& file) {
-    Builder    b;
-    Bytes      memory(ssm::index_bytes({file.data(), file.size()}));
-    ssm::Index ix;
-    REQUIRE(ssm::read_index(&ix, {file.data(), file.size()}, memory.data(), memory.size()) == ssm::Status::ok);
-    for (int32_t i = 0; i < ix.n_entries; ++i) {
-        const ssm::Entry& e = ix.entries[i];
-        const std::string name(e.name, size_t(e.name_len));
-        if (e.value != nullptr) b.metadata[name] = std::string(e.value, size_t(e.value_len));
-        else if (name.compare(0, 5, "test.") != 0 && name.compare(0, 6, "trace.") != 0 &&
-                 name.compare(0, 6, "final.") != 0) {
-            int64_t dims[ssm::max_rank] = {};
-            ssm::shape_of(e, dims);
-            b.tensors[name] = {ssm::dtype_name(e.dtype), std::vector<int64_t>(dims, dims + e.rank),
-                               Bytes(ix.data + e.begin, ix.data + e.end)};
-        }
-    }
-    return b;
-}
-Builder golden_parts(const char* name) {
-    return parts_of_file(read_file(SSM_TEST_DIR "/golden/int/" + std::string(name) + ".safetensors"));
-}
 // One of every cell and form: S4D with gaps; Mamba-3 with int4 and int8 rows, MIMO with an outproj norm, tokens with an
 // MLP, head and LayerNorm; Mamba-2; Mamba-1.
 std::vector<Builder> models() {
