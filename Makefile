@@ -61,6 +61,7 @@ demo: $(BUILD)/ssm
 
 check: $(BUILD)/test $(BUILD)/ssm
 	sh tests/rules.sh --test
+	CXX='$(CXX)' sh tests/gates.sh $(BUILD)
 	$(BUILD)/test
 	bash tests/cli.sh $(BUILD)/ssm
 	bash tests/serve.sh $(BUILD)/ssm
@@ -75,9 +76,11 @@ check: $(BUILD)/test $(BUILD)/ssm
 coverage-of-rules:
 	@sh tests/rules.sh
 
-# Ten million bits through each integer parity model: two minutes. And what denormal states cost, a matter of time.
+# Ten million bits through each integer parity model: two minutes. What denormal states cost, and whether a step's work
+# depends on its numbers.
 long: $(BUILD)/test
 	$(BUILD)/test --no-skip --test-case="*ten million bits*,*state is denormal*"
+	sh tests/steps.sh
 
 CHECKED = BUILD=$(BUILD)/asan OPT=-O1 EXTRA="-fsanitize=address,undefined,float-divide-by-zero,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS -DSSM_DEBUG"
 asan:

@@ -30,9 +30,9 @@ for verb in inspect info score selftest eval bench; do
     same "help $verb" "$(cat got2.out)" "$(cat got.out)"
     like "$verb without a file" 2 "ssm $verb: expected *, got 0; see ssm $verb --help" "$ssm" $verb
     like "$verb with an unknown option" 2 "ssm $verb: unknown option \"--no-such\"; see ssm $verb --help" "$ssm" $verb --no-such "$one"
-    like "$verb with a missing file" 4 "ssm $verb: missing: No such file or directory" "$ssm" $verb missing $([ $verb == eval ] && echo .)
+    like "F-03: $verb with a missing file" 4 "ssm $verb: missing: No such file or directory" "$ssm" $verb missing $([ $verb == eval ] && echo .)
 done
-like "unknown verb" 2 'ssm: unknown verb "frobnicate"; see ssm help' "$ssm" frobnicate
+like "F-03: unknown verb" 2 'ssm: unknown verb "frobnicate"; see ssm help' "$ssm" frobnicate
 like "verb with control characters" 2 'ssm: unknown verb "\\x1b\[31m\\x0a"; see ssm help' "$ssm" $'\x1b[31m\n'
 like "too many operands" 2 'ssm score: unexpected operand "extra"; see ssm score --help' "$ssm" score "$one" extra
 for verb in score selftest bench; do
@@ -64,18 +64,18 @@ check "inspect order and form" 0 $'# a: 1\n# k: v w\na F16 [2,1] 4\nb\\x20c U8 [
 container escapes.st '{"x\\u001b[2J\\u202e\\n\\"":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
 check "inspect escapes" 0 'x\x1b[2J\u{202e}\x0a\x22 U8 [0] 0' "" "$ssm" inspect escapes.st
 container forged.st '{"evil\\u001b]0;x\\u0007":{"dtype":"U9","shape":[0],"data_offsets":[0,0]}}'
-like "escaped name in an error" 3 'ssm inspect: forged.st: tensor "evil\\u001b]0;x\\u0007": *' "$ssm" inspect forged.st
+like "F-02: escaped name in an error" 3 'ssm inspect: forged.st: tensor "evil\\u001b]0;x\\u0007": *' "$ssm" inspect forged.st
 container long.st "{\"$(printf 'n%.0s' {1..500})\":{\"dtype\":\"U9\",\"shape\":[0],\"data_offsets\":[0,0]}}"
-like "long name in an error" 3 'ssm inspect: long.st: tensor "nnnnnnnnnnnn*n...": *' "$ssm" inspect long.st
+like "F-02: long name in an error" 3 'ssm inspect: long.st: tensor "nnnnnnnnnnnn*n...": *' "$ssm" inspect long.st
 : >nothing.st
 head -c 7 "$one" >seven.st
 head -c 1000 "$one" >cut.st
 { cat "$one"; printf x; } >more.st
 mkdir folder
 for verb in inspect info score selftest bench; do
-    like "$verb: empty file" 3 "ssm $verb: nothing.st: is empty, expected a safetensors file" "$ssm" $verb nothing.st
-    like "$verb: a folder" 4 "ssm $verb: folder: is a directory, expected a file" "$ssm" $verb folder
-    like "$verb: a device" 4 "ssm $verb: /dev/null: is not a regular file" "$ssm" $verb /dev/null
+    like "F-03 F-09: $verb: empty file" 3 "ssm $verb: nothing.st: is empty, expected a safetensors file" "$ssm" $verb nothing.st
+    like "F-03 F-09: $verb: a folder" 4 "ssm $verb: folder: is a directory, expected a file" "$ssm" $verb folder
+    like "F-09: $verb: a device" 4 "ssm $verb: /dev/null: is not a regular file" "$ssm" $verb /dev/null
     like "$verb: 7 bytes" 3 "ssm $verb: seven.st: shorter than the 8 bytes * begins with: expected 8, got 7" "$ssm" $verb seven.st
     like "$verb: cut short" 3 "ssm $verb: cut.st: *: expected *, got *" "$ssm" $verb cut.st
     like "$verb: bytes added" 3 "ssm $verb: more.st: *" "$ssm" $verb more.st
@@ -205,11 +205,11 @@ score() { "$ssm" score "$one" "$@"; }
 printf '0.1\n0.2\n' | score >good
 first=$(head -1 good) second=$(tail -1 good)
 same "score: values" "$first" "-0.421904087 -0.610072076 0.00403547287 0.744612813"
-check "score: empty input" 0 "" "" score </dev/null
-printf '0.1\n0.2' >in; check "no newline at the end" 0 "$(cat good)" "" score <in
-printf '0.1\r\n0.2\r\n' >in; check "CR LF" 0 "$(cat good)" "" score <in
+check "S-07: empty input" 0 "" "" score </dev/null
+printf '0.1\n0.2' >in; check "S-01: no newline at the end" 0 "$(cat good)" "" score <in
+printf '0.1\r\n0.2\r\n' >in; check "S-01: CR LF" 0 "$(cat good)" "" score <in
 printf '0.1\r\n0.2\r' >in; check "CR at the end" 0 "$(cat good)" "" score <in
-printf '\n  \n\t\r\n# comment, {"x":[9]}\n  # more\n 0.1 \n\n\t0.2\t\n' >in; check "blank lines, comments, blanks around" 0 "$(cat good)" "" score <in
+printf '\n  \n\t\r\n# comment, {"x":[9]}\n  # more\n 0.1 \n\n\t0.2\t\n' >in; check "S-01: blank lines, comments, blanks around" 0 "$(cat good)" "" score <in
 printf '+ 0.1\n0.2\n' >in; check "advance" 0 "$second" "" score <in
 printf '+\t1e-1\n.2\n' >in; check "other spellings of numbers" 0 "$second" "" score <in
 printf '+0.1\n+.2\n' >in; check "a sign is not an advance" 0 "$(cat good)" "" score <in
@@ -219,7 +219,7 @@ printf 'dt=1 0.1\ndt=1, 0.2\n' >in; check "dt 1 is no dt" 0 "$(cat good)" "" sco
 printf '0.1\ndt=2.5 0.2\n' | score | tail -1 >timed
 same "dt changes the answer" "$([ "$(cat timed)" != "$second" ] && echo yes)" yes
 printf '+ dt=1.0 0.1\n? dt=2.5 0.2\ndt=2.5,0.2\n' >in; check "dt behind + and ?" 0 "$(cat timed)"$'\n'"$(cat timed)" "" score <in
-printf '1e-999\n' | score >a; printf '0\n' | score >b; same "1e-999 is 0" "$(cat a)" "$(cat b)"
+printf '1e-999\n' | score >a; printf '0\n' | score >b; same "S-05: 1e-999 is 0" "$(cat a)" "$(cat b)"
 printf '1e9\n-1000000000\n' >in; score <in >got.out 2>got.err; same "largest input" "$? $(wc -l <got.out)" "0 2"
 printf '0.1 0.2 0.3\n0.1,0.2,0.3\n0.1, 0.2\t,\t0.3\n0.1\t0.2  0.3\n' | sed 's/^/?/' >in 2>/dev/null || printf '?0.1 0.2 0.3\n?0.1,0.2,0.3\n' >in
 same "separators" "$("$ssm" score "$three" <in | sort -u | wc -l)" 1
@@ -365,45 +365,45 @@ done
 # ---- score: long lines, pipes, descriptors
 
 pad() { printf "%*s" "$1" ""; }
-{ printf 0.1; pad 1048573; printf '\n0.2\n'; } >in; check "a line at the limit" 0 "$(cat good)" "" score <in
+{ printf 0.1; pad 1048573; printf '\n0.2\n'; } >in; check "S-04: a line at the limit" 0 "$(cat good)" "" score <in
 { printf 0.1; pad 1048573; printf '\r\n0.2\n'; } >in; check "a line at the limit, CR LF" 0 "$(cat good)" "" score <in
-{ printf '0.1\n'; pad 1048577; printf '\n0.2\n'; } >in; check "one byte past it" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" score <in
+{ printf '0.1\n'; pad 1048577; printf '\n0.2\n'; } >in; check "S-04 F-07: one byte past it" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" score <in
 { printf '0.1\n0.2\n'; pad 1048577; } >in; check "past it, at the end" 1 "$(cat good)" "ssm score: line 3: longer than 1048576 bytes" score <in
 { printf '0.1\n '; printf '{'; pad 2000000; printf '\n0.2\n'; } >in; check "a long JSON line" 1 "$first"$'\n''{"error":"line 2: longer than 1048576 bytes"}'$'\n'"$second" "" score <in
 { printf '0.1\n'; head -c 67108864 /dev/zero | tr '\0' 1; printf '\n0.2\n'; } >in
 if (ulimit -v 65536 && "$ssm" version) >/dev/null 2>&1; then limit() { (ulimit -v 65536; score "$@"); }; else limit() { score "$@"; }; fi
-check "a line of 64 MiB in less memory" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" limit <in
+check "S-04: a line of 64 MiB in less memory" 1 "$(cat good)" "ssm score: line 2: longer than 1048576 bytes" limit <in
 head -c 3000000 /dev/zero >in; check "zeros without a newline" 1 "" "ssm score: line 1: longer than 1048576 bytes" score <in
 
 printf '0.1\n0.2\n' >in
-dd if=in ibs=1 obs=1 status=none | score >got.out; same "one byte at a time" "$(cat got.out)" "$(cat good)"
+dd if=in ibs=1 obs=1 status=none | score >got.out; same "S-09: one byte at a time" "$(cat got.out)" "$(cat good)"
 { sleep 0.1; printf '0.'; sleep 0.1; printf '1\n'; sleep 0.1; printf '0.2'; } | { dd iflag=nonblock count=0 status=none; score; } >got.out
-same "non-blocking standard input" "$? $(cat got.out)" "0 $(cat good)"
+same "S-09: non-blocking standard input" "$? $(cat got.out)" "0 $(cat good)"
 for i in {1..20000}; do echo 0.5; done >many
 score <many >want.out
 { dd if=/dev/null oflag=nonblock count=0 status=none; score <many; } | { sleep 0.2; cat; } >got.out
-same "non-blocking standard output" "$(cksum <got.out)" "$(cksum <want.out)"
-check "standard input closed" 4 "" "ssm score: standard input: Bad file descriptor" score <&-
-check "standard input a folder" 4 "" "ssm score: standard input: Is a directory" score <folder
-score <in >&- 2>got.err; same "standard output closed" "$? $(cat got.err)" "4 ssm score: standard output: Bad file descriptor"
+same "S-08: non-blocking standard output" "$(cksum <got.out)" "$(cksum <want.out)"
+check "S-09 F-03: standard input closed" 4 "" "ssm score: standard input: Bad file descriptor" score <&-
+check "S-09 F-03: standard input a folder" 4 "" "ssm score: standard input: Is a directory" score <folder
+score <in >&- 2>got.err; same "S-08 F-03: standard output closed" "$? $(cat got.err)" "4 ssm score: standard output: Bad file descriptor"
 score <in >&- 2>&-; same "standard output and error closed" "$?" 4
 score <in 2>&- >got.out; same "standard error closed" "$? $(cat got.out)" "0 $(cat good)"
 if [ -c /dev/full ]; then
     for args in "score $one" "inspect $one" "info $one" "selftest $one" "help" "version" "score --help"; do
         # shellcheck disable=SC2086
         "$ssm" $args <in >/dev/full 2>got.err
-        same "full disk: ${args%% *}" "$? $(cut -d: -f2- <got.err)" "4  standard output: No space left on device"
+        same "S-08: full disk: ${args%% *}" "$? $(cut -d: -f2- <got.err)" "4  standard output: No space left on device"
     done
 fi
 { score <many 2>got.err; echo $? >status; } | head -1 >/dev/null
-same "a reader that leaves" "$(cat status) $(wc -c <got.err)" "4 0"
+same "S-08: a reader that leaves" "$(cat status) $(wc -c <got.err)" "4 0"
 
 coproc "$ssm" score "$one" 2>/dev/null
 answer="" answer2=""
 echo 0.1 >&"${COPROC[1]}"; read -r -t 5 answer <&"${COPROC[0]}"
 echo 0.2 >&"${COPROC[1]}"; read -r -t 5 answer2 <&"${COPROC[0]}"
-same "answers come before the next record" "$answer $answer2" "$first $second"
-pid=$COPROC_PID; exec {COPROC[1]}>&-; wait "$pid"; same "end of input" "$?" 0
+same "S-03: answers come before the next record" "$answer $answer2" "$first $second"
+pid=$COPROC_PID; exec {COPROC[1]}>&-; wait "$pid"; same "S-07: end of input" "$?" 0
 
 for i in {1..2000}; do echo 'x y z'; done >in
 score <in >got.out 2>got.err; same "2,000 bad lines" "$? $(wc -c <got.out) $(wc -l <got.err)" "1 0 2000"
@@ -453,7 +453,7 @@ printf '0.2\n' >in; check "load" 0 "$second" "" score --load-state state <in
 printf '!\n0.1\n' >in; check "reset after load" 0 "$first" "" score --load-state state <in
 check "load and save" 0 "$second" "" score --load-state state --save-state state --isa scalar < <(printf '0.2\n')
 printf '+0.1\n+0.2\n' | score --save-state both >/dev/null; same "states compare" "$(cksum <state)" "$(cksum <both)"
-printf 'x\n' | score --load-state state --save-state after 2>/dev/null; same "bad records do not move the state" "$(cksum <after)" "$(cksum <state)"
+printf 'x\n' | score --load-state state --save-state after 2>/dev/null; same "S-02 N-03: bad records do not move the state" "$(cksum <after)" "$(cksum <state)"
 like "state missing" 4 'ssm score: none: No such file or directory' "$ssm" score "$one" --load-state none
 like "state a folder" 4 'ssm score: folder: is not a regular file' "$ssm" score "$one" --load-state folder
 like "state of another model" 3 'ssm score: other: *' bash -c "'$ssm' score '$clip' --save-state other </dev/null >/dev/null && exec '$ssm' score '$one' --load-state other"
@@ -468,7 +468,7 @@ for ((n = 0; n < 228; n += 3)); do
     { head -c $n state; printf "\\x$(printf %02x $((byte ^ (1 << n % 8))))"; tail -c +$((n + 2)) state; } >part
     score --load-state part </dev/null >/dev/null 2>&1; [ $? == 3 ] && good_bytes=$((good_bytes + 1))
 done
-same "damaged states are refused" $good_bytes 152
+same "P-04: damaged states are refused" $good_bytes 152
 
 for signal in TERM INT; do
     rm -f state fifo got.out; mkfifo fifo
@@ -478,7 +478,7 @@ for signal in TERM INT; do
     for i in {1..50}; do [ -s got.out ] && break; sleep 0.05; done
     # A background job of a script ignores SIGINT from the start; the program catches it all the same.
     kill -$signal $pid; wait $pid
-    same "SIG$signal saves the state" "$? $(cat got.out) $(printf '0.2\n' | score --load-state state)" "0 $first $second"
+    same "S-10: SIG$signal saves the state" "$? $(cat got.out) $(printf '0.2\n' | score --load-state state)" "0 $first $second"
     exec 9>&-
 done
 
@@ -491,13 +491,13 @@ if command -v strace >/dev/null && strace -qq -o /dev/null true 2>/dev/null; the
         (printf '0.2\n' | strace -qq -o /dev/null -P state.tmp -P "$PWD/state.tmp" -e inject=$fault:when=1 "$ssm" score "$one" --save-state state >/dev/null 2>got.err) 2>/dev/null
         status=$?
         want=4; [[ $fault == *KILL ]] && want=137
-        same "save with $fault" "$status $(cksum <state)" "$want $(cksum <old)"
+        same "P-05: save with $fault" "$status $(cksum <state)" "$want $(cksum <old)"
         [ $want == 4 ] && same "one line for $fault" "$(wc -l <got.err) $(ls state.tmp 2>/dev/null)" "1 "
         rm -f state.tmp
     done
     echo 0.1 >in
     strace -qq -o /dev/null -P "$work/in" -e inject=read:error=EIO:when=1 "$ssm" score "$one" <in >got.out 2>got.err
-    same "read error" "$? $(cat got.err)" "4 ssm score: standard input: Input/output error"
+    same "F-09: read error" "$? $(cat got.err)" "4 ssm score: standard input: Input/output error"
 fi
 (trap '' XFSZ; ulimit -f 0; printf '0.2\n' | "$ssm" score "$one" --save-state limited >/dev/null 2>&1; echo $?) >status 2>/dev/null || true
 same "a size limit" "$(ls limited 2>/dev/null)" ""

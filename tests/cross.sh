@@ -205,6 +205,10 @@ if [ "${1:-}" = --packages ]; then
     exit
 fi
 
+step() { echo "cross: $1" >&2; }
+[[ " ${chosen[*]} " != *" s390x "* ]] || step "E-07: a big-endian machine, s390x"
+[[ " ${chosen[*]} " != *" cortex-m0 "* ]] || step "E-07: a machine that reads words at their own alignment only, Cortex-M0"
+
 places() { # of count.c, in a program
     nm "$1" | awk '$3 ~ /^cross_(begin|end|next)$/ { printf ",%s=0x%s", substr($3, 7), $1 }'
 }

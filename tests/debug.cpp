@@ -48,7 +48,7 @@ bool fires(const Asserted& a, const char* with) { return a.failed > 0 && std::st
 volatile int64_t sink;
 } // namespace
 
-TEST_CASE("SSM_DEBUG: a number at the end of its range passes, one beyond is caught") {
+TEST_CASE("N-06 SSM_DEBUG: a number at the end of its range passes, one beyond is caught") {
     const auto both = [](auto f, int64_t last, int64_t beyond, const char* with) {
         const Asserted good = caught([&] { sink = f(last); }), bad = caught([&] { sink = f(beyond); });
         CHECK_MESSAGE(good.failed == 0, std::string(with), ": ", std::string(good.first));
@@ -67,7 +67,7 @@ TEST_CASE("SSM_DEBUG: a number at the end of its range passes, one beyond is cau
     both([](int64_t alpha) { return next_h(int32_t(alpha), 1, 0); }, one_q30, one_q30 + 1, "alpha");
 }
 
-TEST_CASE("SSM_DEBUG: sums and products of the scans, norms and projections are caught just beyond their proofs") {
+TEST_CASE("N-06 SSM_DEBUG: sums and products of the scans, norms and projections are caught just beyond their proofs") {
     const auto good = [](auto f) {
         const Asserted a = caught(f);
         CHECK_MESSAGE(a.failed == 0, std::string(a.first));

@@ -170,7 +170,7 @@ struct Projector {
 };
 } // namespace
 
-TEST_CASE("integer matmul: every product of two int8 codes, at every place of a row (slow)") {
+TEST_CASE("N-06 N-07 integer matmul: every product of two int8 codes, at every place of a row (slow)") {
     // T = 2^29 and a shift by 29 give the sum itself.
     Table    t(1 << 16);
     Guarded  codes(255 * 64, 0, pattern), y(255 * 255 * 4, 0, pattern);
@@ -200,7 +200,7 @@ TEST_CASE("integer matmul: every product of two int8 codes, at every place of a 
     }
 }
 
-TEST_CASE("integer matmul: every product of an int4 code, a sub-scale and an int8 code (slow)") {
+TEST_CASE("N-06 N-07 integer matmul: every product of an int4 code, a sub-scale and an int8 code (slow)") {
     constexpr int32_t rows = 16 * 255, tokens = 255;
     Table             t(size_t(rows) * 64);
     Guarded           codes(tokens * 64, 0, pattern), y(size_t(rows) * tokens * 4, 0, pattern);
@@ -234,7 +234,7 @@ TEST_CASE("integer matmul: every product of an int4 code, a sub-scale and an int
     }
 }
 
-TEST_CASE("quantize and integer matmul: 1..257 columns, int8, int4 and mixed rows, 8 and 16 bits, limits and zeros") {
+TEST_CASE("N-06 N-07 quantize and integer matmul: 1..257 columns, int8, int4 and mixed rows, 8 and 16 bits, limits and zeros") {
     Random    rnd;
     Table     t(1 << 14);
     Projector projector(1 << 14);
@@ -263,7 +263,7 @@ TEST_CASE("quantize and integer matmul: 1..257 columns, int8, int4 and mixed row
         }
 }
 
-TEST_CASE("integer matmul: a million random pairs of a row and a token (slow)") {
+TEST_CASE("N-07 integer matmul: a million random pairs of a row and a token (slow)") {
     Random    rnd;
     Table     t(1 << 13);
     Projector projector(1 << 13);
@@ -279,7 +279,7 @@ TEST_CASE("integer matmul: a million random pairs of a row and a token (slow)") 
     }
 }
 
-TEST_CASE("integer matmul: total shifts up to 62, 63, 64 and far beyond, at the widest rows (slow)") {
+TEST_CASE("N-06 integer matmul: total shifts up to 62, 63, 64 and far beyond, at the widest rows (slow)") {
     Random    rnd;
     Table     t(1 << 19);
     Projector projector(1 << 18);
@@ -330,7 +330,7 @@ TEST_CASE("integer matmul: half a million weights and more, one token and some, 
         }
 }
 
-TEST_CASE("integer matmul: results at 2^30 and 2^31 - 1 of either sign, and one to either side") {
+TEST_CASE("N-06 integer matmul: results at 2^30 and 2^31 - 1 of either sign, and one to either side") {
     Random    rnd;
     Table     t(1 << 12);
     Projector projector(1 << 12);
@@ -350,7 +350,7 @@ TEST_CASE("integer matmul: results at 2^30 and 2^31 - 1 of either sign, and one 
     }
 }
 
-TEST_CASE("integer element-wise kernels: lengths 0..257, limits, zeros, and what the definition gives") {
+TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and what the definition gives") {
     Random  rnd;
     Guarded a(1 << 13, 0, pattern), b(1 << 13, 0, pattern), c(1 << 13, 0, pattern), d(1 << 13, 0, pattern);
     Guarded taps_memory(1 << 14, 0, pattern), filter_memory(1 << 14, 0, pattern);
@@ -537,7 +537,7 @@ HeadCase head_case(Random& rnd, size_t N, int kind) {
 }
 } // namespace
 
-TEST_CASE("integer head scan: N 1..257, 1 to 8 ranks, both kinds of state, every clip, any size of terms") {
+TEST_CASE("N-07 integer head scan: N 1..257, 1 to 8 ranks, both kinds of state, every clip, any size of terms") {
     Random  rnd;
     Scanner scanner;
     for (size_t N = 1; N <= 257; ++N)
@@ -581,7 +581,7 @@ TEST_CASE("integer head scan: on both sides of the bound below which 32 bits are
     CHECK(above > 500);
 }
 
-TEST_CASE("integer S4D scan: 1..257 modes, odd alignments, several steps, states and inputs at their limits") {
+TEST_CASE("N-07 integer S4D scan: 1..257 modes, odd alignments, several steps, states and inputs at their limits") {
     Random  rnd;
     Guarded a(1 << 15, 0, pattern), b(1 << 15, 0, pattern), C(1 << 14, 0, pattern), scale(256, 0, pattern),
         D(256, 0, pattern), h(1 << 15, 0, pattern), h2(1 << 15, 0, pattern), u(1 << 12, 0, pattern),

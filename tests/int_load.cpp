@@ -95,7 +95,7 @@ void each_tensor(const std::function<void(Builder, const std::string&)>& f) {
 using ssm::Status;
 } // namespace
 
-TEST_CASE("integer loader: a number at the least of its type is refused, the next one not, in every tensor") {
+TEST_CASE("N-06 integer loader: a number at the least of its type is refused, the next one not, in every tensor") {
     each_tensor([](Builder b, const std::string& name) {
         const std::string dtype = b.tensors.at(name).dtype;
         const int64_t     last = count_of(b.tensors.at(name)) - 1;
@@ -113,7 +113,7 @@ TEST_CASE("integer loader: a number at the least of its type is refused, the nex
     });
 }
 
-TEST_CASE("integer loader: scales are normal floats between 0 and 1") {
+TEST_CASE("N-01 integer loader: scales are normal floats between 0 and 1") {
     each_tensor([](Builder b, const std::string& name) {
         if (b.tensors.at(name).dtype != "F32") return;
         const int64_t last = count_of(b.tensors.at(name)) - 1;
@@ -125,7 +125,7 @@ TEST_CASE("integer loader: scales are normal floats between 0 and 1") {
     });
 }
 
-TEST_CASE("integer loader: decay rates are positive, rho is not negative, no mode grows") {
+TEST_CASE("N-02 integer loader: decay rates are positive, rho is not negative, no mode grows") {
     each_tensor([](Builder b, const std::string& name) {
         const bool A = ends(name, ".mixer.A"), rho = ends(name, ".rho"), a = ends(name, ".kernel.a");
         if (A || rho)
@@ -152,7 +152,7 @@ TEST_CASE("integer loader: decay rates are positive, rho is not negative, no mod
     });
 }
 
-TEST_CASE("integer loader: a tensor of another dtype, another shape, missing or without a place") {
+TEST_CASE("F-06 integer loader: a tensor of another dtype, another shape, missing or without a place") {
     each_tensor([](Builder b, const std::string& name) {
         const Builder::Tensor t = b.tensors.at(name);
         Builder::Tensor&      now = b.tensors.at(name);
@@ -194,7 +194,7 @@ TEST_CASE("integer loader: a tensor of another dtype, another shape, missing or 
     }
 }
 
-TEST_CASE("integer loader: numbers and words of the metadata, at their limits and past them") {
+TEST_CASE("F-06 F-07 integer loader: numbers and words of the metadata, at their limits and past them") {
     const auto with = [](Builder b, const char* key, const std::string& value) {
         b.metadata[key] = value;
         return b;
@@ -242,7 +242,7 @@ TEST_CASE("integer loader: numbers and words of the metadata, at their limits an
     refused(with(with(gaps, "b_frac", "10"), "g_frac", "32"), Status::bad_config, "g_frac", "a shift by 52");
 }
 
-TEST_CASE("integer loader: sizes at the limits of the format run, one more is refused by its key") {
+TEST_CASE("F-07 N-06 integer loader: sizes at the limits of the format run, one more is refused by its key") {
     const auto larger = [](Builder b, const char* key, int64_t value) {
         b.metadata[key] = std::to_string(value);
         refused(b, Status::bad_config, key, key + (" of " + std::to_string(value)));
@@ -274,7 +274,7 @@ TEST_CASE("integer loader: sizes at the limits of the format run, one more is re
     accepted(hidden, "16384 hidden"), larger(hidden, "mlp_hidden", 16385);
 }
 
-TEST_CASE("refused inputs leave the state of an integer model as it was, on every back-end") {
+TEST_CASE("N-03 F-05: refused inputs leave the state of an integer model as it was, on every back-end") {
     for (Builder b : models())
         for (ssm::Isa isa : all_back_ends()) {
             const bool           s4d = b.metadata.at("arch") == "s4d", tokens = b.metadata["input"] == "tokens";

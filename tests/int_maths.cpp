@@ -108,7 +108,7 @@ Real largest_error(int64_t low, int64_t high, int in, int out, Real (*exact)(Rea
 const Real pi = std::acos(Real(-1));
 } // namespace
 
-TEST_CASE("integer functions: within their bounds of the exact ones over their whole range, lanes like one (slow)") {
+TEST_CASE("N-10 integer functions: within their bounds of the exact ones over their whole range, lanes like one (slow)") {
     // The bounds are what all inputs reach, tried one by one; `worst_at` is where.
     const auto logistic = [](Real x) { return 1 / (1 + std::exp(-x)); };
     const auto softplus = [](Real x) { return std::max(x, Real(0)) + std::log1p(std::exp(-std::fabs(x))); };
@@ -164,7 +164,7 @@ TEST_CASE("integer functions: 1 / d and 1 / sqrt(v) over their whole range (slow
     CHECK(worst < Real(2.05e-9));
 }
 
-TEST_CASE("integer functions: floats to Q16 and back, for every exponent, tie and limit (slow)") {
+TEST_CASE("N-06 integer functions: floats to Q16 and back, for every exponent, tie and limit (slow)") {
     std::mt19937 engine(5);
     for (uint32_t E = 0; E < 255; ++E)
         for (int k = 0; k < 2000; ++k) {

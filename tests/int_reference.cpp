@@ -122,7 +122,7 @@ TEST_CASE("the integer reference reproduces every integer of the golden models")
     CHECK(integers > 100000);
 }
 
-TEST_CASE("the integer reference reproduces the primitives at their edges") {
+TEST_CASE("N-06: the integer reference reproduces the primitives at their edges") {
     const File f(test::read_file(int_golden("00_primitives.safetensors")));
     const auto all = [&](const char* name) { return f.integers(name); };
     const Vec  x = all("x.q16");

@@ -123,7 +123,7 @@ struct Differential {
 };
 } // namespace
 
-TEST_CASE("a million steps of extreme input stay within the clip, on every cell and form of state (very slow)") {
+TEST_CASE("N-05: a million steps of extreme input stay within the clip, on every cell and form of state (very slow)") {
     for (const Kind& k : kinds()) {
         if (k.spec.d_state == 8) continue; // another shape of the same cell
         // On scalar, the quickest with so few numbers; the tests below hold the other back-ends against it.
@@ -145,7 +145,7 @@ TEST_CASE("a million steps of extreme input stay within the clip, on every cell 
     }
 }
 
-TEST_CASE("every step of a stream of extreme input is within the clip, at each clip") {
+TEST_CASE("N-04 N-05: every step of a stream of extreme input is within the clip, at each clip") {
     for (const Kind& k : kinds())
         for (double clip : {0.0, 50.0, 0.25, 63.0}) {
             random_model::Spec s = k.spec;
@@ -165,7 +165,7 @@ TEST_CASE("every step of a stream of extreme input is within the clip, at each c
         }
 }
 
-TEST_CASE("an integer state saved on one back-end goes on the same on any other, at every cut") {
+TEST_CASE("P-03: an integer state saved on one back-end goes on the same on any other, at every cut") {
     for (const Kind& k : kinds())
         for (bool wild : {false, true}) {
             Bytes file = int_model(k.spec, k.settings);
@@ -200,7 +200,7 @@ TEST_CASE("an integer state saved on one back-end goes on the same on any other,
         }
 }
 
-TEST_CASE("a saved integer state with any byte changed is refused, and nothing moves") {
+TEST_CASE("P-02 P-04: a saved integer state with any byte changed is refused, and nothing moves") {
     for (const Kind& k : kinds()) {
         Loaded               m(int_model(k.spec, k.settings), 4);
         std::vector<int32_t> x, dt;
@@ -231,7 +231,7 @@ TEST_CASE("a saved integer state with any byte changed is refused, and nothing m
     }
 }
 
-TEST_CASE("a saved integer state with a value beyond its format is refused though its checksum is right") {
+TEST_CASE("P-02: a saved integer state with a value beyond its format is refused though its checksum is right") {
     for (const Kind& k : kinds()) {
         Loaded m(int_model(k.spec, k.settings), 4);
         // What each word is, found by restoring it alone: words where the least int32 is refused hold limited numbers.
@@ -277,7 +277,7 @@ TEST_CASE("a saved integer state with a value beyond its format is refused thoug
     }
 }
 
-TEST_CASE("back-ends agree on random streams, integer models of every cell (slow)") {
+TEST_CASE("N-07: back-ends agree on random streams, integer models of every cell (slow)") {
     Differential d;
     uint32_t     seed = 100;
     for (const random_model::Spec& s : int_cells())

@@ -43,7 +43,7 @@ bool same_bits(const float* a, const float* b, size_t n) {
 }
 } // namespace
 
-TEST_CASE("matmul: equal bits for every shape 1..257 wide, and 470, every dtype, odd alignments, batches, in order") {
+TEST_CASE("N-08 matmul: equal bits for every shape 1..257 wide, and 470, every dtype, odd alignments, batches, in order") {
     Random rnd;
     for (Isa isa : back_ends())
         for (DType t : {DType::f32, DType::f16, DType::bf16})
@@ -81,7 +81,7 @@ TEST_CASE("matmul: equal bits for every shape 1..257 wide, and 470, every dtype,
                     }
 }
 
-TEST_CASE("matmul: close to the exact sum") {
+TEST_CASE("N-08 matmul: close to the exact sum") {
     Random rnd;
     for (int32_t cols : {1, 64, 1000}) {
         const size_t       count = size_t(cols);
@@ -98,7 +98,7 @@ TEST_CASE("matmul: close to the exact sum") {
     }
 }
 
-TEST_CASE("element-wise kernels and layer_norm: equal bits at lengths 1..257") {
+TEST_CASE("N-08 element-wise kernels and layer_norm: equal bits at lengths 1..257") {
     Random rnd;
     for (Isa isa : back_ends()) {
         const Kernels &K = *kernels_of(isa), &S = *kernels_of(Isa::scalar);
@@ -138,7 +138,7 @@ TEST_CASE("element-wise kernels and layer_norm: equal bits at lengths 1..257") {
     }
 }
 
-TEST_CASE("s4d_scan and s4d_discretize: equal bits, with and without the clip, NaN, in place and not") {
+TEST_CASE("N-04 N-08 s4d_scan and s4d_discretize: equal bits, with and without the clip, NaN, in place and not") {
     Random rnd;
     for (Isa isa : back_ends()) {
         const Kernels &K = *kernels_of(isa), &S = *kernels_of(Isa::scalar);

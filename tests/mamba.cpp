@@ -229,14 +229,14 @@ static void all_ways_agree(size_t stride) {
     }
 }
 
-TEST_CASE("mamba: step = prefill at every split = step_streams = candidates, bit for bit, on every back-end (slow)") {
+TEST_CASE("N-08 mamba: step = prefill at every split = step_streams = candidates, bit for bit, on every back-end (slow)") {
     all_ways_agree(1);
 }
 TEST_CASE("mamba: step = prefill at some splits = step_streams = candidates, bit for bit, on every back-end") {
     all_ways_agree(21);
 }
 
-TEST_CASE("mamba: zero, denormal, huge and long inputs stay finite, and alike on every back-end (slow)") {
+TEST_CASE("N-08 mamba: zero, denormal, huge and long inputs stay finite, and alike on every back-end (slow)") {
     for (const auto& s : all_cells()) {
         CAPTURE(name_of(s));
         std::vector<float> first;
@@ -259,7 +259,7 @@ TEST_CASE("mamba: zero, denormal, huge and long inputs stay finite, and alike on
     }
 }
 
-TEST_CASE("mamba: a state clip limits every number of h and says so") {
+TEST_CASE("N-04 mamba: a state clip limits every number of h and says so") {
     for (const auto& s : all_cells()) {
         if (!(s.clip > 0)) continue;
         CAPTURE(name_of(s));
@@ -275,7 +275,7 @@ TEST_CASE("mamba: a state clip limits every number of h and says so") {
     }
 }
 
-TEST_CASE("mamba: states are saved, restored, refused when foreign, and read and written in the public layout") {
+TEST_CASE("P-02 mamba: states are saved, restored, refused when foreign, and read and written in the public layout") {
     for (const auto& s : all_cells()) {
         CAPTURE(name_of(s));
         Loaded             m(random_file(s));
@@ -370,7 +370,7 @@ TEST_CASE("mamba: public checkpoints under other names load with no options") {
     CHECK(ssm::load(&other, m1.blob(), &arena1, options) == ssm::Status::unsupported);
 }
 
-TEST_CASE("mamba: each kind of broken file has its own refusal, naming tensor, found and expected") {
+TEST_CASE("F-06 N-01 mamba: each kind of broken file has its own refusal, naming tensor, found and expected") {
     const auto builder = [](const std::string& text) {
         Builder             b;
         random_model::Spec  s = spec(text);
@@ -478,7 +478,7 @@ TEST_CASE("mamba: each kind of broken file has its own refusal, naming tensor, f
     CHECK(refusal(b, &f) == ssm::Status::bad_config);
 }
 
-TEST_CASE("mamba: a state beyond the limit is refused, one at the limit is not") {
+TEST_CASE("F-07 mamba: a state beyond the limit is refused, one at the limit is not") {
     ssm::Config c;
     c.arch = ssm::Arch::mamba2, c.norm = ssm::Norm::rms, c.input = ssm::Input::vectors, c.has_head = false;
     c.pool = ssm::Pool::none, c.d_model = c.d_input = c.d_output = 64, c.d_state = 256, c.d_conv = 1, c.ngroups = 1;

@@ -98,7 +98,7 @@ TEST_CASE("exp_and_expm1: error, and never above 1 (slow)") {
     CHECK(worst_expm1 < 4e-7);
 }
 
-TEST_CASE("tanh, softplus, exp_minus: error, limits, NaN (slow)") {
+TEST_CASE("N-10 tanh, softplus, exp_minus: error, limits, NaN (slow)") {
     double worst_tanh = 0, worst_softplus = 0, worst_exp = 0;
     sweep(499, [&](float x) {
         const double v = double(x);

@@ -26,7 +26,7 @@ const std::vector<float> gaps = [] {
 }();
 } // namespace
 
-TEST_CASE("prefill = single steps at every split of 64 steps, with and without dt, every batch") {
+TEST_CASE("N-08: prefill = single steps at every split of 64 steps, with and without dt, every batch") {
     for (const Variant& v : variants)
         for (ssm::Isa isa : all_back_ends())
             for (const float* dt : {static_cast<const float*>(nullptr), gaps.data()}) {
@@ -218,7 +218,7 @@ TEST_CASE("every strict prefix of a small model file is refused, by inspect and 
     }
 }
 
-TEST_CASE("bad arguments are refused") {
+TEST_CASE("F-04: bad arguments are refused") {
     Loaded     m(s4d_model(S4dSpec{}).file(), 4);
     const auto x = random_inputs(30);
     float      y[2];
@@ -248,7 +248,7 @@ TEST_CASE("bad arguments are refused") {
         CHECK(std::string(ssm::message(ssm::Status(s))) != "unknown status");
 }
 
-TEST_CASE("an arena one byte short is refused, at load and after") {
+TEST_CASE("F-05: an arena one byte short is refused, at load and after") {
     const Bytes file = s4d_model(S4dSpec{}).file();
     Loaded      m(file, 4);
     for (size_t bytes = 0; bytes <= m.arena_memory.size(); bytes += bytes < 4096 ? 7 : 1) {
@@ -273,7 +273,7 @@ TEST_CASE("an arena one byte short is refused, at load and after") {
     }
 }
 
-TEST_CASE("an odd arena and a file at every alignment give the same bits") {
+TEST_CASE("ST-22 E-05: an odd arena and a file at every alignment give the same bits") {
     const Bytes        file = s4d_model(S4dSpec{}).file(1);
     Loaded             m(file);
     const auto         x = random_inputs(30);

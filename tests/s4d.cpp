@@ -69,7 +69,7 @@ std::vector<double> inputs(size_t count) {
 
 } // namespace
 
-TEST_CASE("golden files: outputs and final states on every back-end, equal bits between them") {
+TEST_CASE("N-08 golden files: outputs and final states on every back-end, equal bits between them") {
     for (const char* name : golden_files) {
         const Golden       g(golden(name));
         const auto         x = g.floats("test.input"), first = random_inputs(0);

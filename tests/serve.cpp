@@ -313,7 +313,7 @@ TEST_CASE("serve: texts and ids with any escape, and bytes that are no UTF-8") {
     CHECK(seen[0].first == "\"a\xf0\x9f\x98\x80\"");
 }
 
-TEST_CASE("serve: envelopes") {
+TEST_CASE("S-06 serve: envelopes") {
     Service           s;
     const std::string head = R"({"jsonrpc":"2.0","id":)";
     const struct {
@@ -756,9 +756,9 @@ TEST_CASE("serve: shares sum to 1, best first, ties as they came, and no NaN pas
     CHECK(order[1] == 0);
 }
 
-TEST_CASE("serve: 20,000 hostile lines, each answered (slow)") { 
+TEST_CASE("F-01 serve: 20,000 hostile lines, each answered (slow)") { 
     CHECK(test::run_hostile_lines(20000, 5, SSM_TEST_DIR "/../weights/relevance-i8.safetensors") == "");
  }
-TEST_CASE("serve: a million hostile lines, each answered (very slow)" * doctest::skip()) {
+TEST_CASE("F-01 serve: a million hostile lines, each answered (very slow)" * doctest::skip()) {
     CHECK(test::run_hostile_lines(1000000, 6, SSM_TEST_DIR "/../weights/relevance-i8.safetensors") == "");
 }

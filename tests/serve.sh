@@ -42,15 +42,15 @@ same "--native-dim is 768" "$(request 1 status '{}' | "$ssm" serve 2>&1 | grep -
 
 # ---- Framing, ids and envelopes
 
-answers "blank lines" '1,'"$status0" < <(printf '\n  \t\r\n\r\n'; request 1 status '{}'; printf ' \n')
+answers "S-06: blank lines" '1,'"$status0" < <(printf '\n  \t\r\n\r\n'; request 1 status '{}'; printf ' \n')
 answers "CR LF, and no newline at the end" $'1,'"$status0"$'\n2,'"$status0" < <(printf '{"jsonrpc":"2.0","id":1,"method":"status"}\r\n {"jsonrpc":"2.0","id":2,"method":"status"} ')
 for id in '"req-1"' '""' '"\u0000\ud83d\ude00\ud800\/"' '"café"' 0 -7 1.50 1e2 -0 12345678901234567890123 null; do
     asks_id=$(printf '{"method":"train_from_db","jsonrpc":"2.0","params":{},"id":%s}\n' "$id" | serve 2>&1)
-    same "id $id" "$asks_id" "{\"jsonrpc\":\"2.0\",\"id\":$id,$refused"
+    same "S-06: id $id" "$asks_id" "{\"jsonrpc\":\"2.0\",\"id\":$id,$refused"
 done
 answers "an id that is no UTF-8" $'"a\xef\xbf\xbd",'"$refused" < <(printf '{"jsonrpc":"2.0","id":"a\xff","method":"train_from_db"}\n')
 answers "ids of other types" "$(error null -32600 '\"id\": expected a string, a number or null' | sed 'p;p')" < <(for id in true '[1]' '{}'; do request "$id" status '{}'; done)
-parse() { answers "not JSON: $1" "$(error null -32700 "$2")" < <(printf '%b\n' "$1"); }
+parse() { answers "S-06: not JSON: $1" "$(error null -32700 "$2")" < <(printf '%b\n' "$1"); }
 parse 'hello' 'malformed JSON: expected a value'
 parse '{"jsonrpc":"2.0","id":1,"method":"status"' 'malformed JSON: the text ends too early'
 parse '{"jsonrpc":"2.0","id":1,"method":"status","params":{"x":NaN}}' 'malformed JSON: expected a value'
@@ -64,11 +64,11 @@ parse '7' 'expected an object'
 parse '{"id":1,"method":"status"}' '\"jsonrpc\" is missing'
 parse '{"jsonrpc":"2.0","id":1}' '\"method\" is missing'
 parse '{"jsonrpc":"2.0","method":"status"}' '\"id\" is missing'
-answers "batches" "$(error null -32600 'batches are not taken' | sed 'p')" < <(printf '[]\n[{"jsonrpc":"2.0","id":1,"method":"status"},{"jsonrpc":"2.0","id":2,"method":"status"}]\n')
+answers "S-06: batches" "$(error null -32600 'batches are not taken' | sed 'p')" < <(printf '[]\n[{"jsonrpc":"2.0","id":1,"method":"status"},{"jsonrpc":"2.0","id":2,"method":"status"}]\n')
 answers "another version" "$(error '"a"' -32600 '\"jsonrpc\": expected \"2.0\"')" < <(printf '{"jsonrpc":"1.0","id":"a","method":"status"}\n')
-fails "unknown method" frobnicate '{}' -32601 'unknown method \"frobnicate\"'
+fails "S-06: unknown method" frobnicate '{}' -32601 'unknown method \"frobnicate\"'
 fails "unknown method with control characters" '\u001b[31m\n' '{}' -32601 'unknown method \"\\x1b[31m\\x0a\"'
-fails "params: an array" status '[]' -32602 'params: expected an object'
+fails "S-06: params: an array" status '[]' -32602 'params: expected an object'
 fails "params: a number" score 7 -32602 'params: expected an object'
 asks "params: null" status null "1,$status0"
 answers "no params" "1,$status0" < <(printf '{"jsonrpc":"2.0","id":1,"method":"status"}\n')
@@ -139,13 +139,13 @@ probe="{$ctx,\"candidate_ids\":[\"a\",\"b\",\"c\"],\"candidate_embeddings\":[[1,
 events='{"events":[{"text":"some words","ids":["a","b"],"dt":30},{"text":"others","id":"c","dt":4000},{"text":"words","id":"b"}]}'
 { request 1 observe "$events"; request 2 score "$probe"; request 3 state_save '{"path":"state"}'; request 4 reset '{}'; request 6 state_load '{"path":"state"}'; request 7 score "$probe"; request 8 observe '{"events":[]}'; } | serve >got.out 2>got.err
 answer() { grep "\"id\":$1," "${2:-got.out}" | sed 's/.*"result"://'; }
-same "state_save, state_load" "$(cat got.err)$(answer 3) $(answer 4 | grep -c '"steps":0,') $(answer 6) $(answer 8 | grep -c '"steps":3,') $(answer 7)" '{"saved":true}} 1 {"loaded":true}} 1 '"$(answer 2)"
+same "P-03: state_save, state_load" "$(cat got.err)$(answer 3) $(answer 4 | grep -c '"steps":0,') $(answer 6) $(answer 8 | grep -c '"steps":3,') $(answer 7)" '{"saved":true}} 1 {"loaded":true}} 1 '"$(answer 2)"
 answer 2 >kept
 { request 6 state_load '{"path":"state"}'; request 7 score "$probe"; request 8 observe '{"events":[]}'; } | serve >got.out 2>got.err
 same "state_load in a new process" "$(cat got.err)$(answer 6) $(answer 7) $(answer 8 | grep -c '"steps":3,')" '{"loaded":true}} '"$(cat kept) 1"
 head -c 60 state >cut
 { request 1 state_load '{"path":"state"}'; request 2 state_load '{"path":"cut"}'; request 3 state_load '{"path":"missing"}'; request 4 state_load '{"path":"."}'; request 7 score "$probe"; } | serve >got.out 2>/dev/null
-same "state_load refused: the state is as it was" "$(grep -c '"code":-32000' got.out) $(answer 7)" "3 $(cat kept)"
+same "P-02: state_load refused: the state is as it was" "$(grep -c '"code":-32000' got.out) $(answer 7)" "3 $(cat kept)"
 { request 1 save_checkpoint '{"path":"no/such/folder/x"}'; request 2 state_save '{"path":"."}'; request 3 save_checkpoint '{"path":"/dev/full"}'; } | serve >got.out 2>/dev/null
 same "files that cannot be written" "$(grep -c '"code":-32000' got.out)" "3"
 fails "path: missing" save_checkpoint '{}' -32602 'path: missing'
@@ -172,7 +172,7 @@ else printf 'serve.sh: %s is not there: checkpoints of a model were not tested\n
 
 for ((i = 0; i < 1000; ++i)); do request "\"req-$i\"" train_from_db '{}'; done >many
 serve <many >got.out 2>got.err
-same "1,000 requests at once: in order" "$? $(cut -d, -f2 got.out | md5sum) $(cat got.err)" "0 $(for ((i = 0; i < 1000; ++i)); do echo "\"id\":\"req-$i\""; done | md5sum) "
+same "S-06: 1,000 requests at once: in order" "$? $(cut -d, -f2 got.out | md5sum) $(cat got.err)" "0 $(for ((i = 0; i < 1000; ++i)); do echo "\"id\":\"req-$i\""; done | md5sum) "
 same "a slow reader" "$(for i in 1 2 3 4 5; do cat many; done | serve | { sleep 1; wc -l; })" "5000"
 
 # An answer is out before the next request is there, and whole lines come of pieces.
@@ -180,13 +180,13 @@ coproc "$ssm" serve --native-dim 4
 server=$COPROC_PID in=${COPROC[1]} out=${COPROC[0]}
 reply() { IFS= read -r -t 20 reply <&"$out" || reply="nothing"; }
 request 1 status '{}' >&"$in"
-reply; same "answered while the input is open" "$(plain <<<"$reply")" "1,$status0"
+reply; same "S-03: answered while the input is open" "$(plain <<<"$reply")" "1,$status0"
 for piece in '{"jsonrpc":"2.0","i' 'd":2,"met' 'hod":"status"' '}'; do printf '%s' "$piece" >&"$in"; sleep 0.05; done
 IFS= read -r -t 0.3 early <&"$out" && no "a line is not answered before it ends" "  got: $early" || ok
 printf '\n{"jsonrpc":"2.0","id":3,' >&"$in"
 reply; same "a line in pieces" "$(plain <<<"$reply")" "2,$status0"
 kill -TERM "$server"
-wait "$server"; same "SIGTERM while the input is open" "$?" "0"
+wait "$server"; same "S-10: SIGTERM while the input is open" "$?" "0"
 
 # The input closed and SIGTERM at once: as a client stops it.
 for delay in 0 0 0.02 0.1; do
@@ -211,17 +211,17 @@ for i in 1 2 3 4 5 6 7 8; do cat many; done >more
 server=$!
 sleep 0.5
 kill -TERM $server 2>/dev/null
-wait $server; same "SIGTERM while answers wait" "$? $(cat got.err)" "0 "
+wait $server; same "S-10: SIGTERM while answers wait" "$? $(cat got.err)" "0 "
 exec 9>&-
 rm fifo
 { yes "$(request 1 train_from_db '{}')" 2>/dev/null | { serve; echo $? >got.status; } | head -1 >got.out; } 2>got.err
 same "a reader that leaves" "$(cat got.status) $(wc -l <got.out) $(cat got.err)" "4 1 "
 request 1 status '{}' | { serve >&- 2>got.err; echo $? >got.status; }
-same "closed output" "$(cat got.status) $(wc -l <got.err)" "4 1"
+same "S-08: closed output" "$(cat got.status) $(wc -l <got.err)" "4 1"
 request 1 status '{}' | { serve >/dev/full 2>got.err; echo $? >got.status; }
-same "a full disk" "$(cat got.status) $(cat got.err)" "4 ssm serve: standard output: No space left on device"
+same "S-08: a full disk" "$(cat got.status) $(cat got.err)" "4 ssm serve: standard output: No space left on device"
 serve <&- >got.out 2>got.err
-same "closed input" "$? $(plain <got.out)|$(cat got.err)" "4 $(error null -32603 'standard input: Bad file descriptor')|ssm serve: standard input: Bad file descriptor"
+same "S-09: closed input" "$? $(plain <got.out)|$(cat got.err)" "4 $(error null -32603 'standard input: Bad file descriptor')|ssm serve: standard input: Bad file descriptor"
 serve <. >got.out 2>got.err
 same "a folder as input" "$? $(plain <got.out)" "4 $(error null -32603 'standard input: Is a directory')"
 
@@ -230,7 +230,7 @@ same "a folder as input" "$? $(plain <got.out)" "4 $(error null -32603 'standard
 # line BYTES: a status request of that many bytes, without its newline.
 line() { printf '{"jsonrpc":"2.0","id":1,"method":"status","params":{"x":"'; head -c $(($1 - 60)) /dev/zero | tr '\0' a; printf '"}}'; }
 max=67108864
-answers "lines of 64 MiB, and one byte more" $'1,'"$status0"$'\n'"$(error null -32700 'a line is longer than 67108864 bytes')"$'\n2,'"$status0"$'\n1,'"$status0"$'\n'"$(error null -32700 'a line is longer than 67108864 bytes')" < <(
+answers "S-04 F-07: lines of 64 MiB, and one byte more" $'1,'"$status0"$'\n'"$(error null -32700 'a line is longer than 67108864 bytes')"$'\n2,'"$status0"$'\n1,'"$status0"$'\n'"$(error null -32700 'a line is longer than 67108864 bytes')" < <(
     line $max; echo; line $((max + 1)); echo; request 2 status '{}'; line $max; printf '\r\n'; line $((max + 1)))
 numbers() { printf '{"jsonrpc":"2.0","id":1,"method":"score","params":{%s,"candidate_ids":["a"],"candidate_embeddings":[' "$ctx"; yes '[1,0,0,0],' | head -n 6700000 | tr -d '\n'; printf '[0,0,0,0]]}}\n'; }
 numbers | serve >got.out 2>got.err

@@ -109,14 +109,14 @@ void run(const tool::Team& team, void (*part)(void*, int32_t), void* job, int32_
 }
 } // namespace
 
-TEST_CASE("a team, 1 to 8 threads, any number of parts: the bits of one thread, float cells") {
+TEST_CASE("C-02: a team, 1 to 8 threads, any number of parts: the bits of one thread, float cells") {
     Teams teams;
     for (const char* text : large)
         for (const char* dtype : {"f32", "f16"})
             check_bits(random_file(spec(std::string(text) + ",dtype=" + dtype)), std::string(text) + " " + dtype,
                        teams.all, true);
 }
-TEST_CASE("a team, 1 to 8 threads, any number of parts: the bits of one thread, integer cells") {
+TEST_CASE("C-02: a team, 1 to 8 threads, any number of parts: the bits of one thread, integer cells") {
     Teams teams;
     for (const char* text : large)
         for (int how = 0; how < 3; ++how) {

@@ -98,7 +98,7 @@ TEST_CASE("N-11: floats are printed with nine digits, which bring every float ba
     CHECK(text == "null");
 }
 
-TEST_CASE("a fault becomes one sentence") {
+TEST_CASE("F-02: a fault becomes one sentence") {
     ssm::Fault f;
     std::strcpy(f.name, "a\\u001bb");
     f.detail = "a dimension does not fit the model", f.has_numbers = true, f.want = 3, f.got = 4;

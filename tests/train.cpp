@@ -688,7 +688,7 @@ bool          fails() { return --calls_before_failure == 0 ? (errno = ENOSPC, tr
 constexpr int calls_of_a_save = 7; // open, three writes and one more for a short one, sync, close; rename comes on top
 } // namespace
 
-TEST_CASE("train: a file is replaced whole or not at all, whichever call fails") {
+TEST_CASE("P-05 train: a file is replaced whole or not at all, whichever call fails") {
     const Temporary file("atomic.safetensors");
     const float     old_values[2] = {1, 2}, new_values[3] = {3, 4, 5};
     std::string     error;

@@ -4,6 +4,8 @@
 set -e
 ssm=$1
 cd "$(dirname "$0")/.."
+step() { echo "weights.sh: $1"; }
+step "Q-03: checksums of the shipped models, and their scores of stored inputs"
 (cd weights && sha256sum --quiet -c SHA256SUMS)
 for model in next next-i8 next-i4 parity parity-i8 parity-i4 smnist smnist-i8 smnist-i4; do
     "$ssm" inspect weights/$model.safetensors >/dev/null

@@ -1,0 +1,70 @@
+#!/bin/sh
+# steps.sh - does a step do the same work whatever the numbers are? Every basic block that runs is counted by the compiler's
+# own hook, for inputs of zeros, noise, denormals, the largest numbers and alternating ones, on the scalar back-end.
+# SPDX-License-Identifier: MIT
+#
+# Usage: sh tests/steps.sh. CXX: g++ or clang++, which both have -fsanitize-coverage=trace-pc. Blocks are no measure of
+# time, but equal counts leave no room for time to depend on data but in the processor itself.
+set -eu
+cd "$(dirname "$0")/.."
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+step() { echo "steps.sh: $1"; }
+cat >"$out/steps.cpp" <<'TXT'
+#define SSM_IMPLEMENTATION
+#include "ssm.hpp"
+#include <stdio.h>
+#include <stdlib.h>
+static unsigned long blocks;
+#ifdef __clang__
+#define UNCOUNTED __attribute__((no_sanitize("coverage")))
+#else
+#define UNCOUNTED __attribute__((no_sanitize_coverage))
+#endif
+extern "C" UNCOUNTED void __sanitizer_cov_trace_pc() { ++blocks; }
+static unsigned seed = 1;
+static float noise() {
+    seed = seed * 1664525u + 1013904223u;
+    return float(seed >> 8) / 8388608.0f - 1.0f;
+}
+int main(int argc, char** argv) {
+    bool bad = argc < 2;
+    for (int a = 1; a < argc; ++a) {
+        ssm::Blob file;
+        if (ssm::map_file(&file, argv[a]) != ssm::Status::ok) return 1;
+        void* const  work = malloc(ssm::index_bytes(file));
+        ssm::Config  c;
+        if (ssm::inspect(&c, file, work, ssm::index_bytes(file)) != ssm::Status::ok) return 1;
+        const size_t bytes = ssm::arena_bytes(c);
+        ssm::Arena   arena{malloc(bytes), bytes, 0};
+        ssm::Model   m;
+        ssm::State   s;
+        ssm::Scratch w;
+        if (ssm::load(&m, file, &arena) != ssm::Status::ok || ssm::make_state(&s, m, &arena) != ssm::Status::ok ||
+            ssm::make_scratch(&w, m, 1, &arena) != ssm::Status::ok)
+            return 1;
+        float *const  x = static_cast<float*>(calloc(size_t(c.d_input), 4)), *y = static_cast<float*>(calloc(size_t(c.d_output), 4));
+        unsigned long least = ~0ul, most = 0;
+        for (int kind = 0; kind < 6; ++kind)
+            for (int t = 0; t < 100; ++t) {
+                for (int i = 0; i < c.d_input; ++i) {
+                    const float v = noise();
+                    x[i] = kind == 0 ? 0 : kind == 1 ? v : kind == 2 ? 1e-42f * v : kind == 3 ? 1e9f : kind == 4 ? (t + i) % 2 ? 1e9f : -1e9f : 1e-5f * v;
+                }
+                blocks = 0;
+                if (ssm::step(m, &s, &w, x, y) != ssm::Status::ok) return 1;
+                least = blocks < least ? blocks : least, most = blocks > most ? blocks : most;
+            }
+        // Floats that are clipped: what is beyond the limit takes a branch more, a number each.
+        const bool judged = ssm::is_integer(c) || c.state_clip == 0;
+        printf("%s: %lu to %lu blocks%s\n", argv[a], least, most, judged ? "" : " (clipped floats: not judged)");
+        bad |= judged && double(most) > 1.05 * double(least);
+    }
+    return bad ? 2 : 0;
+}
+TXT
+step "E-04: basic blocks of a step, most at most 5 % beyond the least"
+${CXX:-g++} -std=c++17 -O2 -fsanitize-coverage=trace-pc -DSSM_NO_SIMD -I. "$out/steps.cpp" -o "$out/steps"
+"$out/steps" tests/golden/s4d/0[1348]*.safetensors tests/golden/mamba/m1_d32.safetensors tests/golden/mamba/m3_mimo_r2_d32_f16.safetensors \
+    tests/golden/int/0[259]*.safetensors tests/golden/int/1[0-9]*.safetensors weights/*-i[48].safetensors weights/next.safetensors
+echo "steps.sh: ok"
