@@ -7514,6 +7514,16 @@ SSM_LOCAL bool good_bank(const Config& c, size_t i, uint32_t word) noexcept {
     if (i < own) return k < 5 || (k == 5 ? v >= 0 && v < 1 << 19 : at_most(v, 1 << 30));
     return i == own ? at_most(v, 65536) : i == own + 1 ? at_most(v, 1 << 22) : word <= 1;
 }
+// Whether word k of a layer's state of floats stands for no number: h comes in groups of eight rows. Not every back-end
+// computes there, so only zeros stay the same on all of them. (Angles and k do so beyond the heads, alike on all.)
+SSM_LOCAL bool is_padding(const Config& c, const Parts& at, size_t k) noexcept {
+    if (k < at.h) return false;
+    const size_t group = size_t(c.d_state) * 8, i = k - at.h;
+    const auto   behind = [group](size_t j, int32_t count) { return j / group * 8 + j % 8 >= size_t(count); };
+    if (c.arch == Arch::s4d) return behind(i, c.d_model);
+    if (c.arch == Arch::mamba1) return behind(i, c.d_inner);
+    return behind(i % (padded(c.headdim) * size_t(c.d_state)), c.headdim);
+}
 // Word i of the pool: half of a sum, at most 2^62 in size, or the count.
 SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) noexcept {
     const int32_t v = int32_t(load_u32(words + 4 * i));
@@ -7561,6 +7571,8 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
                 return no(SSM_WHY("holds a value beyond its format"));
             continue;
         }
+        if (word != 0 && (i < pooled ? i >= size_t(SSM_KNOWN(m.config).d_model) : is_padding(SSM_KNOWN(m.config), parts, k)))
+            return no(SSM_WHY("holds a value where there is no number"));
         const int32_t own = bits_of(SSM_KNOWN(m.config).state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
         if (!angle && (word & 0x7fffffffu) > uint32_t(clip))
             return no(SSM_WHY("holds a value that is NaN or beyond the clip"));
