@@ -46,11 +46,32 @@ namespace {
 constexpr double ln2 = 0.69314718055994531;
 double           fade(uint32_t events, double half_life) { return exp_natural(-ln2 / half_life * double(events)); }
 
+// Of small integers and small ages, half-life 300 events. Made once: every load of a state makes a memory anew.
+struct Tables {
+    std::vector<float>  logs;
+    std::vector<double> fades;
+    Tables() {
+        for (uint32_t i = 0; i < 8192; ++i) {
+            logs.push_back(i > 0 ? float(log_natural(i)) : 0.0f);
+            fades.push_back(fade(i, 300));
+        }
+    }
+};
+const Tables& tables() {
+    static const Tables all;
+    return all;
+}
+
 bool upper(char c) { return c >= 'A' && c <= 'Z'; }
 bool lower(char c) { return c >= 'a' && c <= 'z'; }
 bool digit(char c) { return c >= '0' && c <= '9'; }
 
 constexpr uint64_t fnv_start = 0xcbf29ce484222325u, fnv_prime = 0x100000001b3u;
+
+double fade_of(uint32_t age) {
+    const std::vector<double>& fades = tables().fades;
+    return age < fades.size() ? fades[age] : fade(age, 300);
+}
 
 uint16_t hash_of(const char* p, const char* end) { // lower-cased
     uint64_t h = fnv_start;
@@ -270,10 +291,6 @@ Memory::Memory(Limits limits) : limits_(limits) {
     group_.resize(std::max<size_t>(16, limits.items / 4));
     ring_.resize(limits.event_bytes / 2);
     events_with_.resize(n_words_hashed), items_with_.resize(n_words_hashed);
-    for (uint32_t i = 0; i < 8192; ++i) {
-        logs_.push_back(i > 0 ? float(log_natural(i)) : 0.0f);
-        fades_.push_back(fade(i, 300));
-    }
     reset();
 }
 
@@ -294,7 +311,10 @@ size_t Memory::state_bytes() const {
            4 * (item_table_.at.size() + group_table_.at.size()) + sizeof *this;
 }
 
-double Memory::log_of(uint32_t n) const { return n < logs_.size() ? double(logs_[n]) : double(float(log_natural(n))); }
+double Memory::log_of(uint32_t n) const {
+    const std::vector<float>& logs = tables().logs;
+    return n < logs.size() ? double(logs[n]) : double(float(log_natural(n)));
+}
 
 // What touches and candidates share.
 void Memory::fill(const Item* item, float* x, float* dt) const {
@@ -446,7 +466,7 @@ void Memory::read(const Query& q, const Probe* probes, size_t n, float* x, float
         like_any = std::max(like_any, like);
         if (latest) like_latest = like;
         if (r.n_items == 0) continue;
-        const double small = 1 / std::sqrt(double(r.n_items)), fresh = now_ - r.event < fades_.size() ? fades_[now_ - r.event] : fade(now_ - r.event, 300), l2 = like * like;
+        const double small = 1 / std::sqrt(double(r.n_items)), fresh = fade_of(now_ - r.event), l2 = like * like;
         const float  best = float(like * std::sqrt(small)), sum = float(l2 * small * (0.2 + fresh)),
                     close = float(l2 * l2 * small), group_like = float(l2 * small), one = float(fresh * small);
         for (int i = 0; i < r.n_items; ++i) {

@@ -190,8 +190,6 @@ class Memory {
     std::vector<uint16_t>      events_with_, items_with_;           // [n_words_hashed]
     uint32_t                   now_ = 0;                            // the number of the next event
     double                     clock_ = 0;                          // seconds
-    std::vector<float>         logs_;                               // of small integers
-    std::vector<double>        fades_;                              // of small ages, half-life 300 events
 };
 
 double log_natural(double x); // x > 0; the same bits everywhere
