@@ -40,6 +40,9 @@ bool Engine::open(const ssm::Model& model, const ssm::Scratch& scratch, const st
     stride_ = (ssm::state_bytes(model.config) + 7) / 8 * 8;
     memory_ = std::make_unique<memory::Memory>(limits);
     states_.assign((limits.items + 1) * stride_ / 4, 0);
+    // apply() must not run out of memory half way through an event.
+    x_.reserve(size_t(memory::max_items_of_event) * memory::n_inputs);
+    dt_.reserve(memory::max_items_of_event), rows_.reserve(memory::max_items_of_event);
     return true;
 }
 
@@ -219,6 +222,7 @@ struct Sidecar::Body {
     std::vector<Row>           canary; // the pool scored last
     std::vector<float>         x, y;
     std::vector<memory::Probe> probes;
+    std::vector<memory::Touch> touches;
     std::vector<Row>           rows;
 
     Body(int32_t dim, memory::Limits l) : native_dim(dim), limits(l), lately(size_t(dim)) { new_head(); }
@@ -386,9 +390,12 @@ bool Sidecar::open(const char* verb, const char* path, ssm::Isa isa, std::string
     return true;
 }
 
+void Sidecar::expect(size_t items) { body_->touches.reserve(items); }
+
 void Sidecar::observe(const Event& e) {
-    Body&                      b = *body_;
-    std::vector<memory::Touch> touches(e.n_items);
+    Body&                       b = *body_;
+    std::vector<memory::Touch>& touches = b.touches;
+    touches.assign(e.n_items, memory::Touch());
     for (size_t i = 0; i < e.n_items; ++i) touches[i].key = e.items[i];
     memory::Event event;
     event.words = e.words, event.seconds = e.seconds;

@@ -108,6 +108,8 @@ class Sidecar {
     bool    has_model() const;
     int32_t native_dim() const;
 
+    // observe() after expect(items) of an event of at most so many needs no memory, so that it is whole or not at all.
+    void expect(size_t items);
     void observe(const Event& e);
     void observe(const memory::Event& e); // for callers that know the items' texts and groups
     // logits[n], each finite and in [-50, 50]. The state does not move.

@@ -326,8 +326,12 @@ bool Rpc::observe(std::string* out) {
     if (!check({{"events", &q_.events}}, {})) return false;
     if (q_.n_events > max_pool) return fail(unserved, "events: more than " + std::to_string(max_pool));
     if (!q_.odd_event.empty()) return fail(unserved, q_.odd_event);
-    for (const EventItem& item : q_.event) {
-        relevance::Event e;
+    // All that needs memory comes before the first event is taken in: an answer that says otherwise has changed nothing.
+    std::vector<relevance::Event> events(q_.event.size());
+    size_t                        most = 0;
+    for (size_t i = 0; i < events.size(); ++i) {
+        const EventItem&  item = q_.event[i];
+        relevance::Event& e = events[i];
         e.words = words(item.text);
         if (item.kind.text != nullptr) { // one more word, which no text holds
             decode(item.kind, &text_);
@@ -337,8 +341,11 @@ bool Rpc::observe(std::string* out) {
         e.n_items = item.n;
         e.seconds = static_cast<double>(item.seconds);
         if (item.embedding >= 0) e.embedding = q_.event_embeddings.data.data() + size_t(item.embedding) * dim_;
-        sidecar_->observe(e);
+        most = std::max(most, item.n);
     }
+    sidecar_->expect(most);
+    out->reserve(out->size() + 128);
+    for (const relevance::Event& e : events) sidecar_->observe(e);
     steps(out);
     return true;
 }
