@@ -51,6 +51,25 @@ bool fill_standard_descriptors() {
     return true;
 }
 
+// A file that another program cuts short while it is mapped: the pages that are gone cannot be read. Nothing is being
+// written then (a state is saved from memory), so the program says so and ends.
+extern "C" void on_lost_page(int number, siginfo_t* info, void*) {
+    if (info->si_code != BUS_ADRERR) { // something else: as if nobody had asked
+        std::signal(number, SIG_DFL);
+        return;
+    }
+    const char line[] = "ssm: a file was cut short while it was being read\n";
+    if (::write(2, line, sizeof line - 1) < 0) {
+    } // nowhere else to say it
+    ::_exit(tool::io_error);
+}
+void catch_lost_pages() { // where that cannot be done, the signal ends the program as before
+    struct sigaction action = {};
+    action.sa_sigaction = on_lost_page;
+    action.sa_flags = SA_SIGINFO;
+    ::sigaction(SIGBUS, &action, nullptr);
+}
+
 int print(const char* text) {
     tool::Output out(1);
     out.write(text);
@@ -81,6 +100,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
     if (!fill_standard_descriptors()) return tool::io_error;
     std::signal(SIGPIPE, SIG_IGN); // a reader that leaves shows as an error of write()
+    catch_lost_pages();
     const char* what = "out of memory";
     try {
         return run(argc, argv);
