@@ -2,25 +2,14 @@
 //
 // Build with clang -fsanitize=fuzzer,address,undefined, or with replay.cpp to run it over given files.
 // SPDX-License-Identifier: MIT
-#define SSM_IMPLEMENTATION
-#include "../../ssm.hpp"
+#include "fuzz.hpp"
+
 #include "../strict_checker.hpp"
 
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <string>
-#include <vector>
+using fuzz::require;
+using fuzz::sink;
 
 namespace {
-volatile uint64_t sink; // what is computed must not be optimised away
-
-void require(bool held, const char* what) {
-    if (held) return;
-    std::fprintf(stderr, "fuzz: %s\n", what);
-    std::abort();
-}
 
 // Every entry is found under its own name, lies in the buffer, and is what the second opinion read.
 void compare(const ssm::Index& ix, const strict::File& second) {
@@ -73,9 +62,8 @@ void run(const ssm::Blob& blob, const ssm::Config& c) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // Blocks of exactly the sizes needed, so that every read or write past them is seen.
-    std::unique_ptr<uint8_t[]> copy(new uint8_t[size]);
-    if (size > 0) std::memcpy(copy.get(), data, size);
-    const ssm::Blob                  blob{copy.get(), size};
+    const fuzz::Block                copy(data, size);
+    const ssm::Blob                  blob{copy.data(), size};
     const size_t                     need = ssm::index_bytes(blob), skew = size % 8;
     std::unique_ptr<unsigned char[]> memory(new unsigned char[need + skew]);
     ssm::Index                       index;
@@ -96,7 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
     // The header's text also goes to the number reader.
     float x = 0;
-    if (size > 8) sink = sink + ssm::parse_float(reinterpret_cast<const char*>(copy.get()) + 8, size - 8, &x);
+    if (size > 8) sink = sink + ssm::parse_float(copy.text() + 8, size - 8, &x);
     if (!valid) return 0;
     compare(index, second);
     ssm::Config c;
@@ -104,18 +92,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
 }
 
-// Mutations seldom keep the header's length true, and nothing behind it is then reached. So, three times in four, set
-// it to end behind a closing brace.
-extern "C" size_t __attribute__((weak)) LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
-extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed);
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned seed) {
     size = LLVMFuzzerMutate(data, size, max_size);
-    if (seed % 4 == 0 || size < 9) return size;
-    std::vector<size_t> ends;
-    for (size_t i = 8; i < size; ++i)
-        if (data[i] == '}') ends.push_back(i - 7);
-    if (ends.empty()) return size;
-    const uint64_t length = seed % 8 < 6 ? ends.back() : ends[seed / 8 % ends.size()];
-    for (int i = 0; i < 8; ++i) data[i] = static_cast<uint8_t>(length >> 8 * i & 255);
+    fuzz::repair_length(data, size, seed);
     return size;
 }

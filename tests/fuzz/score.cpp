@@ -1,126 +1,64 @@
-// score.cpp - fuzz target: records, text and JSON, against a tiny model made in memory.
+// score.cpp - fuzz target: records, text and JSON, against small models made in memory.
 //
 // Beside crashes it checks what the protocol promises: a bad record leaves the state as it was and is answered by
-// exactly one line; a candidate leaves the state as it was; no record gets more than one line. SPDX-License-Identifier:
-// MIT
-#define SSM_IMPLEMENTATION
-#include "../../ssm.hpp"
+// exactly one line; a candidate leaves the state as it was; no record gets more than one line. A first byte below 9
+// chooses another model: of tokens, of sound, of integers. SPDX-License-Identifier: MIT
+#include "models.hpp"
 
 #include "../../tools/score.hpp"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+
+using fuzz::require;
 
 namespace {
-
-// A safetensors file of an S4D model: H = 3, N = 4, one layer, two inputs, two outputs.
-std::string tiny_model() {
-    const struct {
-        const char*      name;
-        std::vector<int> shape;
-    } tensors[] = {
-        {"encoder.weight", {3, 2}},
-        {"encoder.bias", {3}},
-        {"s4_layers.0.D", {3}},
-        {"s4_layers.0.kernel.log_dt", {3}},
-        {"s4_layers.0.kernel.log_A_real", {3, 2}},
-        {"s4_layers.0.kernel.A_imag", {3, 2}},
-        {"s4_layers.0.kernel.C", {3, 2, 2}},
-        {"s4_layers.0.output_linear.0.weight", {6, 3, 1}},
-        {"s4_layers.0.output_linear.0.bias", {6}},
-        {"norms.0.weight", {3}},
-        {"norms.0.bias", {3}},
-        {"decoder.weight", {2, 3}},
-        {"decoder.bias", {2}},
-    };
-    std::string header = "{\"__metadata__\":{\"prenorm\":\"false\",\"pool\":\"mean\",\"disc\":\"zoh\",\"clip\":\"50\"}",
-                data;
-    float v = 0.1f;
-    for (const auto& t : tensors) {
-        const size_t begin = data.size();
-        size_t       count = 1;
-        std::string  shape;
-        for (int d : t.shape) count *= size_t(d), shape += (shape.empty() ? "" : ",") + std::to_string(d);
-        for (size_t i = 0; i < count; ++i) {
-            v = v > 0.7f ? v - 1.3f : v + 0.37f;
-            unsigned char bytes[4];
-            std::memcpy(bytes, &v, 4);
-            data.append(reinterpret_cast<const char*>(bytes), 4);
+fuzz::Rig& rig_of(const uint8_t** data, size_t* size) {
+    static std::vector<std::unique_ptr<fuzz::Rig>> all;
+    if (all.empty())
+        for (size_t k : {0u, 2u, 4u, 6u}) { // S4D, sound, Mamba-2, tokens
+            const std::string file = random_model::file(fuzz::shape(fuzz::shapes[k]));
+            all.push_back(std::make_unique<fuzz::Rig>(file, 4));
+            all.push_back(std::make_unique<fuzz::Rig>(fuzz::integers(file, quantize::Settings()), 4));
         }
-        header += std::string(",\"") + t.name + "\":{\"dtype\":\"F32\",\"shape\":[" + shape + "],\"data_offsets\":[" +
-                  std::to_string(begin) + "," + std::to_string(data.size()) + "]}";
-    }
-    header += "}";
-    std::string file(8, '\0');
-    for (size_t i = 0; i < 8; ++i) file[i] = static_cast<char>(header.size() >> 8 * i & 255);
-    return file + header + data;
-}
-
-struct Rig {
-    std::string                file = tiny_model();
-    std::vector<unsigned char> memory;
-    ssm::Model                 model;
-    ssm::State                 state;
-    ssm::Scratch               scratch;
-    Rig() {
-        const ssm::Blob            blob{file.data(), file.size()};
-        std::vector<unsigned char> index(ssm::index_bytes(blob) + 1);
-        ssm::Config                config;
-        ssm::Fault                 fault;
-        if (ssm::inspect(&config, blob, index.data(), index.size(), &fault) != ssm::Status::ok) fail(fault);
-        memory.resize(ssm::arena_bytes(config, 1, 4));
-        ssm::Arena arena{memory.data(), memory.size(), 0};
-        if (ssm::load(&model, blob, &arena, {}, &fault) != ssm::Status::ok ||
-            ssm::make_state(&state, model, &arena) != ssm::Status::ok ||
-            ssm::make_scratch(&scratch, model, 4, &arena) != ssm::Status::ok)
-            fail(fault);
-    }
-    static void fail(const ssm::Fault& fault) {
-        std::fprintf(stderr, "the tiny model does not load: %s %s\n", fault.name, fault.detail);
-        std::abort();
-    }
-    std::string bytes() const { return std::string(static_cast<const char*>(state.data), state.bytes); }
-};
-
-void require(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "violated: %s\n", what);
-    std::abort();
+    if (*size == 0 || **data > 8) return *all[0];
+    fuzz::Rig& chosen = *all[**data % all.size()];
+    ++*data, --*size;
+    return chosen;
 }
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    static Rig   rig;
+    fuzz::Rig&   rig = rig_of(&data, &size);
     tool::Output out(-1), err(-1);
     tool::Scorer scorer(rig.model, &rig.state, &rig.scratch, &out, &err);
     ssm::reset(rig.model, &rig.state);
     uint64_t number = 0;
     for (size_t at = 0; at <= size;) {
         // Each line in a block of its own size, so that a read past its end is seen.
-        const uint8_t*          end = std::find(data + at, data + size, uint8_t('\n'));
-        const size_t            n = size_t(end - (data + at));
-        std::unique_ptr<char[]> line(new char[n]);
-        if (n > 0) std::memcpy(line.get(), data + at, n);
+        const uint8_t*    end = std::find(data + at, data + size, uint8_t('\n'));
+        const size_t      n = size_t(end - (data + at));
+        const fuzz::Block line(data + at, n);
         at += n + 1;
 
         const std::string before = rig.bytes();
         out.memory().clear(), err.memory().clear();
-        const bool        good = scorer.line(std::string_view(line.get(), n), ++number);
-        const std::string after = rig.bytes(), &answer = out.memory(), &complaint = err.memory();
+        const bool         good = scorer.line(std::string_view(line.text(), n), ++number);
+        const std::string &answer = out.memory(), &complaint = err.memory();
         require(answer.empty() || answer.back() == '\n', "an answer is a whole line");
         require(std::count(answer.begin(), answer.end(), '\n') <= 1, "one answer at most");
         require(std::count(complaint.begin(), complaint.end(), '\n') <= 1 &&
                     complaint.size() <= tool::max_message_bytes,
                 "one complaint at most");
         if (!good) {
-            require(before == after, "a bad record does not move the state");
+            require(rig.holds(before), "a bad record does not move the state");
             require(answer.empty() != complaint.empty(), "a bad record has one error line");
             require(!complaint.empty() ||
                         answer.find("\"error\":\"line " + std::to_string(number) + ": ") != answer.npos,
                     "it names the line");
         } else require(complaint.empty(), "a good record has no error");
+        const std::string_view text(line.text(), n);
+        const size_t           begin = text.find_first_not_of(" \t");
+        if (begin != text.npos && text[begin] == '?') require(rig.holds(before), "a candidate does not move the state");
         if (!answer.empty() && answer[0] == '{') { // an answer to JSON is JSON
             ssm::json::Reader r = ssm::json::open(answer.data(), answer.size());
             ssm::json::Token  t;
