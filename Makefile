@@ -5,6 +5,8 @@
 #   make asan     the tests under sanitizers         make bench      speed of the shipped model on this machine
 #   make warnings every warning there is, and static analysis
 #   make stack    frames and chains of calls, Cortex-M4 and x86-64
+#   make faults   memory, calls and disks that fail  make tsan       many threads under ThreadSanitizer, g++ and clang
+#   make replay   the kept inputs of the fuzzers     make fuzz       new ones; FUZZ_SECONDS=600 or -runs=N, FUZZ_TARGETS
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
@@ -35,8 +37,9 @@ TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
 UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
-.PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights clean doctest \
-    firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick coverage-of-rules
+.PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights \
+    clean doctest firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick \
+    coverage-of-rules replay faults tsan
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -52,6 +55,26 @@ $(BUILD)/tests/%.o: tests/%.cpp | doctest
 $(BUILD)/tools/train.o $(BUILD)/tools/bench_train.o: OPT += -O3
 -include $(wildcard $(BUILD)/*/*.d)
 
+# Fuzz targets with a main that replays the kept inputs.
+FUZZ_ALL := header json score serve state history load bits int
+$(BUILD)/replay/%.o: tests/fuzz/%.cpp | doctest
+	@mkdir -p $(@D)
+	$(CXX) $(FLAGS) $(OPT) '-DSSM_TEST_DIR="$(CURDIR)/tests"' -c $< -o $@
+$(BUILD)/replay/%: $(BUILD)/replay/%.o $(BUILD)/replay/replay.o $(UNITS) $(BUILD)/tools/ssm_impl.o
+	$(CXX) $(EXTRA) -o $@ $^ -pthread
+.PRECIOUS: $(BUILD)/replay/%.o
+replay: $(FUZZ_ALL:%=$(BUILD)/replay/%)
+	@for t in $(FUZZ_ALL); do printf '%s: ' $$t; $(BUILD)/replay/$$t tests/fuzz/corpus/$$t/* || exit; done
+
+# What makes memory and system calls fail under the program. Not with sanitizers, which have their own.
+$(BUILD)/faults/inject.so: tests/faults/inject.cpp
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 $(WARN) -shared -fPIC $< -o $@ -ldl
+$(BUILD)/faults/points: tests/faults/points.cpp
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O1 $(WARN) $< -o $@
+FAULTS := $(BUILD)/faults/inject.so $(BUILD)/faults/points
+
 # The tests need doctest: a Debian package, installed if this user may, named otherwise.
 doctest:
 	@echo '#include <doctest/doctest.h>' | $(CXX) -std=c++17 -E -x c++ - >/dev/null 2>&1 || sh tests/need.sh doctest-dev
@@ -59,7 +82,7 @@ doctest:
 demo: $(BUILD)/ssm
 	@sh tests/demo.sh $(BUILD)/ssm
 
-check: $(BUILD)/test $(BUILD)/ssm
+check: $(BUILD)/test $(BUILD)/ssm $(FAULTS) replay
 	sh tests/rules.sh --test
 	CXX='$(CXX)' sh tests/gates.sh $(BUILD)
 	$(BUILD)/test
@@ -71,6 +94,11 @@ check: $(BUILD)/test $(BUILD)/ssm
 	bash tests/compare.sh $(BUILD)/ssm
 	$(BUILD)/ssm selftest tests/golden/s4d/*.safetensors tests/golden/mamba/*.safetensors tests/golden/int/*_s4d_*.safetensors tests/golden/int/*_m[123]_*.safetensors
 	sh tests/weights.sh $(BUILD)/ssm
+	bash tests/faults.sh $(BUILD)/ssm $(BUILD)/faults quick
+
+# Every allocation and system call of every verb fails once: seven thousand runs, a minute.
+faults: $(BUILD)/ssm $(FAULTS)
+	bash tests/faults.sh $(BUILD)/ssm $(BUILD)/faults
 
 # Which tests cover which rule: see tests/rules.md.
 coverage-of-rules:
@@ -178,6 +206,14 @@ $(BUILD)/ssm-gpu: $(filter-out $(CUDA_TOOLS:%=$(BUILD)/tools/%.o),$(TOOLS)) $(CU
 $(BUILD)/test-gpu: $(BUILD)/tests/main.o $(BUILD)/tests/cuda.o $(UNITS) $(BUILD)/cuda/ssm_cuda.o
 	$(NVCC) -cudart static -o $@ $^ -Xcompiler -pthread
 
+# One model, many threads: with both compilers; a minute each, compiling included. STEPS=1000 for less.
+TSAN_UNITS := tests/threads/threads.cpp tools/ssm_impl.cpp tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp
+tsan: | doctest
+	@mkdir -p $(BUILD)/tsan
+	for c in g++ $(CLANG); do echo "tsan: $$c" && for f in $(TSAN_UNITS); do \
+	    $$c -std=c++17 -g -O1 -fsanitize=thread '-DSSM_TEST_DIR="$(CURDIR)/tests"' -c $$f -o $(BUILD)/tsan/$$(basename $$f .cpp).o || exit; done && \
+	    $$c -fsanitize=thread $(BUILD)/tsan/*.o -o $(BUILD)/tsan/threads -pthread && $(BUILD)/tsan/threads || exit; done
+
 # The tests as clang builds them.
 clang:
 	$(MAKE) CXX=$(CLANG) BUILD=$(BUILD)/clang $(BUILD)/clang/test
@@ -188,7 +224,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check long headers warnings stack levels cross firmware packages web cuda clang asan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check faults long headers warnings stack levels cross firmware packages web cuda clang asan tsan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors
