@@ -7524,11 +7524,12 @@ SSM_LOCAL bool is_padding(const Config& c, const Parts& at, size_t k) noexcept {
     if (c.arch == Arch::mamba1) return behind(i, c.d_inner);
     return behind(i % (padded(c.headdim) * size_t(c.d_state)), c.headdim);
 }
-// Word i of the pool: half of a sum, at most 2^62 in size, or the count.
+// Word i of the pool: half of a sum of as many numbers as the count says, or the count.
 SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) noexcept {
-    const int32_t v = int32_t(load_u32(words + 4 * i));
-    const size_t  d = padded(c.d_model);
-    return i < d || (i < 2 * d ? v >= -(1 << 30) && v < 1 << 30 : v >= 0);
+    const size_t   d = padded(c.d_model), k = i < d ? i : i - d;
+    const int64_t  kept = int32_t(load_u32(words + 8 * d)), bound = kept < 0 ? 0 : kept * int_max;
+    const uint64_t low = i < 2 * d ? load_u32(words + 4 * k) : 0, high = i < 2 * d ? load_u32(words + 4 * (d + k)) : 0;
+    return i < 2 * d ? at_most(int64_t(high << 32 | low), bound) : i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
 }
 } // namespace detail
 

@@ -1,5 +1,6 @@
-// state_padding.cpp - numbers in a saved state where a model has none. SPDX-License-Identifier: MIT
-#include "random_cells.hpp"
+// state_padding.cpp - saved states that no run can have left: numbers where a model has none, sums too large for their
+// count. SPDX-License-Identifier: MIT
+#include "int_models.hpp"
 
 using namespace test;
 
@@ -74,4 +75,48 @@ TEST_CASE(
     CHECK(refused > 1000);
     CHECK(without >= 1);
     CHECK(without + 5 <= files.size());
+}
+
+TEST_CASE("P-02 a saved state whose sums are too large for their count is refused: from it came states that were "
+          "refused in their turn") {
+    Loaded       m(int_model(spec("s4d,d_model=4,n_layer=1,d_state=4,d_input=2,d_output=1,pool=mean")));
+    const auto   x = random_inputs(2 * 7);
+    const size_t bytes = ssm::saved_bytes(m.config);
+    Bytes        saved(bytes);
+    REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 7, nullptr) == ssm::Status::ok);
+    REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+    REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
+    // Lower halves in eights, upper halves in eights, the count, which is 7, and seven zeros.
+    const auto restored = [&](size_t word, int64_t sum, int32_t count, uint32_t behind = 0) {
+        Bytes      b = saved;
+        const auto put = [&](size_t at, uint32_t v) {
+            for (unsigned k = 0; k < 4; ++k) b[64 + 4 * at + k] = static_cast<unsigned char>(v >> 8 * k);
+        };
+        put(word, uint32_t(uint64_t(sum))), put(8 + word, uint32_t(uint64_t(sum) >> 32));
+        put(16, uint32_t(count)), put(17 + word, behind);
+        repair_checksum(&b);
+        const Bytes       before = state_of(m);
+        const ssm::Status s = ssm::restore(m.model, &m.state, b.data(), bytes);
+        if (s != ssm::Status::ok) REQUIRE(state_of(m) == before);
+        return s == ssm::Status::ok;
+    };
+    const int64_t most = INT64_C(0x7fffffff);
+    for (size_t word : {0u, 3u, 5u}) { // the last pads
+        CHECK(restored(word, 7 * most, 7));
+        CHECK(restored(word, -7 * most, 7));
+        CHECK_FALSE(restored(word, 7 * most + 1, 7));
+        CHECK_FALSE(restored(word, -7 * most - 1, 7));
+        CHECK_FALSE(restored(word, INT64_MIN, 7));
+        CHECK(restored(word, most * most, int32_t(most)));
+        CHECK_FALSE(restored(word, most * most + 1, int32_t(most)));
+        CHECK_FALSE(restored(word, 0, -1));
+        CHECK_FALSE(restored(word, 0, 7, 1));
+    }
+    // From the limit on: halved with its count, and still good.
+    REQUIRE(restored(0, most * most, int32_t(most)));
+    for (int i = 0; i < 3; ++i) {
+        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 1, nullptr) == ssm::Status::ok);
+        REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+        REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
+    }
 }
