@@ -318,6 +318,24 @@ size_t   Sidecar::state_bytes() const {
     return (has_model() ? body_->engine.state_bytes() : body_->bare->state_bytes()) + body_->lately.size() * 4;
 }
 
+namespace {
+// Two counts and a time, which may be negative, with a blank between them.
+bool three_numbers(const std::string& text, uint64_t counts[2], int64_t* time) {
+    const size_t first = text.find(' '), second = first == text.npos ? text.npos : text.find(' ', first + 1);
+    if (second == text.npos) return false;
+    const auto number = [&](size_t from, size_t to, uint64_t* out) {
+        return ssm::json::to_uint({ssm::json::Kind::number, text.data() + from, to - from}, out);
+    };
+    const bool negative = text.compare(second + 1, 1, "-") == 0;
+    uint64_t   size = 0;
+    if (!number(0, first, &counts[0]) || !number(first + 1, second, &counts[1]) ||
+        !number(second + 1 + size_t(negative), text.size(), &size) || size > uint64_t(INT64_MAX))
+        return false;
+    *time = negative ? -int64_t(size) : int64_t(size);
+    return true;
+}
+} // namespace
+
 bool Sidecar::open(const char* verb, const char* path, ssm::Isa isa, std::string* why) {
     why->clear();
     auto file = std::make_unique<tool::OpenModel>();
@@ -362,11 +380,8 @@ bool Sidecar::open(const char* verb, const char* path, ssm::Isa isa, std::string
             for (float v : w)
                 if (!(std::fabs(v) < 1e6f)) return no("tensor \"state.head\": a number is not finite");
         if (file->metadata(pairs_key, &text)) {
-            unsigned long long a = 0, b = 0;
-            long long          at = -1;
-            if (std::sscanf(text.c_str(), "%llu %llu %lld", &a, &b, &at) != 3)
+            if (!three_numbers(text, counts, &learned_at))
                 return no("metadata \"state.pairs\": expected three numbers");
-            counts[0] = a, counts[1] = b, learned_at = at;
         }
     }
     if (const ssm::Entry* e = ssm::find_tensor(file->index, state_tensor)) {
