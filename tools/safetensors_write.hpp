@@ -100,8 +100,11 @@ inline bool write_file_atomically(const std::string& path, const std::vector<std
                                                             : path.substr(0, slash).c_str(),
                               O_RDONLY | O_CLOEXEC);
     if (folder >= 0) {
-        ::fsync(folder);
+        const bool synced = ::fsync(folder) == 0 || errno == EINVAL;
+        const int  code   = errno;
         ::close(folder);
+        errno = code;
+        if (!synced) return fail("saved, but its folder cannot be synced", false);
     }
     return true;
 }

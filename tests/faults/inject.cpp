@@ -97,6 +97,8 @@ template <class F> F real(const char* name) {
     std::memcpy(&f, &p, sizeof f);
     return f;
 }
+bool written[1024]; // descriptors opened for writing: an error of their close() is one of the file
+
 int mode_of(int flags, va_list more) { return (flags & O_CREAT) != 0 ? va_arg(more, int) : 0; }
 } // namespace
 
@@ -117,7 +119,10 @@ int open(const char* path, int flags, ...) {
     const int mode = mode_of(flags, more);
     va_end(more);
     const Now now = call("open", -1, (flags & O_CREAT) != 0 ? ENOSPC : EACCES, false);
-    return now == Now::fail ? -1 : done(now, int(syscall(SYS_openat, AT_FDCWD, path, flags, mode)));
+    if (now == Now::fail) return -1;
+    const int fd = int(syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+    if (fd >= 0 && fd < 1024) written[fd] = (flags & O_ACCMODE) != O_RDONLY;
+    return done(now, fd);
 }
 int open64(const char* path, int flags, ...) {
     va_list more;
@@ -139,7 +144,7 @@ int fsync(int fd) {
     return now == Now::fail ? -1 : done(now, int(syscall(SYS_fsync, fd)));
 }
 int close(int fd) { // the descriptor is gone in any case
-    const Now now = call("close", fd, EIO, false);
+    const Now now = call(fd >= 0 && fd < 1024 && written[fd] ? "close-written" : "close", fd, EIO, false);
     const int r = int(syscall(SYS_close, fd));
     if (now == Now::fail) errno = EIO;
     return now == Now::fail ? -1 : done(now, r);
