@@ -171,7 +171,9 @@ TEST_CASE("N-05: 20,000 steps of extreme input stay finite and within the clip, 
 }
 
 TEST_CASE("N-05: a million steps of extreme input stay finite and within the clip, on every float cell (very slow)") {
-    for (const random_model::Spec& s : clipped_specs()) {
+    for (random_model::Spec s : clipped_specs()) {
+        if (s.arch == "s4d") continue; // s4d.cpp has it
+        s.d_model = 2, s.d_inner = 2, s.headdim = 2, s.d_state = 2, s.dt_rank = 1, s.rope_fraction = 1.0;
         Loaded             m(random_file(s), 256);
         const size_t       block = 50000;
         std::vector<float> x(block * 2), y(2);
