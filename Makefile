@@ -100,8 +100,9 @@ check: $(BUILD)/test $(BUILD)/ssm $(FAULTS) replay
 faults: $(BUILD)/ssm $(FAULTS)
 	bash tests/faults.sh $(BUILD)/ssm $(BUILD)/faults
 
-# Which tests cover which rule: see tests/rules.md.
+# Which tests cover which rule: see tests/rules.md. And the sentences of refusal that no test holds up.
 coverage-of-rules:
+	@sh tests/messages.sh
 	@sh tests/rules.sh
 
 # Ten million bits through each integer parity model: two minutes. What denormal states cost, and whether a step's work
@@ -120,7 +121,7 @@ hostile:
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
-QUICK_TESTS := main json load run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history
+QUICK_TESTS := main json json_suite load hostile_models states run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history
 QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
     quantize_snap sound gpu
 asan-quick:

@@ -51,7 +51,8 @@ grep -nE '\b(long double|throw|dynamic_cast|typeid|try *\{|catch *\(|thread_loca
 none "the header has words that its core does without"
 
 step "C-01 E-01: the header's object holds no data that can be written, so no call leaves anything beside its arguments"
-size -A "$build/tools/ssm_impl.o" | awk '$1 ~ /^\.(data|bss|tdata|tbss)/ && $1 !~ /rel\.ro|DW\.ref/ && $2 > 0 { print $1, $2 }' >"$out/found"
+if nm "$build/tools/ssm_impl.o" | grep -q __asan_; then echo "gates.sh: passed over in a build with checks, which keep data of their own"
+else size -A "$build/tools/ssm_impl.o" | awk '$1 ~ /^\.(data|bss|tdata|tbss)/ && $1 !~ /rel\.ro|DW\.ref/ && $2 > 0 { print $1, $2 }' >"$out/found"; fi
 none "sections that can be written"
 size -A "$build/tools/ssm_impl.o" | grep -q '^\.text' || { echo "gates.sh: FAILED: no object to look at" >&2; failed=1; }
 grep -nE '\bmutable\b' ssm.hpp | grep -vE '^[0-9]+: *//|\] *\([^)]*\) *mutable' >"$out/found"

@@ -207,3 +207,49 @@ TEST_CASE("C-01 E-05: weights in read-only pages at any address, and a model tha
             munmap(at, bytes), munmap(tables, size);
         }
 }
+
+TEST_CASE("F-04: what is said of arguments, arenas, builds and states that are refused") {
+    Loaded      m(models()[0].file);
+    const Bytes good = saved(m), file = m.bytes;
+    ssm::Fault  why;
+    Bytes       room(m.arena_memory.size());
+    ssm::Arena  arena{room.data(), room.size(), 0};
+    ssm::Model  other;
+    const auto  says = [&](Status got, Status want, const char* sentence) {
+        CHECK(got == want);
+        CHECK(std::string(why.detail) == sentence);
+        why = ssm::Fault();
+    };
+    const auto restored = [&](const Bytes& b) { return ssm::restore(m.model, &m.state, b.data(), b.size(), &why); };
+    says(restored(Bytes(good.begin(), good.begin() + 67)), Status::bad_state, "shorter than a saved state's header");
+    Bytes damaged = good;
+    damaged[good.size() - 9] ^= 1;
+    says(restored(damaged), Status::bad_state, "checksum does not match: the file is damaged");
+    Loaded integer(models()[1].file);
+    Bytes  beyond = saved(integer);
+    REQUIRE(models()[1].name.find("s4d") != std::string::npos); // h in words, of which the least is none
+    for (size_t k = 0; k < 4; ++k) beyond[beyond.size() - 8 + k] = k == 3 ? 0x80 : 0;
+    repair_checksum(&beyond);
+    says(ssm::restore(integer.model, &integer.state, beyond.data(), beyond.size(), &why), Status::bad_state,
+         "holds a value beyond its format");
+    ssm::Index index;
+    says(ssm::read_index(nullptr, m.blob(), room.data(), room.size(), &why), Status::bad_argument, "no index given");
+    says(ssm::read_index(&index, {nullptr, 9}, room.data(), room.size(), &why), Status::bad_argument, "no data given");
+    ssm::Arena small{room.data(), 100, 0};
+    says(ssm::load(&other, m.blob(), &small, {}, &why), Status::arena_too_small, "the arena is too small");
+    ssm::LoadOptions options;
+    options.softplus_A = true;
+    says(ssm::load(&other, m.blob(), &arena, options, &why), Status::unsupported,
+         "only a float Mamba-3 model can be told to have a softplus A");
+    options = {};
+    ssm::Config expected = m.config;
+    expected.d_model += 1, options.expect = &expected;
+    says(ssm::load(&other, m.blob(), &arena, options, &why), Status::config_mismatch,
+         "the file's shape is not the one this program expects");
+    options = {};
+    options.isa = ssm::Isa(200);
+    says(ssm::load(&other, m.blob(), &arena, options, &why), Status::unsupported,
+         "this back-end is not in this build or not on this CPU");
+    options = {};
+    CHECK(ssm::load(&other, m.blob(), &arena, options, &why) == Status::ok);
+}
