@@ -35,8 +35,8 @@ void follow(history::Tracker* t, const history::Event& e) {
         require(dt >= 1.0f && dt <= ssm::max_dt, "a time step that a model takes");
     };
     const bool asked = t->query(e, 1, &targets);
-    require(std::is_sorted(targets.begin(), targets.end()), "targets ascend");
-    for (int32_t id : targets) require(!asked || t->alive(id), "a target is alive");
+    require(!asked || std::is_sorted(targets.begin(), targets.end()), "targets ascend");
+    for (int32_t id : targets) require(t->alive(id), "a target is alive");
     t->apply(e, [&](int32_t id, const float* x, float dt) {
         require(id >= 0 && size_t(id) < t->files(), "a file that is known");
         told(x, dt);
