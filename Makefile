@@ -7,6 +7,9 @@
 #   make stack    frames and chains of calls, Cortex-M4 and x86-64
 #   make faults   memory, calls and disks that fail  make tsan       many threads under ThreadSanitizer, g++ and clang
 #   make replay   the kept inputs of the fuzzers     make fuzz       new ones; FUZZ_SECONDS=600 or -runs=N, FUZZ_TARGETS
+#   make msan     no answer depends on memory never written   make coverage   what the tests reach of ssm.hpp
+#   make mutants  small faults in ssm.hpp, one at a time: do the tests notice?
+#   make dist     what a release consists of: build/dist          make release  its rules, Q-01 to Q-06
 #   make levels   integer models with g++ and clang at -O0 to -Os, with and without UBSan: the same bits
 #   make cross    models on every kind of processor  make headers    the header alone, every compiler and switch
 #   make firmware the README's firmware on boards    make firmware-report, firmware-counts   its flash, RAM, instructions
@@ -22,7 +25,8 @@ CXX      ?= g++
 CLANG    ?= $(firstword $(foreach c,clang++-16 clang++-14 clang++,$(shell command -v $c)))
 OPT      ?= -O2
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Werror
-FLAGS    := -std=c++17 -g $(WARN) -MMD -MP -pthread $(EXTRA)
+# Where the sources lie is not in the program: Q-05.
+FLAGS    := -std=c++17 -g $(WARN) -MMD -MP -pthread -ffile-prefix-map=$(CURDIR)=. $(EXTRA)
 BUILD    ?= build
 FUZZ_SECONDS ?= 600
 
@@ -39,7 +43,7 @@ UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights \
     clean doctest firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick \
-    coverage-of-rules replay faults tsan tsan-g++ tsan-clang
+    coverage-of-rules replay faults tsan tsan-g++ tsan-clang msan coverage mutants dist release release-quick
 all: $(BUILD)/ssm
 
 $(BUILD)/ssm: $(TOOLS)
@@ -121,7 +125,7 @@ hostile:
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
-QUICK_TESTS := main json json_suite load hostile_models states run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history
+QUICK_TESTS := main json json_suite load hostile_models states run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history coverage
 QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
     quantize_snap sound gpu
 asan-quick:
@@ -154,6 +158,29 @@ stack:
 	bash tests/stack.sh
 stack-quick:
 	bash tests/stack.sh quick
+
+# Golden and shipped models under clang's MemorySanitizer: two minutes.
+msan:
+	bash tests/msan.sh
+
+# Lines and branches of ssm.hpp that the quick tests reach: at least 95 % and 90 %. A few minutes.
+coverage: $(BUILD)/test
+	bash tests/coverage.sh $(BUILD)
+
+# Small faults in ssm.hpp, one at a time: at least 95 % noticed, the others explained in tests/mutants.md. An hour or more;
+# a run that was stopped goes on where it was.
+MUTANTS ?= 200
+mutants: $(BUILD)/test
+	[ -s $(BUILD)/coverage/lines ] || bash tests/coverage.sh $(BUILD)
+	bash tests/mutants.sh $(BUILD) $(MUTANTS)
+
+# The header and an example, the same bytes wherever and whenever; what every release promises of its sources.
+dist:
+	bash tests/dist.sh $(BUILD)/dist
+release:
+	bash tests/release.sh
+release-quick:
+	bash tests/release.sh quick
 
 # Integer models give the same bits with g++ and clang, at every level, with and without checks.
 levels:
@@ -228,7 +255,7 @@ fuzz: | doctest
 
 # One after the other, so that their outputs and timings do not mix.
 check-all:
-	for what in check faults long headers warnings stack levels cross firmware packages web cuda clang asan tsan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
+	for what in check faults long headers warnings stack msan coverage release levels cross firmware packages web cuda clang asan tsan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

@@ -31,4 +31,4 @@ for model in relevance relevance-i8 relevance-i4; do # what comes, with a task i
         } | cmp - tests/golden/history-$model.expected || { echo "FAIL: the ranking of tests/golden/history.ev by $model changed ($isa)"; exit 1; }
     done
 done
-echo "weights: ok"
+echo "Q-03 weights: ok"
