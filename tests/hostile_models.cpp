@@ -215,7 +215,7 @@ TEST_CASE("F-01 F-02 F-05 F-06 N-01 N-02 ST-23: hostile model files, each with i
     MESSAGE("counted: hostile model files ", right, " of ", all, " right, ", good, " of them good models");
 }
 
-TEST_CASE("ST-16 ST-01 ST-03 F-05: every strict prefix of model files of all kinds is refused") {
+TEST_CASE("ST-16 ST-01 ST-03 F-05: every strict prefix of model files of all kinds is refused (slow)") {
     std::vector<Bytes> files;
     for (char letter : {'s', 'f', 'v', '1', '2', '3', 'm', 't'}) files.push_back(model(letter).file());
     for (const char* text : {"s4d,d_model=2,n_layer=1,d_state=4,d_input=1,d_output=1,pool=mean",

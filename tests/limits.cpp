@@ -118,7 +118,7 @@ TEST_CASE("F-07: one past each limit is refused by the number, floats (integers:
         CHECK(verdict(with(c.model, c.tensor, c.shape)) == "tensor \"" + std::string(c.tensor) + "\": " + c.want);
 }
 
-TEST_CASE("F-07: 256 layers run, 257 are refused, every architecture and engine") {
+TEST_CASE("F-07: 256 layers run, 257 are refused, every architecture and engine (slow)") {
     for (const char* text :
          {"s4d,d_model=1,d_state=2,d_input=1,d_output=1,n_layer=", "mamba1,d_model=1,d_state=1,dt_rank=1,n_layer=",
           "mamba2,d_model=1,d_state=1,headdim=2,n_layer=",
@@ -142,7 +142,7 @@ TEST_CASE("F-07: 1,048,576 tokens are read, one more row is not (slow)") {
           "tensor \"embedding.weight\": a dimension is beyond this build's limit: expected 1048576, got 1048584");
 }
 
-TEST_CASE("F-07: a batch of 65,536 rows is scored, one more is refused; so are inputs and gaps past their limits") {
+TEST_CASE("F-07: a batch of 65,536 rows is scored, one more is refused; so are inputs and gaps past their limits (slow)") {
     for (bool integer : {false, true}) {
         const random_model::Spec s = spec("s4d,d_model=1,n_layer=1,d_state=2,d_input=1,d_output=1,pool=none");
         Loaded                   m(integer ? int_model(s) : random_file(s), ssm::max_batch);

@@ -142,7 +142,7 @@ TEST_CASE(
     CHECK(clipped >= 10); // most do
 }
 
-TEST_CASE("N-05: 20,000 steps of extreme input stay finite and within the clip, the same on every back-end") {
+TEST_CASE("N-05: 20,000 steps of extreme input stay finite and within the clip, the same on every back-end (slow)") {
     for (const random_model::Spec& s : clipped_specs()) {
         const Bytes file = random_file(s);
         std::string first;
@@ -281,7 +281,7 @@ TEST_CASE("N-09: the control word is left as it was, whatever stands in it") {
         }
 }
 
-TEST_CASE("N-09: a host that flushes denormals to zero gets what others get, to what it flushes; integers to the bit") {
+TEST_CASE("N-09: a host that flushes denormals to zero gets what others get, to what it flushes; integers to the bit (slow)") {
     for (const Cell& cell : cells()) {
         Loaded             plain(cell.file, 8), flushed(cell.file, 8);
         const size_t       d = size_t(plain.config.d_input), n = size_t(plain.config.d_output), steps = 3000;
