@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# coverage.sh - how much of ssm.hpp the quick tests reach: coverage.sh BUILD
+#
+# clang's counters, at -O0, in the test files that have the library's code within them; the other objects are BUILD's as
+# they are. Lines: of llvm-cov. Branches: both ways of every condition, over all copies of a function (coverage/merge.awk).
+# Only what this machine runs is measured: other processors' back-ends are not compiled, and those of x86-64 that this
+# processor lacks are left out. BUILD/coverage/lines: lines reached, for mutants.sh; missed: conditions taken one way only.
+# Reasons for those that no test can take stand in coverage.md.
+#
+# SPDX-License-Identifier: MIT
+set -u
+export LC_ALL=C
+cd "$(dirname "$0")/.." || exit
+build=$(realpath "${1:?usage: $0 BUILD}") at=$build/coverage
+for tool in clang++-14 llvm-profdata-14 llvm-cov-14; do
+    command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; [ "${CI:-}" != true ]; exit; }
+done
+mkdir -p "$at"
+has_code=$(grep -l '^#define SSM_IMPLEMENTATION' tests/*.cpp | sed 's|.*/||; s|\.cpp$||')
+objects=()
+for t in $has_code; do
+    [ "$at/$t.o" -nt ssm.hpp ] && [ "$at/$t.o" -nt "tests/$t.cpp" ] ||
+        clang++-14 -w -std=c++17 -O0 -fprofile-instr-generate -fcoverage-mapping -pthread "-DSSM_TEST_DIR=\"$PWD/tests\"" -c "tests/$t.cpp" -o "$at/$t.o" || exit
+    objects+=("$at/$t.o")
+done
+for o in tests/*.cpp; do
+    t=$(basename "$o" .cpp)
+    grep -qx "$t" <<<"$has_code" || objects+=("$build/tests/$t.o")
+done
+for o in tools/*.cpp; do
+    case $o in tools/ssm.cpp | tools/ssm_impl.cpp) ;; *) objects+=("$build/tools/$(basename "$o" .cpp).o") ;; esac
+done
+clang++-14 -fprofile-instr-generate -pthread -o "$at/test" "${objects[@]}" || exit
+LLVM_PROFILE_FILE=$at/test.profraw timeout 3000 "$at/test" --test-case-exclude='*slow)*,a team*integer cells,cuda: times*' >"$at/said" || { tail -n 30 "$at/said"; exit 1; }
+llvm-profdata-14 merge -sparse "$at/test.profraw" -o "$at/test.profdata" || exit
+without=none
+grep -q avx512_vnni /proc/cpuinfo || without='6avx512|7vnni256|7avxvnni' # nowhere else on this processor
+llvm-cov-14 export -format=lcov "$at/test" -instr-profile="$at/test.profdata" "$PWD/ssm.hpp" >"$at/lcov" || exit
+llvm-cov-14 export "$at/test" -instr-profile="$at/test.profdata" "$PWD/ssm.hpp" | sed 's/{"branches":/\n&/g' |
+    awk -v file=ssm.hpp -v without="$without" -f tests/coverage/merge.awk | sort -n >"$at/branches" || exit
+sed -n 's/^DA:\([0-9]*\),[1-9].*/\1/p' "$at/lcov" >"$at/lines"
+awk 'NR == FNR { if ($5 == 0 || $6 == 0) miss[$1] = miss[$1] " " $2 ($5 == 0 ? " never true" : "") ($6 == 0 ? " never false" : ""); next }
+    FNR in miss { sub(/^ */, ""); print FNR ":" miss[FNR] ": " $0 }' "$at/branches" ssm.hpp >"$at/missed"
+
+# By section: lines, branches. Lines of back-ends that do not run here are among the missed where the processor lacks them.
+awk -F'[:,]' '
+    FILENAME ~ /lcov$/ { if ($1 == "DA") { ++all[section($2)]; if ($3 > 0) ++hit[section($2)] } next }
+    FILENAME ~ /hpp$/ { if (match($0, /^\/\/ ---- [0-9]+\. /)) { ++n; begin[n] = FNR; title[n] = $0; gsub(/^\/\/ ---- |[ -]+$/, "", title[n]) } next }
+    { split($0, v, " "); s = section(v[1]); both[s] += 2; taken[s] += (v[5] > 0) + (v[6] > 0) }
+    function section(line,   k) { for (k = n; k > 1 && begin[k] > line; --k) {} return k }
+    END {
+        for (k = 1; k <= n; ++k) {
+            if (all[k]) printf "%-50s lines %5d of %5d  branches %5d of %5d\n", title[k], hit[k], all[k], taken[k], both[k]
+            a += all[k]; h += hit[k]; b += both[k]; t += taken[k]
+        }
+        printf "counted: lines %.1f %% branches %.1f %%\n", 100 * h / a, 100 * t / b
+        exit !(h >= 0.95 * a && t >= 0.90 * b && a > 3000 && b > 2000)
+    }' ssm.hpp "$at/lcov" "$at/branches"
