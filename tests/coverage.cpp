@@ -441,3 +441,78 @@ TEST_CASE("an argument that is null, of another model or past the end is refused
     CHECK(std::string(ssm::message(Status::gpu)) == "the GPU cannot do it");
     CHECK(std::string(ssm::message(Status(200))) == "unknown status");
 }
+
+TEST_CASE("a traced step gives the bits of one that is not, and every number of a Mamba-3 cell is seen once") {
+    struct Seen {
+        std::map<std::string, int32_t> numbers;
+    };
+    for (size_t k = 1; k < 4; ++k) {
+        Loaded             m(cell(one_of_each[k]));
+        const Config&      c = m.config;
+        OwnState           plain(m.model, m.state);
+        std::vector<float> y(size_t(c.d_output)), traced(y);
+        const float        x[2] = {0.5f, -1.0f};
+        REQUIRE(ssm::step(m.model, &plain.state, &m.scratch, x, y.data()) == Status::ok);
+        Seen       seen;
+        ssm::Trace trace;
+        trace.user = &seen;
+        trace.see = [](void* user, const char* stage, int32_t layer, int32_t row, const float* v, int32_t n) {
+            CHECK((layer <= 1 && row == 0)); // the last norm is of no layer
+            static_cast<Seen*>(user)->numbers[stage] += n;
+            for (int32_t i = 0; i < n; ++i) CHECK(std::isfinite(v[i]));
+        };
+        m.scratch.trace = &trace;
+        REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, traced.data()) == Status::ok);
+        CHECK(same_bits(y, traced));
+        CHECK(state_of(m) == plain.bytes);
+        if (c.arch != ssm::Arch::mamba3) continue;
+        const int32_t H = c.nheads, HN = H * c.d_state;
+        for (const char* stage : {"dt", "lambda", "alpha", "beta", "gamma", "A"}) CHECK(seen.numbers[stage] == H);
+        CHECK(seen.numbers["angle"] == H * c.rope_angles);
+        for (const char* stage : {"B_biased", "C_biased", "k", "q"}) CHECK(seen.numbers[stage] == HN);
+    }
+}
+
+TEST_CASE("the state of an S4D model is read as it was written, and goes on from there") {
+    Loaded       m(s4d_model(S4dSpec()).file());
+    const float  x[3] = {1.0f, -0.5f, 0.25f};
+    float        y[2], again[2];
+    const size_t modes = 12 * 3 * 2;
+    REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, y) == Status::ok);
+    OwnState other(m.model);
+    ssm::reset(m.model, &other.state);
+    for (int32_t layer = 0; layer < 2; ++layer) {
+        const std::vector<float> h = part_of(m.model, m.state, layer, ssm::Part::ssm_state);
+        REQUIRE(h.size() == modes);
+        CHECK(h != std::vector<float>(modes, 0.0f));
+        CHECK(ssm::set_state(m.model, &other.state, layer, ssm::Part::ssm_state, h.data(), int32_t(modes)));
+        CHECK(same_bits(part_of(m.model, other.state, layer, ssm::Part::ssm_state), h));
+        std::vector<float> bad = h;
+        bad[modes - 1] = float(NAN);
+        CHECK(!ssm::set_state(m.model, &other.state, layer, ssm::Part::ssm_state, bad.data(), int32_t(modes)));
+        CHECK(same_bits(part_of(m.model, other.state, layer, ssm::Part::ssm_state), h));
+    }
+    REQUIRE(ssm::step_batch(m.model, m.state, &m.scratch, x, 1, y) == Status::ok);
+    REQUIRE(ssm::step_batch(m.model, other.state, &m.scratch, x, 1, again) == Status::ok);
+    CHECK(y[0] != again[0]); // without the mean of the step before
+}
+
+TEST_CASE("F-07 more layers than the limit, a width of 0 or past it, heads that do not divide: refused by name") {
+    S4dSpec tiny;
+    tiny.H = 1, tiny.n = 1, tiny.layers = ssm::max_layers + 1;
+    refused(s4d_model(tiny).file(), Status::bad_config, "n_layers");
+    tiny.layers = ssm::max_layers;
+    CHECK(outcome(s4d_model(tiny).file()).status == Status::ok);
+    for (const int64_t inputs : {int64_t(0), int64_t(ssm::max_width) + 1}) {
+        Builder b = s4d_model(S4dSpec());
+        b.add("encoder.weight", {12, inputs}, std::vector<float>(size_t(12 * inputs), 0.5f));
+        refused(b.file(), Status::bad_shape, "encoder.weight");
+    }
+    const Bytes m3 = int_model(spec(one_of_each[3]));
+    refused(patched(m3, "\"headdim\":\"8\"", "\"headdim\":\"7\""), Status::bad_config, "headdim");
+    const Bytes words = int_model(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,vocab_size=11"));
+    refused(patched(patched(words, "\"head\":\"linear\"", "\"head\":\"tied\""), "\"d_output\":\"11\"",
+                    "\"d_output\":\"9\""),
+            Status::bad_config, "d_output");
+    refused(patched(words, "\"head\":\"linear\"", "\"head\":\"none\""), Status::bad_config, "d_output");
+}
