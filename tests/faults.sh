@@ -37,6 +37,7 @@ serve --checkpoint "$relevance" <rest >/dev/null && mv sv may/0 && mv ck may/1
 serve <requests >/dev/null; mv sv may/2
 serve <rest >/dev/null; mv sv may/3
 
+step() { echo "$1"; } # what is counted next, see rules.sh
 if grep -q __asan_init "$ssm"; then
     echo "skipped: failing allocations and calls, in a build with sanitizers: they have their own" >&2
 else
@@ -52,7 +53,7 @@ else
     memory_passed=0 memory_all=0 save_passed=0 save_all=0 call_passed=0 call_all=0
     some=${quick:+-m 12}
 
-    # F-08: whatever allocation fails, alone or with all after it: a documented status, one line that says so, no half file.
+    step "F-08 whatever allocation fails, alone or with all after it: a documented status, one line that says so, no half file"
     for how in once on; do
         points memory malloc $how $some -- "$ssm" inspect "$one"
         points memory malloc $how $some -- "$ssm" info "$one"
@@ -71,8 +72,8 @@ else
     done
     printf 'counted: allocation points failed %s of %s\n' $memory_passed $memory_all
 
-    # F-09, P-05, S-10: each call around a save fails, does half, is interrupted, or the program is killed or told to end
-    # there: under the file's name stands the old file or the new one, whole.
+    # Or the program is killed or told to end there.
+    step "F-09 P-05 S-10 each call around a save fails, does half or is interrupted: the old file stands there or the new one"
     for how in error short eintr kill after term; do
         points save calls $how -i records -w state -- "$ssm" score "$one" --load-state state --save-state state
         points save calls $how -i records -w first -- "$ssm" score "$one" --save-state first

@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 # names FOLDER: lines of FILE: NAME.
 names() {
-    for file in "$1"/*.cpp "$1"/*.sh; do
+    for file in "$1"/*.cpp "$1"/*/*.cpp "$1"/*.sh; do
         [ -e "$file" ] || continue
         awk -v file="${file##*/}" '
             function told() { # all texts in quotes of what was gathered, in one
@@ -29,7 +29,7 @@ names() {
             open { text = text $0; if ($0 ~ /[{;][ \t]*$/) { told(); open = 0 }; next }
             file ~ /\.sh$/ {
                 rest = $0 # several checks may stand on a line
-                while (match(rest, /(^|[ \t;{])(like|same|check|answers|asks|fails|parse|step|no) ["\047]/)) {
+                while (match(rest, /(^|[ \t;{])(like|same|check|answers|asks|fails|parse|step|no|ok) ["\047]/)) {
                     quote = substr(rest, RSTART + RLENGTH - 1, 1)
                     rest = substr(rest, RSTART + RLENGTH)
                     end = index(rest, quote)

@@ -1,6 +1,6 @@
 // states.cpp - saved states and the objects beside them: the layout byte by byte, every prefix and every bit of files
-// of both engines, plain bytes that may be copied, weights in memory that cannot be written. SPDX-License-Identifier:
-// MIT
+// of both engines, plain bytes that may be copied, weights in memory that cannot be written.
+// SPDX-License-Identifier: MIT
 #include "int_models.hpp"
 
 #include <type_traits>
