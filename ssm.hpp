@@ -6888,8 +6888,9 @@ SSM_INLINE int32_t pooled_q(int64_t* sum, int32_t r, int32_t kept) noexcept {
 }
 // Pooling "mean" of row r, in place, with the row counted: a running mean, mean + (r - mean) / count.
 SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) noexcept {
-    float*      mean = words_of<float>(s);
-    const float part = 1.0f / static_cast<float>(header_of(s).steps + 1);
+    float*         mean = words_of<float>(s);
+    const uint64_t steps = header_of(s).steps;
+    const float    part = 1.0f / static_cast<float>(steps + (steps < UINT64_MAX ? 1 : 0)); // a restored count may be any
     for (int32_t k = 0; k < c.d_model; ++k) {
         r[k] = pooled(mean[k], r[k], part);
         if (moves) mean[k] = r[k];

@@ -120,3 +120,23 @@ TEST_CASE("P-02 a saved state whose sums are too large for their count is refuse
         REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
     }
 }
+
+TEST_CASE("P-03 a saved state that has counted to 2^64 - 1 steps goes on: its mean was divided by 0") {
+    Loaded       m(random_file(spec("s4d,d_model=4,n_layer=1,d_state=4,d_input=2,d_output=1,pool=mean")));
+    const auto   x = random_inputs(2 * 7);
+    const size_t bytes = ssm::saved_bytes(m.config);
+    Bytes        saved(bytes);
+    REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 7, nullptr) == ssm::Status::ok);
+    REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+    std::memset(saved.data() + 56, 0xff, 8);
+    repair_checksum(&saved);
+    REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
+    for (uint64_t steps : {UINT64_MAX, uint64_t(0), uint64_t(1)}) {
+        float y = 0;
+        CHECK(ssm::steps_of(m.model, m.state) == steps);
+        REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x.data(), &y) == ssm::Status::ok);
+        CHECK(std::isfinite(y));
+        REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+        REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
+    }
+}
