@@ -1866,7 +1866,8 @@ template <class T> static __device__ inline void finish(const Net<T>& g, const P
         SSM_LOOP_1
         for (int32_t t = 0; t < g.T_steps; ++t) {
             T* const         r = g.r + ptrdiff_t(row0 + t) * stride_of(g);
-            const float      part = 1.0f / static_cast<float>(before + uint64_t(t) + 1);
+            const uint64_t   counted = before + uint64_t(t);
+            const float      part = 1.0f / static_cast<float>(counted + (counted < UINT64_MAX ? 1 : 0));
             const RowNorm<T> norm(r, g.norm_f_weight != nullptr ? d : 0, g.norm_f_bias != nullptr);
             __syncwarp();
             for (int32_t k = lane_id(); k < d; k += 32) {
