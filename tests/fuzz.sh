@@ -34,7 +34,7 @@ makefile=$(mktemp "$build/Makefile.XXXXXX") # its own: several of this script ma
     printf '%s/units/%%.o: tools/%%.cpp\n\t@%s -fsanitize=fuzzer-no-link,%s ' "$build" "$clang" $checks
     printf '%s -MMD -MP -c $< -o $@\n' "$flags"
     printf '%s/%%: tests/fuzz/%%.cpp %s/units.a\n\t@%s -fsanitize=fuzzer,%s %s ' "$build" "$build" "$clang" $checks "$flags"
-    printf "-DSSM_TEST_DIR='\"tests\"' -MMD -MP -MF \$@.d \$< %s/units.a -o \$@\n" "$build"
+    printf -- "-DSSM_TEST_DIR='\"tests\"' -MMD -MP -MF \$@.d \$< %s/units.a -o \$@\n" "$build"
     printf -- '-include $(wildcard %s/units/*.d %s/*.d)\n' "$build" "$build"
 } >"$makefile"
 make -s -f "$makefile" -j"${JOBS:-2}" all MAKEFLAGS= || { rm -f "$makefile"; exit 1; }
@@ -56,12 +56,12 @@ for target in "$@"; do
     if [ "${MERGE:-}" = 1 ]; then
         rm -rf "$build/$target.merged"
         mkdir "$build/$target.merged"
-        "$build/$target" -merge=1 -max_len=$length -timeout=10 "$build/$target.merged" "$kept" "$grown" 2>&1 | tail -n 1
+        "$build/$target" -merge=1 -use_counters=0 -max_len=$length -timeout=10 "$build/$target.merged" "$kept" "$grown" 2>&1 | tail -n 1
         rm -rf "$kept" && mv "$build/$target.merged" "$kept"
         continue
     fi
     printf '%s: ' $target
-    "$build/$target" $until -max_len=$length -timeout=10 -rss_limit_mb=1024 -entropic=0 -print_final_stats=1 $dict "$grown" "$kept" \
-        >"$build/$target.log" 2>&1 || { tail -n 40 "$build/$target.log"; exit 1; }
+    "$build/$target" $until -artifact_prefix="$build/" -max_len=$length -timeout=10 -rss_limit_mb=1024 -entropic=0 \
+        -print_final_stats=1 $dict "$grown" "$kept" >"$build/$target.log" 2>&1 || { tail -n 40 "$build/$target.log"; exit 1; }
     awk '/^Done/ {printf "%s executions in %s s", $2, $5} /average_exec/ {printf ", %s a second\n", $2}' "$build/$target.log"
 done
