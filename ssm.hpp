@@ -123,10 +123,16 @@
 
 #define SSM_VERSION "0.1.0"
 
+// Under SSM_STATIC also what structs and templates have for functions is this file's own: no linker makes it one with
+// another file's, which may be of another version or other switches.
 #ifdef SSM_STATIC
 #define SSM_API [[maybe_unused]] static
+#define SSM_DETAIL_BEGIN namespace detail { namespace {
+#define SSM_DETAIL_END } }
 #else
 #define SSM_API
+#define SSM_DETAIL_BEGIN namespace detail {
+#define SSM_DETAIL_END }
 #endif
 
 namespace ssm {
@@ -249,7 +255,7 @@ struct Config {
     int32_t   band_forget = 0;
     int32_t   n_entries = 0; // entries in the file's header (tensors and metadata); only sizes load()'s workspace
 };
-namespace detail {
+SSM_DETAIL_BEGIN
 // Its whole numbers, but for n_entries, which is the file's.
 constexpr int32_t Config::*const numbers_of_shape[] = {
     &Config::n_layers,    &Config::d_input,    &Config::d_output,  &Config::d_model,    &Config::d_state,
@@ -267,7 +273,7 @@ constexpr bool same_shape(const Config& a, const Config& b) noexcept { // all bu
     for (const auto number : numbers_of_shape) same &= a.*number == b.*number;
     return same;
 }
-} // namespace detail
+SSM_DETAIL_END
 constexpr bool operator==(const Config& a, const Config& b) noexcept {
     return detail::same_shape(a, b) && a.A_floor == b.A_floor && a.state_clip == b.state_clip;
 }
@@ -654,7 +660,7 @@ const char* name_of(const Device* d) noexcept; // of the card
 
 // ---- Sizes, spelled out
 
-namespace detail {
+SSM_DETAIL_BEGIN
 constexpr size_t padded(int32_t n) noexcept { return (size_t(n) + 7) / 8 * 8; } // vectors come in groups of eight
 constexpr size_t aligned(size_t bytes) noexcept { return (bytes + 15) / 16 * 16; }
 constexpr size_t state_header_bytes = 16; // uint64 steps, uint32 flags, uint32 unused
@@ -784,7 +790,7 @@ constexpr size_t rows_and_one(size_t row, size_t one, int32_t batch) noexcept { 
 constexpr size_t scratch_row(const Config& c) noexcept {
     return 2 * padded(c.d_model) + row_p(c) + row_o(c) + (is_integer(c) ? code_bytes(c) / 4 + 2 : 0);
 }
-} // namespace detail
+SSM_DETAIL_END
 
 // State: header, running mean [d_model padded] if pooling is mean, then the layers' parts.
 constexpr size_t state_bytes(const Config& c) noexcept {
@@ -985,7 +991,7 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #endif
 
 namespace ssm {
-namespace detail {
+SSM_DETAIL_BEGIN
 // A model's config where it is used: of a build for one shape a constant, so that sizes of it are constants too.
 #ifdef SSM_FIXED_CONFIG
 constexpr bool any_config = false;
@@ -1041,7 +1047,7 @@ constexpr bool codes_in_build = any_config || SSM_KNOWN(no_config).state == Stat
 constexpr bool sound_in_build = in_build(Arch::s4d) && (any_config || SSM_KNOWN(no_config).n_bands > 0);
 constexpr bool ranks_in_build = any_config || SSM_KNOWN(no_config).mimo_rank > 1;
 constexpr int32_t known_bits(int32_t bits) noexcept { return any_config ? bits : SSM_KNOWN(no_config).act_bits; }
-} // namespace detail
+SSM_DETAIL_END
 
 // ---- 3. Small things ------------------------------------------------------------------------------------------------
 //
@@ -1049,7 +1055,7 @@ constexpr int32_t known_bits(int32_t bits) noexcept { return any_config ? bits :
 // way to fill a Fault. Exports copy, fill_zero, equal_bytes, length_of, load_*, store_*, f16_to_f32, bf16_to_f32,
 // SSM_WHY, blame.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 SSM_LOCAL void copy(void* dst, const void* src, size_t n) noexcept {
     if (n != 0) SSM_MEMCPY(dst, src, n);
@@ -1133,7 +1139,7 @@ SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len
     }
     return s;
 }
-} // namespace detail
+SSM_DETAIL_END
 // ---- 4. Maths -------------------------------------------------------------------------------------------------------
 //
 // Elementary functions without libm, made of +, -, * and / alone, so that every machine gets the same bits. Each is
@@ -1141,7 +1147,7 @@ SSM_LOCAL Status blame(Fault* fault, Status s, const char* name, size_t name_len
 // use it). The ..._f64 forms serve load(), which prepares parameters in double. Stated errors are against exact values;
 // tests/maths.cpp measures them. Exports exp, expm1, sigmoid, normal_cdf, sincos_turns, rsqrt.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 // Lane operations that operators do not give. A mask has all bits set or none in each lane.
 template <class F> struct lanes;
@@ -1395,7 +1401,7 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
         break;
     }
 }
-} // namespace detail
+SSM_DETAIL_END
 
 // ---- 5. Integer arithmetic ------------------------------------------------------------------------------------------
 //
@@ -1408,7 +1414,7 @@ SSM_LOCAL void sincos_turns_f64(double t, double* s, double* c) noexcept { // |t
 // SSM_ASSERT states a range in front of what relies on it, wherever a flaw in its proof could do harm: in the
 // definition, W = int64_t. Of vectors it says nothing; the tests hold their lanes against the definition.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 static_assert((-1 >> 1) == -1, "shifts to the right must keep the sign");
 
@@ -1710,10 +1716,10 @@ struct Quotients {
         return bits == 8 ? sat(rs<54>(scaled), 127) : sat(rs<46>(scaled), 32767);
     }
 };
-} // namespace detail
+SSM_DETAIL_END
 
 // log2(v) in Q16, 1 <= v < 2^63: n + log2(1 + f), with f + f (1 - f) c(f) for the latter; off by at most 0.7 of 2^-16.
-namespace detail {
+SSM_DETAIL_BEGIN
 SSM_INLINE int32_t log2_of(uint64_t v) noexcept {
     SSM_ASSERT(v != 0 && v >> 63 == 0);
     const int32_t n = bit_length(v) - 1;
@@ -1723,7 +1729,7 @@ SSM_INLINE int32_t log2_of(uint64_t v) noexcept {
     const int64_t bend = rs<31>(f * ((int64_t(1) << 31) - f)); // at most 2^29
     return n * 65536 + int32_t(rs<15>(f + rs<30>(bend * c)));
 }
-} // namespace detail
+SSM_DETAIL_END
 SSM_API int32_t log2_q16(uint64_t v) noexcept { return detail::log2_of(v); }
 SSM_API int32_t to_q16(float x) noexcept { return detail::to_q16(uint32_t(detail::bits_of(x))); }
 SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(detail::q16_bits(v))); }
@@ -1799,7 +1805,7 @@ struct Kernels {
     bool (*mamba3_q)(const Row<int32_t>& row);
 };
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 constexpr float norm_eps = 1e-5f; // of every LayerNorm
 
@@ -1960,7 +1966,7 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
     return y;
 }
 
-} // namespace detail
+SSM_DETAIL_END
 // ---- 7. Recurrences -------------------------------------------------------------------------------------------------
 //
 // The four cells as formulas, the tables load() makes of their tensors, and the loops of the Mamba cells, written once
@@ -2090,7 +2096,7 @@ template <class T> struct Row {
 #endif
 };
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 constexpr float max_scaled_dt = 22.0f;
 
@@ -2521,7 +2527,7 @@ template <Arch A, class F> SSM_INLINE bool mamba_row(const Row<float>& row) noex
     else if constexpr (A == Arch::mamba2) return mamba2_row<F>(row);
     else return mamba3_row<F>(row);
 }
-} // namespace detail
+SSM_DETAIL_END
 // ---- 8. Recurrences in integers -------------------------------------------------------------------------------------
 //
 // The four cells once more, for models of integers; formulas and tensors as in section 7. Products of int32 are taken
@@ -2586,7 +2592,7 @@ struct BankQ {
     int32_t              K, n, leak;
 };
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 // The largest k after its rotation, 2^27.51, and so the largest sum of 16 int32 times k or 256 int32 times q: 2^62.51.
 // Up to 2^63 there is room for all that joins it: alpha h in Q46, at most 2^52, and halves of roundings.
@@ -3164,7 +3170,7 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
     else if constexpr (A == Arch::mamba2) return mamba2_q<W>(row);
     else return mamba3_q<W>(row);
 }
-} // namespace detail
+SSM_DETAIL_END
 // ---- 9. Back-ends ---------------------------------------------------------------------------------------------------
 //
 // Each is a struct that inherits the scalar kernels and hides those it does better, with the same bits. The only place
@@ -3183,7 +3189,7 @@ template <Arch A, class W> SSM_INLINE bool mamba_row_q(const Row<int32_t>& row) 
 // back-ends in mid-stream, and has a toy that is made this way; `ssm selftest` and `make cross` compare models. Where
 // no operating system is, `make cross CROSS=kernels` runs the kernels.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 // The kernels that are one loop for any type of number, said once: ATTR is what lets a function use the instructions.
 #define SSM_FLOAT_LOOPS(ATTR, TYPE)                                                                                    \
@@ -6274,14 +6280,14 @@ struct rvv : vectors_of<rvv, scalar> {
 #undef SSM_FLOAT_LOOPS
 #undef SSM_FLOAT_CELLS
 #undef SSM_INTEGER_LOOPS
-} // namespace detail
+SSM_DETAIL_END
 
 // ---- 10. Choosing a back-end ----------------------------------------------------------------------------------------
 //
 // One table of function pointers a back-end, and the question what this CPU can run. load() asks once and keeps the
 // answer in the Model: no global, nothing lazy. Exports kernels_of, isa_name, isa_runs_here.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 // Of what a build leaves out no kernel stands in a table, so that a linker finds nothing of it.
 template <class K> constexpr Kernels kernels_from() noexcept {
@@ -6427,7 +6433,7 @@ SSM_LOCAL const Kernels* kernels_of(Isa isa) noexcept { // null: not on this mac
         return nullptr;
     }
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API const char* isa_name(Isa isa) noexcept {
     switch (isa) {
@@ -6466,7 +6472,7 @@ SSM_API bool isa_runs_here(Isa isa) noexcept { return detail::kernels_of(isa) !=
 //
 // What a loaded layer is, how a state and a scratch are laid out, and the small helpers that walk them.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 static_assert(sizeof(S4dLayer<float>) <= layer_bytes && sizeof(S4dLayer<int32_t>) <= layer_bytes &&
                   sizeof(MambaLayer<float>) <= layer_bytes && sizeof(MambaLayer<int32_t>) <= layer_bytes,
               "detail::layer_bytes must cover every layer");
@@ -7277,7 +7283,7 @@ SSM_LOCAL void saved_header(const Model& m, const StateHeader& h, unsigned char*
     store_u32(p + 52, h.flags);
     store_u64(p + 56, h.steps);
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API Status step(const Model& m, State* s, Scratch* w, const float* x, float* y, float dt) noexcept {
     return detail::run_all(m, detail::call_of<float>(detail::Rows::steps, s, 1, x, y, &dt), w);
@@ -7345,7 +7351,7 @@ SSM_API Status make_scratch(Scratch* out, const Model& m, int32_t batch, Arena* 
     return Status::ok;
 }
 
-namespace detail {
+SSM_DETAIL_BEGIN
 SSM_LOCAL Status check_token(const Model& m, int32_t token, const void* x) noexcept {
     if (m.kernels == nullptr || x == nullptr || SSM_KNOWN(m.config).input != Input::tokens) return Status::bad_argument;
     return token < 0 || token >= SSM_KNOWN(m.config).vocab_size ? Status::bad_input : Status::ok;
@@ -7355,7 +7361,7 @@ SSM_LOCAL int32_t embedding_q(const Model& m, int32_t token, int32_t k) noexcept
     const auto  code = static_cast<signed char>(m.encoder.data[ptrdiff_t(token) * SSM_KNOWN(m.config).d_model + k]);
     return sat(rs(product(code, scale.m), scale.e - 16));
 }
-} // namespace detail
+SSM_DETAIL_END
 SSM_API Status embed_q16(const Model& m, int32_t token, int32_t* x) noexcept {
     const Status s = is_integer(SSM_KNOWN(m.config)) ? detail::check_token(m, token, x) : Status::bad_argument;
     for (int32_t k = 0; s == Status::ok && k < SSM_KNOWN(m.config).d_model; ++k)
@@ -7373,7 +7379,7 @@ SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
     return s;
 }
 
-namespace detail {
+SSM_DETAIL_BEGIN
 // Calls f(index in the public layout, index in a state's floats) for every number of a part; returns how many.
 template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
     if (layer < 0 || layer >= c.n_layers || is_integer(c)) return 0;
@@ -7410,7 +7416,7 @@ template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer
         for (size_t v = 0; v < H * P; ++v) f(i++, base + at.v + v);
     return int32_t(i);
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
     if (!detail::float_in_build || !detail::good_state(m, s)) return 0;
@@ -7496,7 +7502,7 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
     return total;
 }
 
-namespace detail {
+SSM_DETAIL_BEGIN
 // What a word of an integer model's state may be, so that no later step overflows: k as far as a rotation reaches.
 SSM_LOCAL bool good_word(const Config& c, const Parts& at, size_t k, uint32_t word) noexcept {
     const int64_t v = int32_t(word), size = v < 0 ? -v : v;
@@ -7532,7 +7538,7 @@ SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) n
     const uint64_t low = i < 2 * d ? load_u32(words + 4 * k) : 0, high = i < 2 * d ? load_u32(words + 4 * (d + k)) : 0;
     return i < 2 * d ? at_most(int64_t(high << 32 | low), bound) : i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
@@ -7602,7 +7608,7 @@ SSM_API const char* isa_name(const Model& m) noexcept { return m.kernels != null
 
 // ---- Strings
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 SSM_LOCAL bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
 
@@ -7694,7 +7700,7 @@ SSM_LOCAL uint64_t hash(Bytes b) noexcept {
     for (int c = b.next(); c >= 0; c = b.next()) h = (h ^ uint64_t(c)) * 0x100000001b3u; // FNV-1a
     return h;
 }
-} // namespace detail
+SSM_DETAIL_END
 
 // ---- JSON
 
@@ -7872,7 +7878,7 @@ SSM_API bool to_uint(const Token& t, uint64_t* out) noexcept {
 // of ten known to 64 bits give an interval that all but always rounds to one float. Where it does not, the text is
 // compared with the point halfway between two floats, exactly.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 SSM_LOCAL void multiply(uint64_t a, uint64_t b, uint64_t* high, uint64_t* low) noexcept {
     const uint64_t a0 = uint32_t(a), a1 = a >> 32, b0 = uint32_t(b), b1 = b >> 32;
@@ -7994,7 +8000,7 @@ SSM_LOCAL uint32_t decimal_to_float(uint64_t w, int64_t q, bool more, int32_t n_
     const int side = compare_with_half(text, end, n_used, q, lower);
     return side > 0 || (side == 0 && (lower & 1u) != 0) ? upper : lower;
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept {
     using detail::is_digit;
@@ -8047,7 +8053,7 @@ SSM_API size_t parse_float(const char* text, size_t bytes, float* out) noexcept 
 
 // ---- Safetensors
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 struct DTypeInfo {
     const char* name;
@@ -8292,7 +8298,7 @@ SSM_LOCAL const Entry* find(const Index& ix, const char* name, bool is_metadata)
     }
     return nullptr;
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API size_t index_bytes(Blob blob) noexcept {
     const char* text = nullptr;
@@ -8469,7 +8475,7 @@ SSM_API void unmap_file(Blob* blob) noexcept {
 // public code ("kernel.log_dt", ...) and that of the full one ("layer.kernel.inv_dt", ...), whose A_imag has the
 // opposite sign. Exports valid, inspect, load, message.
 
-namespace detail {
+SSM_DETAIL_BEGIN
 constexpr bool valid_shape(const Config& c) noexcept { // but for its floats
     const auto in = [](int32_t v, int32_t lo, int32_t hi) { return v >= lo && v <= hi; };
     const bool tokens = c.input == Input::tokens;
@@ -8504,14 +8510,14 @@ constexpr bool valid_shape(const Config& c) noexcept { // but for its floats
     return c.nheads * c.headdim == c.d_inner && in(c.mimo_rank, 1, c.is_mimo ? max_mimo_rank : 1) &&
            in(c.rope_angles, 1, c.d_state / 2) && (!c.is_mimo || c.d_state % 2 == 0);
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API bool valid(const Config& c) noexcept {
     const auto from_0 = [](float v) { return detail::bits_of(v) >= 0 && detail::bits_of(v) < 0x7f800000; }; // finite
     return detail::valid_shape(c) && from_0(c.state_clip) && (c.arch != Arch::mamba3 || from_0(c.A_floor));
 }
 
-namespace detail {
+SSM_DETAIL_BEGIN
 
 // A tensor's name, built up in place.
 struct Name {
@@ -9686,7 +9692,7 @@ SSM_LOCAL uint64_t fingerprint_of(const Blob& b) noexcept {
     mix(last);
     return h;
 }
-} // namespace detail
+SSM_DETAIL_END
 
 SSM_API Status inspect(Config* out, Blob blob, void* memory, size_t bytes, Fault* fault) noexcept {
     Index ix;

@@ -95,10 +95,15 @@ if $cxx -std=c++17 -O0 -fno-exceptions -fno-rtti -I. "$out/plain.cpp" -o "$out/p
 fi
 none "without exceptions and RTTI"
 
+step "C-01: under SSM_STATIC no function of a file is merged with another file's, which may be of other switches"
+nm -C "$build/tests/kernels.o" | awk '$2 ~ /^[WVu]$/ || $1 ~ /^[WVu]$/' | grep -E '[WVu] .*ssm::(detail|json)::' >"$out/found"
+none "shared symbols"
+nm -C "$build/tests/kernels.o" | grep -q ' t .*ssm::detail::.*scalar::scan_q' || { echo "gates.sh: FAILED: no kernels to look at" >&2; failed=1; }
+
 step "Q-02: the build runs a compiler and mkdir, and nothing that fetches"
-make -n -B BUILD="$out/none" "$out/none/ssm" 2>/dev/null | awk '$1 !~ /^(g\+\+|c\+\+|clang\+\+)[-0-9.]*$/ && $1 != "mkdir" && $1 != "'"$cxx"'"' >"$out/found"
+make -n -B --no-print-directory BUILD="$out/none" "$out/none/ssm" 2>/dev/null | awk '$1 !~ /^(g\+\+|c\+\+|clang\+\+)[-0-9.]*$/ && $1 != "mkdir" && $1 != "'"$cxx"'"' >"$out/found"
 none "the build runs other programs"
-make -n -B BUILD="$out/none" "$out/none/ssm" 2>/dev/null | grep -c -- ' -c ' | awk '$1 < 20 { print "only", $1, "files compiled" }' >"$out/found"
+make -n -B --no-print-directory BUILD="$out/none" "$out/none/ssm" 2>/dev/null | grep -c -- ' -c ' | awk '$1 < 20 { print "only", $1, "files compiled" }' >"$out/found"
 none "the build is not seen"
 
 step "Q-03: every shipped model has a checksum, and a card that names its seed and how it is made"
