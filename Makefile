@@ -238,7 +238,7 @@ $(BUILD)/test-gpu: $(BUILD)/tests/main.o $(BUILD)/tests/cuda.o $(UNITS) $(BUILD)
 # One model, many threads: 10^5 steps in each with g++, five minutes on two cores; 10^4 with clang. STEPS says another.
 TSAN_UNITS := tests/threads/threads.cpp tools/ssm_impl.cpp tools/quantize.cpp tools/quantize_snap.cpp tools/tool.cpp
 tsan: tsan-g++ tsan-clang
-tsan-g++ tsan-clang: WITH = $(if $(findstring clang,$@),$(CLANG),g++)
+tsan-g++ tsan-clang: WITH = $(if $(findstring clang,$@),$(firstword $(foreach c,clang++-14 clang++,$(shell command -v $c))),g++)
 tsan-g++ tsan-clang: | doctest
 	@mkdir -p $(BUILD)/$@
 	for f in $(TSAN_UNITS); do \
