@@ -3966,11 +3966,12 @@ template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& 
     struct Each { // row: v and w, and the sum of h' q
         W       sum[size_t(R)];
         int32_t v[size_t(R)], w[size_t(R)];
-    } each[32];
+    } each[R == 1 ? 32 : 16];
     const HeadScanQ a = given; // not written to through h_out
     const W         alpha = L::set(a.alpha), round = L::set((1 << 29) + (1 << 8));
     const ptrdiff_t N = a.N, step = 2 * L::count, whole = N / step * step, to_next = a.h_out != nullptr ? N : 0;
-    const ptrdiff_t at_once = N <= 64 ? 32 : N <= 256 ? 2048 / N / L::count * L::count : L::count;
+    const ptrdiff_t fit = 2048 / N / L::count * L::count, most = R == 1 ? 32 : 16;
+    const ptrdiff_t at_once = fit < L::count ? L::count : fit < most ? fit : most;
     int32_t         dropped[max_d_state / 2];
     V               top = {}, low = {};
     bool            hit = false;

@@ -36,7 +36,7 @@ x86        7run_all              700   the same
 x86        6scalar6mamba3E      900   the same
 x86        6scalar8mamba3_q      900   the same
 vectors    8matmul_q           32768   blocks of codes unpacked once for many rows; hosted machines alone
-vectors    6scan_q             12800   rows of terms for all vectors at once; hosted machines alone
+vectors    6scan_q              8192   rows of terms for all vectors at once; hosted machines alone
 vectors    10s4d_scan_q         2600   the same
 vectors    (10vectors128|4avx2|6avx512) 2048 registers of 16 to 64 bytes that are spilled
 TXT
