@@ -3963,14 +3963,15 @@ template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noe
 template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& given, int32_t up_k) noexcept {
     using L = wide<W>;
     using V = typename L::halves;
-    struct Each { // row: v and w, and the sum of h' q
+    constexpr ptrdiff_t most = R == 1 ? 32 : 16; // rows
+    struct Each {                                // of them: v and w, and the sum of h' q
         W       sum[size_t(R)];
         int32_t v[size_t(R)], w[size_t(R)];
-    } each[R == 1 ? 32 : 16];
+    } each[size_t(most)];
     const HeadScanQ a = given; // not written to through h_out
     const W         alpha = L::set(a.alpha), round = L::set((1 << 29) + (1 << 8));
     const ptrdiff_t N = a.N, step = 2 * L::count, whole = N / step * step, to_next = a.h_out != nullptr ? N : 0;
-    const ptrdiff_t fit = 2048 / N / L::count * L::count, most = R == 1 ? 32 : 16;
+    const ptrdiff_t fit = 2048 / N / L::count * L::count;
     const ptrdiff_t at_once = fit < L::count ? L::count : fit < most ? fit : most;
     int32_t         dropped[max_d_state / 2];
     V               top = {}, low = {};
@@ -4980,16 +4981,17 @@ struct avx2 : scalar {
         quantize_vectors<i64x4>(codes, scale, x, n, padded_n, bits);
     }
 
-    // From R rows' sums (8, or 4 in the lower half) to Q16, as requantize(): the even ones and the odd ones in lanes of
-    // 64 bits. rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by s - 1, and what became of 2^62 taken
-    // off again, which leaves 0 for shifts past 62. Results that reach 2^30 go the long way, which saturates.
-    template <int R> SSM_AVX2_INLINE __m256i words_of(const void* p, ptrdiff_t o) noexcept {
+    // R int32, 8, or 4 in the lower half, and those of even and odd places in lanes of 64 bits.
+    template <int R> SSM_AVX2_INLINE __m256i ints(const void* p, ptrdiff_t o) noexcept {
         const unsigned char* const at = static_cast<const unsigned char*>(p) + o * 4;
         if constexpr (R == 8) return load(at);
         else return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
     }
     SSM_AVX2_INLINE __m256i even(__m256i v) noexcept { return _mm256_blend_epi32(v, _mm256_setzero_si256(), 0xaa); }
     SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); }
+    // From R rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by
+    // s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62. Results that reach 2^30 go
+    // the long way, which saturates.
     SSM_AVX2_INLINE __m256i requantized(__m256i acc, __m256i m, __m256i num, __m256i shift) noexcept { // 2^33 more
         const __m256i bias62 = _mm256_set1_epi64x(1LL << 62);
         const __m256i T =
@@ -5001,13 +5003,13 @@ struct avx2 : scalar {
     }
     template <int R>
     SSM_AVX2_INLINE void give(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W, ptrdiff_t o) noexcept {
-        const __m256i s = words_of<R>(W.scale, o), num = _mm256_set1_epi64x(scale[0]);
+        const __m256i s = ints<R>(W.scale, o), num = _mm256_set1_epi64x(scale[0]);
         const __m256i m =
             _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi32(0x7fffff)), _mm256_set1_epi32(0x800000));
         const __m256i shift = _mm256_sub_epi32(_mm256_set1_epi32(scale[1] + 150 - 24 - 1), _mm256_srli_epi32(s, 23));
         __m256i       a = requantized(acc, m, num, even(shift)), b = requantized(odd(acc), odd(m), num, odd(shift));
         if (W.bias != nullptr) {
-            const __m256i bias = _mm256_xor_si256(words_of<R>(W.bias, o), _mm256_set1_epi32(-int_max - 1));
+            const __m256i bias = _mm256_xor_si256(ints<R>(W.bias, o), _mm256_set1_epi32(-int_max - 1));
             const __m256i less = _mm256_set1_epi64x(-(1LL << 31)); // what that made of it
             a = _mm256_add_epi64(a, _mm256_add_epi64(even(bias), less));
             b = _mm256_add_epi64(b, _mm256_add_epi64(odd(bias), less));
@@ -6896,8 +6898,8 @@ SSM_INLINE int32_t pooled_q(int64_t* sum, int32_t r, int32_t kept) noexcept {
 // Pooling "mean" of row r, in place, with the row counted: a running mean, mean + (r - mean) / count.
 SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, float* r) noexcept {
     float*         mean = words_of<float>(s);
-    const uint64_t steps = header_of(s).steps;
-    const float    part = 1.0f / static_cast<float>(steps + (steps < UINT64_MAX ? 1 : 0)); // a restored count may be any
+    const uint64_t steps = header_of(s).steps; // a restored count may be any
+    const float    part = 1.0f / static_cast<float>(steps + (steps < UINT64_MAX ? 1 : 0));
     for (int32_t k = 0; k < c.d_model; ++k) {
         r[k] = pooled(mean[k], r[k], part);
         if (moves) mean[k] = r[k];
@@ -7537,7 +7539,8 @@ SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) n
     const size_t   d = padded(c.d_model), k = i < d ? i : i - d;
     const int64_t  kept = int32_t(load_u32(words + 8 * d)), bound = kept < 0 ? 0 : kept * int_max;
     const uint64_t low = i < 2 * d ? load_u32(words + 4 * k) : 0, high = i < 2 * d ? load_u32(words + 4 * (d + k)) : 0;
-    return i < 2 * d ? at_most(int64_t(high << 32 | low), bound) : i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
+    if (i < 2 * d) return at_most(int64_t(high << 32 | low), bound);
+    return i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
 }
 SSM_DETAIL_END
 
@@ -7580,7 +7583,8 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
                 return no(SSM_WHY("holds a value beyond its format"));
             continue;
         }
-        if (word != 0 && (i < pooled ? i >= size_t(SSM_KNOWN(m.config).d_model) : is_padding(SSM_KNOWN(m.config), parts, k)))
+        if (word != 0 && (i < pooled ? i >= size_t(SSM_KNOWN(m.config).d_model)
+                                     : is_padding(SSM_KNOWN(m.config), parts, k)))
             return no(SSM_WHY("holds a value where there is no number"));
         const int32_t own = bits_of(SSM_KNOWN(m.config).state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
         if (!angle && (word & 0x7fffffffu) > uint32_t(clip))

@@ -35,6 +35,22 @@ class Block {
     std::unique_ptr<char[]> at_;
 };
 
+// The index of a file, in memory of exactly the size asked for, at any alignment.
+struct Indexed {
+    Block                            copy;
+    ssm::Blob                        blob;
+    size_t                           need, skew;
+    std::unique_ptr<unsigned char[]> memory;
+    ssm::Index                       index;
+    ssm::Fault                       fault;
+    ssm::Status                      status;
+
+    Indexed(const uint8_t* data, size_t size)
+        : copy(data, size), blob{copy.data(), size}, need(ssm::index_bytes(blob)), skew(size % 8),
+          memory(new unsigned char[need + skew]), status(ssm::read_index(&index, blob, at(), need, &fault)) {}
+    unsigned char* at() const { return memory.get() + skew; }
+};
+
 // A model of its own, once and for all runs: a target that makes its models anew each time is many times as slow.
 struct Rig {
     std::string                file;

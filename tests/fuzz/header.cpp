@@ -9,13 +9,6 @@
 using fuzz::require;
 
 namespace {
-bool refused(const unsigned char* data, size_t size) {
-    const ssm::Blob                  blob{data, size};
-    const size_t                     need = ssm::index_bytes(blob);
-    std::unique_ptr<unsigned char[]> memory(new unsigned char[need]);
-    ssm::Index                       index;
-    return ssm::read_index(&index, blob, memory.get(), need) != ssm::Status::ok;
-}
 
 void check(const ssm::Index& ix) {
     uint64_t total = 0, last = 0;
@@ -48,13 +41,10 @@ void check(const ssm::Index& ix) {
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    const fuzz::Block                copy(data, size);
-    const ssm::Blob                  blob{copy.data(), size};
-    const size_t                     need = ssm::index_bytes(blob), skew = size % 8;
-    std::unique_ptr<unsigned char[]> memory(new unsigned char[need + skew]);
-    ssm::Index                       index;
-    ssm::Fault                       fault;
-    if (ssm::read_index(&index, blob, memory.get() + skew, need, &fault) != ssm::Status::ok) {
+    const fuzz::Indexed f(data, size);
+    const ssm::Index&   index = f.index;
+    const ssm::Fault&   fault = f.fault;
+    if (f.status != ssm::Status::ok) {
         require(index.entries == nullptr && index.n_entries == 0, "a refusal leaves the index alone");
         require(fault.detail[0] != '\0', "a refusal has a reason");
         require(std::memchr(fault.name, 0, sizeof fault.name) != nullptr &&
@@ -63,10 +53,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         return 0;
     }
     check(index);
-    require(refused(fuzz::Block(data, size - 1).data(), size - 1), "a file cut by a byte is refused");
-    if (need > 0) {
+    require(fuzz::Indexed(data, size - 1).status != ssm::Status::ok, "a file cut by a byte is refused");
+    if (f.need > 0) {
         ssm::Index other;
-        require(ssm::read_index(&other, blob, memory.get() + skew, need - 1) != ssm::Status::ok,
+        require(ssm::read_index(&other, f.blob, f.at(), f.need - 1) != ssm::Status::ok,
                 "a short memory is refused");
     }
     return 0;

@@ -62,13 +62,10 @@ void run(const ssm::Blob& blob, const ssm::Config& c) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // Blocks of exactly the sizes needed, so that every read or write past them is seen.
-    const fuzz::Block                copy(data, size);
-    const ssm::Blob                  blob{copy.data(), size};
-    const size_t                     need = ssm::index_bytes(blob), skew = size % 8;
-    std::unique_ptr<unsigned char[]> memory(new unsigned char[need + skew]);
-    ssm::Index                       index;
-    ssm::Fault                       fault;
-    const ssm::Status                status = ssm::read_index(&index, blob, memory.get() + skew, need, &fault);
+    fuzz::Indexed     f(data, size);
+    const ssm::Index& index = f.index;
+    const ssm::Fault& fault = f.fault;
+    const ssm::Status status = f.status;
     require(status == ssm::Status::ok || (index.entries == nullptr && fault.detail[0] != '\0'),
             "a refusal without a reason");
     require(std::memchr(fault.name, 0, sizeof fault.name) != nullptr, "a name without its end");
@@ -84,11 +81,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
     // The header's text also goes to the number reader.
     float x = 0;
-    if (size > 8) sink = sink + ssm::parse_float(copy.text() + 8, size - 8, &x);
+    if (size > 8) sink = sink + ssm::parse_float(f.copy.text() + 8, size - 8, &x);
     if (!valid) return 0;
     compare(index, second);
     ssm::Config c;
-    if (ssm::inspect(&c, blob, memory.get() + skew, need, &fault) == ssm::Status::ok) run(blob, c);
+    if (ssm::inspect(&c, f.blob, f.at(), f.need, &f.fault) == ssm::Status::ok) run(f.blob, c);
     return 0;
 }
 
