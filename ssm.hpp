@@ -46,6 +46,9 @@
 // floats and denormals. Both hold for every batch size and split. If the host turns on flush-to-zero, results of the
 // float engine may differ by what it flushes, numbers below 1.2e-38.
 //
+// Denormals. Every 64 steps of a stream what is below 2^-100 in a float model's recurrent state becomes 0, so that a
+// state which decays is not left in denormal numbers, with which many processors are slow.
+//
 // States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0.
 // Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays of S4D
 // have |a| <= 1, those of Mamba are in [0, 1]. Inputs that are NaN, infinite or beyond 1e9 are refused before anything
@@ -1965,6 +1968,12 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
     *hit |= !(y == x);
     return y;
 }
+
+// Float states do not fade into denormal numbers, with which many processors are slow: what is below 2^-100 after a
+// step whose number is a multiple of settle_steps becomes 0. settled() is for one number of h.
+constexpr uint64_t settle_steps = 64;
+SSM_INLINE bool    settles(uint64_t steps) noexcept { return steps % settle_steps == 0; }
+SSM_INLINE float   settled(float x) noexcept { return (bits_of(x) & int_max) < (127 - 100) << 23 ? 0.0f : x; }
 
 SSM_DETAIL_END
 // ---- 7. Recurrences -------------------------------------------------------------------------------------------------
@@ -7098,6 +7107,16 @@ SSM_LOCAL void run_layers(const Model& m, const S4dLayer<T>* s4d, const MambaLay
 
 SSM_LOCAL const Trace* trace_of(const Scratch& w) noexcept { return trace_in_build ? w.trace : nullptr; }
 
+// A state's h, after its last step.
+SSM_LOCAL void settle(const Config& c, const State& s) noexcept {
+    if (!settles(header_of(s).steps)) return;
+    const Parts at = parts_of(c);
+    float*      layer = words_of<float>(s) + head_words(c);
+    for (int32_t l = 0; l < c.n_layers; ++l, layer += at.end)
+        for (size_t i = at.h; i < at.end; i += 8)
+            for (size_t k = i; k < i + 8; ++k) layer[k] = settled(layer[k]); // eight at a time: for vectors
+}
+
 // A row of d_output for each row of the call, or for the last only when the rows are steps; y null: not wanted.
 SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept {
     const Config&     c = SSM_KNOWN(m.config);
@@ -7112,6 +7131,7 @@ SSM_LOCAL void run(const Model& m, const Call& call, const Scratch& w) noexcept 
     else
         for (int32_t i = 0; i < n; ++i) copy(r + i * stride, x + ptrdiff_t(i) * d, size_t(d) * sizeof(float));
     run_layers(m, m.s4d, m.mamba, m.norm_f_weight, m.norm_f_bias, call, work, trace_of(w));
+    for (int32_t i = 0; call.moves() && i < (call.many() ? n : 1); ++i) settle(c, call.states[i]);
     if (y == nullptr) return;
     const int32_t first = call.rows == Rows::steps ? n - 1 : 0;
     if (c.has_head) project(m, work, y, c.d_output, m.decoder, m.decoder_bias, r + first * stride, stride, n - first);
@@ -7211,10 +7231,14 @@ SSM_LOCAL Status run_all(const Model& m, Call call, const Scratch* w) noexcept {
     const Status s = check(m, call, w);
     if (s != Status::ok) return s;
     unsigned char* const y = call.y;
+    const bool           steps = call.rows == Rows::steps;
     for (int32_t left = call.n; left > 0;) {
         call.n = left < w->batch ? left : w->batch;
+        if (steps && !is_integer(SSM_KNOWN(m.config))) { // up to where the state settles
+            const int32_t next = int32_t(settle_steps - header_of(*call.states).steps % settle_steps);
+            call.n = call.n < next ? call.n : next;
+        }
         left -= call.n;
-        const bool steps = call.rows == Rows::steps;
         call.y = steps && left > 0 ? nullptr : steps ? y : call.y;
         if constexpr (integer_in_build)
             if (is_integer(SSM_KNOWN(m.config))) run_q(m, call, *w);

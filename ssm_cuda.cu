@@ -256,6 +256,10 @@ template <class T> static __device__ inline unsigned char* state_at(const Net<T>
 template <class T> static __device__ inline T* words_at(const Net<T>& g, int32_t row) { // behind the header
     return reinterpret_cast<T*>(state_at(g, row) + state_header_bytes);
 }
+// Whether floats settle after step t of this launch.
+template <class T> static __device__ inline bool settles_at(const Net<T>& g, int32_t row0, int32_t t) {
+    return settles(*reinterpret_cast<const uint64_t*>(state_at(g, row0)) + uint64_t(t) + 1);
+}
 template <class T> static __device__ inline T* layer_at(const Net<T>& g, int32_t row, int32_t layer) {
     return words_at(g, row) + g.head_words + ptrdiff_t(layer) * g.layer_words;
 }
@@ -886,6 +890,7 @@ SSM_DEV void s4d_scan(const Net<float>& g, const Piece& a) {
         for (int32_t t = 0; t < g.T_steps; ++t) {
             const float  u = norms.at(g.r + ptrdiff_t(row + t) * stride, row + t - a.first, h), dt = g.dt[row + t];
             const float *ab = l.ab + block * 32 + lane, *c = l.c + block * 16 + lane;
+            const bool   due = settles_at(g, row, t);
             float        sum = 0.0f;
             for (int32_t j = 0; j < m; ++j) {
                 float ar, ai, br, bi;
@@ -900,7 +905,7 @@ SSM_DEV void s4d_scan(const Net<float>& g, const Piece& a) {
                 const float xr = state[j * 16], xi = state[j * 16 + 8];
                 const float r = limit((ar * xr - ai * xi) + br * u, clip, &hit),
                             v = limit((ar * xi + ai * xr) + bi * u, clip, &hit);
-                if (g.moves) state[j * 16] = r, state[j * 16 + 8] = v;
+                if (g.moves) state[j * 16] = due ? settled(r) : r, state[j * 16 + 8] = due ? settled(v) : v;
                 sum += c[j * 16] * r - c[j * 16 + 8] * v;
             }
             const float s = sum + l.D[h] * u;
@@ -1502,7 +1507,7 @@ struct RowF {
     const float *v, *w;      // ranks v_rank apart
     int32_t      N, ranks, k_rank, v_rank, o_rank;
     float        alpha, clip;
-    bool         moves;
+    bool         moves, due; // due: h settles after this step
 };
 template <bool Prev, int R, bool Aligned> static __device__ inline bool scan_floats(const RowF& a) {
     float sum[R], wr[R], vr[R], next[8];
@@ -1548,7 +1553,7 @@ template <bool Prev, int R, bool Aligned> static __device__ inline bool scan_flo
         }
         SSM_LOOP
         for (int32_t j = 0; j < 8; ++j)
-            if (a.moves && j < left) a.h[(n + j) * 8] = x[j];
+            if (a.moves && j < left) a.h[(n + j) * 8] = a.due ? settled(x[j]) : x[j];
     }
     SSM_LOOP
     for (int32_t r = 0; r < R; ++r)
@@ -1574,6 +1579,7 @@ static __device__ inline void mix_heads3(const Net<float>& g, const Piece& a, co
     for (int32_t t = 0; t < g.T_steps; ++t) {
         float* const          m = mixed_at(g, row0 + t);
         const Mamba3In<float> in(g, row0 + t);
+        s.due = settles_at(g, row0, t);
         SSM_LOOP_1
         for (int32_t i = first + gang.thread; i < first + count; i += gang.n_threads) {
             const int32_t h = i / P, own = i % P;
@@ -1646,6 +1652,7 @@ SSM_DEV void mamba2_heads(const Net<float>& g, const Piece& a, const Gang& gang,
         const int32_t row = row0 + t;
         const float * x = g.p + ptrdiff_t(row) * g.p_stride + 2 * m + c.d_ssm, *B = x + c.d_ssm, *C = B + GN,
                     *raw = C + GN;
+        s.due = settles_at(g, row0, t);
         SSM_LOOP_1
         for (int32_t p = gang.thread; p < heads * P;
              p += gang.n_threads) { // each thread: the numbers of its head again
@@ -1674,6 +1681,7 @@ SSM_DEV void mamba1_channels(const Net<float>& g, const Piece& a, const Gang& ga
         const int32_t row = row0 + t;
         const float * x = g.p + ptrdiff_t(row) * g.p_stride, *z = x + di, *B = z + di + c.dt_rank, *C = B + N,
                     *raw = C + N;
+        const bool due = settles_at(g, row0, t);
         SSM_LOOP_1
         for (int32_t i = first + gang.thread; i < first + count; i += gang.n_threads) {
             const ptrdiff_t at = ptrdiff_t(i / 8) * N * 8 + i % 8;
@@ -1681,7 +1689,7 @@ SSM_DEV void mamba1_channels(const Net<float>& g, const Piece& a, const Gang& ga
             float           sum = 0.0f;
             for (int32_t n = 0; n < N; ++n) {
                 const float s = limit(exp_f32(-(dt * l.A[at + n * 8])) * state[at + n * 8] + in * B[n], clip, &hit);
-                if (g.moves) state[at + n * 8] = s;
+                if (g.moves) state[at + n * 8] = due ? settled(s) : s;
                 sum += s * C[n];
             }
             g.o[ptrdiff_t(row) * g.o_stride + i] = (sum + l.D[i] * x[i]) * silu(z[i]);

@@ -52,6 +52,7 @@ struct Both {
     std::vector<std::unique_ptr<OwnState>> own;
     OnGpu                                  there;
     uint32_t                               seed = 1;
+    float                                  input_size = 2.0f;
     bool                                   gaps, extreme;
 
     Both(Bytes file, int32_t slots, int32_t max_batch, int32_t fused, bool extreme_inputs_too = false)
@@ -64,7 +65,7 @@ struct Both {
     size_t             in() const { return size_t(m.config.d_input); }
     size_t             out() const { return size_t(m.config.d_output); }
     std::vector<float> input(size_t rows) {
-        return extreme ? extreme_inputs(rows * in(), ++seed) : noise(rows * in(), ++seed, 2.0f);
+        return extreme ? extreme_inputs(rows * in(), ++seed) : noise(rows * in(), ++seed, input_size);
     }
     std::vector<float> dts(size_t rows) {
         std::vector<float> v = noise(rows, ++seed);
@@ -263,6 +264,26 @@ TEST_CASE("cuda: states go to the GPU and back, and go on there where they stood
     REQUIRE(gpu::reset(b.there.device, 1) == Status::ok);
     ssm::reset(b.m.model, &b.own[1]->state);
     b.step({1}, true), b.same_states();
+}
+TEST_CASE("cuda: N-09: float states settle at the steps at which they settle on the CPU") {
+    if (no_gpu()) return;
+    for (const char* text : {"s4d,d_model=8,n_layer=1,d_state=8,d_input=2,d_output=2",
+                             "mamba1,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=2",
+                             "mamba2,d_model=8,n_layer=1,d_state=8,headdim=8,d_input=2,d_output=2",
+                             "mamba3,d_model=8,n_layer=1,d_state=8,headdim=8,d_input=2,d_output=2"}) {
+        Both b(lasting(text), 3, 9, -1);
+        b.input_size = 0.0f;
+        for (int32_t slot : {0, 2}) {
+            OwnState&          own = *b.own[size_t(slot)];
+            std::vector<float> h = part_of(b.m.model, own.state, 0, ssm::Part::ssm_state);
+            for (size_t i = 0; i < h.size(); ++i) h[i] = std::ldexp(1.0f, -95 - int(i % 16));
+            REQUIRE(ssm::set_state(b.m.model, &own.state, 0, ssm::Part::ssm_state, h.data(), int32_t(h.size())));
+            REQUIRE(gpu::put_state(b.there.device, slot, own.state) == Status::ok);
+        }
+        b.prefill({2}, 5, false); // so that the streams settle at different calls
+        b.prefill({0, 2}, 57, false), b.same_states();
+        for (int32_t t = 0; t < 9; ++t) b.step({0, 1, 2}, false), b.same_states();
+    }
 }
 TEST_CASE("cuda: what cannot be is refused, nothing changes, and the next call works") {
     if (no_gpu()) return;

@@ -275,6 +275,40 @@ TEST_CASE("N-04 mamba: a state clip limits every number of h and says so") {
     }
 }
 
+TEST_CASE("N-04 mamba: an infinity in one half of sixteen rows alone becomes the largest float, on every back-end") {
+    for (const int first : {0, 8}) // the rows of x that are huge
+        for (const char* text :
+             {"mamba2,d_model=8,n_layer=1,d_state=4,headdim=16", "mamba3,d_model=8,n_layer=1,d_state=4,headdim=16"}) {
+            const random_model::Spec s = spec(text);
+            const int32_t            cols = int32_t(s.d_model), x0 = 2 * cols; // in_proj: z, x, ...
+            int32_t                  i = 0;
+            const Bytes              file = reweighted(random_file(s), [&](const std::string& name, float f) {
+                if (name.find("conv1d.weight") != name.npos) return 1.0f;
+                if (name.find("conv1d.bias") != name.npos) return 0.0f;
+                if (name.find("in_proj.weight") == name.npos) return f;
+                const int32_t row = i++ / cols;
+                if (row < x0 || row >= x0 + 16) return f;
+                return row >= x0 + first && row < x0 + first + 8 ? 3e38f : 0.0f;
+            });
+            for (ssm::Isa isa : all_back_ends()) {
+                CAPTURE(ssm::isa_name(isa));
+                Loaded                   m(file, 16, isa);
+                const std::vector<float> x(size_t(s.d_model), 0.5f);
+                std::vector<float>       y(x.size());
+                REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x.data(), y.data()) == ssm::Status::ok);
+                const std::vector<float> h = part_of(m.model, m.state, 0, ssm::Part::ssm_state); // [head][P][N]
+                float                    top[2] = {0, 0};
+                for (size_t k = 0; k < 16 * 4; ++k) {
+                    REQUIRE(std::fabs(h[k]) <= FLT_MAX); // NaN is not
+                    top[k / 32] = std::max(top[k / 32], std::fabs(h[k]));
+                }
+                CHECK(top[first / 8] == FLT_MAX);
+                CHECK(top[1 - first / 8] < 1e6f);
+                CHECK(ssm::clipped(m.model, m.state));
+            }
+        }
+}
+
 TEST_CASE("P-02 mamba: states are saved, restored, refused when foreign, and read and written in the public layout") {
     for (const auto& s : all_cells()) {
         CAPTURE(name_of(s));

@@ -60,4 +60,33 @@ inline std::vector<random_model::Spec> all_cells() {
     s = spec("mamba3,d_model=16,n_layer=1,d_state=8,headdim=8,vocab_size=13"), s.tied = true, all.push_back(s);
     return all;
 }
+
+// The file with every weight of its float matrices and vectors changed.
+template <class Change> inline Bytes reweighted(Bytes file, Change change) {
+    Bytes      memory(ssm::index_bytes({file.data(), file.size()}));
+    ssm::Index ix;
+    REQUIRE(ssm::read_index(&ix, {file.data(), file.size()}, memory.data(), memory.size()) == ssm::Status::ok);
+    for (int32_t i = 0; i < ix.n_entries; ++i) {
+        const ssm::Entry& e = ix.entries[i];
+        if (e.value != nullptr) continue;
+        const std::string name(e.name, size_t(e.name_len));
+        unsigned char*    at = file.data() + (ix.data - file.data()) + e.begin;
+        for (size_t k = 0; k < size_t(e.end - e.begin) / 4; ++k) {
+            float f;
+            std::memcpy(&f, at + 4 * k, 4);
+            f = change(name, f);
+            std::memcpy(at + 4 * k, &f, 4);
+        }
+    }
+    return file;
+}
+// Float models whose modes hardly decay and that nothing comes into: what is in the state stays there.
+inline Bytes lasting(const char* text) {
+    return reweighted(random_file(spec(text)), [](const std::string& name, float f) {
+        if (name.find("log_A_real") != name.npos || name.find("A_log") != name.npos) return -20.0f;
+        if (name.find("log_dt") != name.npos || name.find("dt_") != name.npos) return -8.0f;
+        return name.find(".bias") != name.npos ? 0.0f : f;
+    });
+}
+
 } // namespace test

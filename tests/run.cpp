@@ -1,6 +1,7 @@
 // run.cpp - the ways to run a model against single steps, bit for bit; states saved, restored, forked; refused calls.
 // SPDX-License-Identifier: MIT
-#include "support.hpp"
+#include "guarded.hpp"
+#include "int_models.hpp"
 
 #include <limits>
 #include <thread>
@@ -271,6 +272,47 @@ TEST_CASE("F-05: an arena one byte short is refused, at load and after") {
         CHECK(a.used <= bytes);
         if (bytes == m.arena_memory.size()) CHECK(fits);
     }
+}
+
+TEST_CASE("E-01: a scratch of the bytes that are asked for is enough: it ends at a guard page") {
+    // Shapes where one part after the other is what a row's work needs most of: little else beside a large d_state, a
+    // large conv, many heads, many ranks.
+    for (const char* text :
+         {"s4d,d_model=4,n_layer=1,d_state=64,d_input=2,d_output=2",
+          "s4d,d_model=8,n_layer=1,d_state=4,d_input=8,bands=5,d_output=2,pool=last",
+          "mamba1,d_model=4,n_layer=1,d_state=64,d_conv=1,dt_rank=1,d_input=2,d_output=2",
+          "mamba1,d_model=32,n_layer=1,d_state=1,d_conv=8,d_input=2,d_output=2",
+          "mamba1,d_model=4,n_layer=1,d_state=2,d_conv=1,dt_rank=1,mlp_hidden=200,d_input=2,d_output=2",
+          "mamba2,d_model=4,n_layer=1,d_state=64,headdim=8,d_conv=1,d_input=2,d_output=2",
+          "mamba2,d_model=32,n_layer=1,d_state=2,headdim=4,d_conv=1,ngroups=8,d_input=2,d_output=2",
+          "mamba2,d_model=32,n_layer=1,d_state=2,headdim=32,d_conv=8,d_input=2,d_output=2",
+          "mamba3,d_model=4,n_layer=1,d_state=64,headdim=8,d_input=2,d_output=2",
+          "mamba3,d_model=32,n_layer=1,d_state=2,headdim=1,rope_fraction=1.0,d_input=2,d_output=2",
+          "mamba3,d_model=16,n_layer=1,d_state=8,headdim=32,mimo_rank=8,d_input=2,d_output=2"})
+        for (const bool integers : {false, true}) {
+            CAPTURE(std::string(text));
+            const Bytes file = integers ? int_model(spec(text)) : random_file(spec(text));
+            for (ssm::Isa isa : all_back_ends())
+                for (int32_t batch : {1, 3}) {
+                    Loaded       m(file, 8, isa), roomy(file, 8, isa);
+                    const size_t bytes = ssm::scratch_bytes(m.config, batch);
+                    Guarded      memory(bytes);
+                    ssm::Scratch exact = m.scratch;
+                    exact.data = memory.bytes(), exact.bytes = bytes, exact.batch = batch;
+                    const auto         x = random_inputs(8 * size_t(m.config.d_input));
+                    std::vector<float> y(8 * 2), z(8 * 2);
+                    for (ssm::Scratch* w : {&exact, &roomy.scratch}) {
+                        Loaded&      to = w == &exact ? m : roomy;
+                        float* const out = w == &exact ? y.data() : z.data();
+                        REQUIRE(ssm::prefill(to.model, &to.state, w, x.data(), 7, out) == ssm::Status::ok);
+                        REQUIRE(ssm::step(to.model, &to.state, w, x.data(), out) == ssm::Status::ok);
+                        REQUIRE(ssm::step_batch(to.model, to.state, w, x.data(), 8, out) == ssm::Status::ok);
+                    }
+                    CHECK(std::memcmp(y.data(), z.data(), y.size() * 4) == 0);
+                    exact.bytes -= 1;
+                    CHECK(ssm::step(m.model, &m.state, &exact, x.data(), y.data()) == ssm::Status::bad_argument);
+                }
+        }
 }
 
 TEST_CASE("ST-22 E-05: an odd arena and a file at every alignment give the same bits") {

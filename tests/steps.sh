@@ -44,7 +44,8 @@ int main(int argc, char** argv) {
             ssm::make_scratch(&w, m, 1, &arena) != ssm::Status::ok)
             return 1;
         float *const  x = static_cast<float*>(calloc(size_t(c.d_input), 4)), *y = static_cast<float*>(calloc(size_t(c.d_output), 4));
-        unsigned long least = ~0ul, most = 0;
+        // Steps after which a float state settles (every 64th) are known beforehand and a kind of their own.
+        unsigned long least[2] = {~0ul, ~0ul}, most[2] = {0, 0}, taken = 0;
         for (int kind = 0; kind < 6; ++kind)
             for (int t = 0; t < 100; ++t) {
                 for (int i = 0; i < c.d_input; ++i) {
@@ -53,11 +54,16 @@ int main(int argc, char** argv) {
                 }
                 blocks = 0;
                 if (ssm::step(m, &s, &w, x, y) != ssm::Status::ok) return 1;
-                least = blocks < least ? blocks : least, most = blocks > most ? blocks : most;
+                const int settles = ++taken % 64 == 0 && !ssm::is_integer(c);
+                if (blocks < least[settles]) least[settles] = blocks;
+                if (blocks > most[settles]) most[settles] = blocks;
             }
-        const double ratio = double(most) / double(least);
-        printf("%s: %lu to %lu blocks, %.1f %%%s\n", argv[a], least, most, 100 * (ratio - 1), ratio > 1.05 ? " (beyond 5 %)" : "");
-        bad |= ratio > 1.1;
+        for (int k = 0; k < (ssm::is_integer(c) ? 1 : 2); ++k) {
+            const double ratio = double(most[k]) / double(least[k]);
+            printf("%s%s: %lu to %lu blocks, %.1f %%%s\n", argv[a], k == 1 ? ", steps that settle" : "", least[k], most[k],
+                   100 * (ratio - 1), ratio > 1.05 ? " (beyond 5 %)" : "");
+            bad |= ratio > 1.1;
+        }
     }
     return bad ? 2 : 0;
 }
