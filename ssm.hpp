@@ -8836,7 +8836,11 @@ SSM_APART Status read_mamba(Config* out, const Index& ix, Fault* fault) noexcept
             return blame(fault, Status::bad_config, "vocab_size", 10,
                          SSM_WHY("metadata does not agree with the rows of the embedding"), rows, vocabulary);
         c.vocab_size = c.d_output = int32_t(vocabulary);
-        if (metadata(ix, "head", &v) && json::equals(v, "none")) c.has_head = false, c.d_output = c.d_model;
+        if (metadata(ix, "head", &v) && json::equals(v, "none")) {
+            if (names.head != nullptr)
+                return bad_key(fault, "head", SSM_WHY("metadata does not agree with the tensors: there is a head"));
+            c.has_head = false, c.d_output = c.d_model;
+        }
         dim("in_proj.weight", 2, 0, INT32_MAX, &rows);
     } else if (has(names.top("input_proj.weight"))) {
         c.input = Input::features;

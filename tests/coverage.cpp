@@ -516,3 +516,128 @@ TEST_CASE("F-07 more layers than the limit, a width of 0 or past it, heads that 
             Status::bad_config, "d_output");
     refused(patched(words, "\"head\":\"linear\"", "\"head\":\"none\""), Status::bad_config, "d_output");
 }
+
+TEST_CASE("F-07 a Mamba of more layers than the limit is refused by the first layer that is too many") {
+    Builder b = parts_of_file(cell("mamba1,d_model=1,d_state=1,dt_rank=1,n_layer=256"));
+    CHECK(outcome(b.file()).status == Status::ok);
+    const std::string last = "layers.255.";
+    const auto        tensors = b.tensors;
+    for (const auto& [name, t] : tensors)
+        if (name.find(last) == 0) b.tensors["layers.256." + name.substr(last.size())] = t;
+    const Outcome o = outcome(b.file());
+    CHECK(o.status == Status::extra_tensor);
+    CHECK_MESSAGE(o.name.find("layers.256.") == 0, o.name);
+}
+
+TEST_CASE("tokens may go in where no head is: the outputs are the last vectors") {
+    random_model::Spec tied = spec("mamba1,d_model=8,n_layer=1,d_state=4,vocab_size=11");
+    tied.tied = true;
+    Builder b = parts_of_file(random_file(tied));
+    Loaded  with(b.file());
+    b.metadata["head"] = "none";
+    Loaded without(b.file());
+    CHECK(with.config.d_output == 11);
+    CHECK(without.config.d_output == 8);
+    std::vector<float> x(8), y(11), z(8);
+    REQUIRE(ssm::embed(with.model, 7, x.data()) == Status::ok);
+    REQUIRE(ssm::step(with.model, &with.state, &with.scratch, x.data(), y.data()) == Status::ok);
+    REQUIRE(ssm::step(without.model, &without.state, &without.scratch, x.data(), z.data()) == Status::ok);
+    std::vector<float> row(8);
+    for (int32_t token = 0; token < 11; ++token) { // the head is the embedding again
+        REQUIRE(ssm::embed(with.model, token, row.data()) == Status::ok);
+        double sum = 0;
+        for (size_t k = 0; k < 8; ++k) sum += double(row[k]) * double(z[k]);
+        CHECK(double(y[size_t(token)]) == doctest::Approx(sum).epsilon(1e-4));
+    }
+}
+
+TEST_CASE("F-04 an embedding where no tokens are, a scratch of no rows, an arena with an odd end: refused") {
+    for (const bool integer : {false, true}) {
+        Loaded               m(integer ? int_model(spec(one_of_each[3])) : cell(one_of_each[3]));
+        std::vector<float>   x(8), y(3);
+        std::vector<int32_t> xq(8);
+        CHECK(ssm::embed(m.model, 0, x.data()) == Status::bad_argument);
+        CHECK(ssm::embed_q16(m.model, 0, xq.data()) == Status::bad_argument);
+        for (const int32_t batch : {0, -1}) {
+            ssm::Scratch no_rows = m.scratch;
+            no_rows.batch = batch;
+            CHECK(ssm::step(m.model, &m.state, &no_rows, x.data(), y.data()) == Status::bad_argument);
+        }
+        ssm::Arena little{m.arena_memory.data(), m.arena_memory.size(), m.arena_memory.size() - 1};
+        ssm::State s;
+        CHECK(ssm::make_state(&s, m.model, &little) == Status::arena_too_small);
+        CHECK(s.data == nullptr);
+    }
+}
+
+TEST_CASE("the running mean of integers is read from layer 0 alone, and only where there is one") {
+    Builder b = golden_parts("14_m3_l2_features_head");
+    Loaded  without(b.file());
+    b.metadata["pool"] = "mean";
+    Loaded               with(b.file());
+    const size_t         d = size_t(with.config.d_model);
+    const auto           x = random_inputs(3 * size_t(with.config.d_input));
+    std::vector<float>   y(size_t(with.config.d_output));
+    std::vector<int32_t> pool(2 * d + 1);
+    REQUIRE(ssm::prefill(with.model, &with.state, &with.scratch, x.data(), 3, y.data()) == Status::ok);
+    REQUIRE(ssm::get_state_int(with.model, with.state, 0, ssm::Part::pool, pool.data()) == int32_t(pool.size()));
+    CHECK(pool.back() == 3);
+    CHECK(ssm::get_state_int(with.model, with.state, 1, ssm::Part::pool, nullptr) == 0);
+    CHECK(ssm::get_state_int(without.model, without.state, 0, ssm::Part::pool, nullptr) == 0);
+}
+
+TEST_CASE("P-02 a saved state with a code of -32768 in either half of a word, or one number more, is refused") {
+    quantize::Settings settings;
+    settings.row_exponents = true;
+    Loaded      m(int_model(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3"), settings));
+    const float x[2] = {0.5f, -1.0f};
+    std::vector<float> y(3);
+    REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, y.data()) == Status::ok);
+    Bytes saved(ssm::saved_bytes(m.config));
+    REQUIRE(ssm::save(m.model, m.state, saved.data(), saved.size()) == saved.size());
+    const auto refusal = [&](Bytes b) {
+        ssm::Fault fault;
+        repair_checksum(&b);
+        const Bytes  before = state_of(m);
+        const Status s = ssm::restore(m.model, &m.state, b.data(), b.size(), &fault);
+        CHECK((s == Status::ok || state_of(m) == before));
+        return s == Status::ok ? std::string() : std::string(fault.detail);
+    };
+    CHECK(refusal(saved).empty());
+    const size_t h =
+        ssm::detail::saved_header_bytes + 4 * (ssm::detail::head_words(m.config) + ssm::detail::parts_of(m.config).h);
+    for (size_t half : {0u, 2u}) {
+        Bytes b = saved;
+        b[h + half] = 0, b[h + half + 1] = 0x80;
+        CHECK(refusal(b) == "holds a value beyond its format");
+        b[h + half] = 1; // -32767
+        CHECK(refusal(b).empty());
+    }
+    Bytes longer = saved;
+    longer.resize(saved.size() + 4);
+    for (unsigned k = 0; k < 8; ++k) longer[16 + k] = static_cast<unsigned char>(uint64_t(longer.size()) >> 8 * k);
+    CHECK(refusal(longer) == "its shape is not this model's");
+}
+
+TEST_CASE("two configs are the same if every one of their fields is") {
+    const Config c = config_of(int_model(spec("mamba2,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3")));
+    CHECK(c == c);
+    const auto differs = [&](auto change) {
+        Config other = c;
+        change(other);
+        CHECK(!(other == c));
+        CHECK(!(c == other));
+    };
+    differs([](Config& o) { o.arch = ssm::Arch::mamba1; });
+    differs([](Config& o) { o.disc = ssm::Disc::bilinear; });
+    differs([](Config& o) { o.pool = ssm::Pool::last; });
+    differs([](Config& o) { o.norm = ssm::Norm::layer; });
+    differs([](Config& o) { o.input = ssm::Input::tokens; });
+    differs([](Config& o) { o.state = ssm::StateType::i16rowexp; });
+    for (bool Config::*flag :
+         {&Config::prenorm, &Config::has_head, &Config::bare_mixer, &Config::is_mimo, &Config::is_outproj_norm,
+          &Config::softplus_A, &Config::rmsnorm, &Config::norm_before_gate, &Config::has_gaps})
+        differs([flag](Config& o) { o.*flag = !(o.*flag); });
+    differs([](Config& o) { o.A_floor += 0.5f; });
+    differs([](Config& o) { o.state_clip += 1.0f; });
+}

@@ -335,6 +335,8 @@ inline const HostileModel hostile_models[] = {
      R"(bad_shape tensor "layers.0.mixer.in_proj.weight": its rows do not fit d_inner and A_log: expected 36, got 34)"},
     {'2', "layers.0.mixer.conv1d.weight:[16,1,4]",
      R"(bad_shape tensor "layers.0.mixer.conv1d.weight": its channels do not fit in_proj and A_log: expected 32, got 16)"},
+    {'2', "layers.0.mixer.conv1d.weight:[31,1,4]", // fifteen channels of two heads
+     R"(bad_shape tensor "layers.0.mixer.conv1d.weight": its channels do not fit in_proj and A_log: expected 32, got 31)"},
     {'2', "layers.0.mixer.conv1d.weight:[33,1,4]",
      R"(bad_shape tensor "layers.0.mixer.conv1d.weight": its channels do not fit in_proj and A_log: expected 32, got 33)"},
     {'2', "layers.0.mixer.conv1d.weight:[32,4]",
@@ -520,6 +522,12 @@ inline const HostileModel hostile_models[] = {
      R"(extra_tensor tensor "encoder.weight": the model has no place for this tensor, 1 such tensors in all)"},
     {'S', "+decoder.q4 U8 3,16; +decoder.sub I8 3,1; !decoder.q8",
      "unsupported int4 rows are not for the ends of a model: expected 0, got 1"},
+    {'S', "norms.0.bias:F32; encoder.bias:F32", // of two the first that is looked at
+     R"(bad_dtype tensor "encoder.bias": F32: expected dtype I32 in an integer model)"},
+    {'M', "+input_proj.q4 U8 64,16; +input_proj.sub I8 64,1; !input_proj.q8",
+     "unsupported int4 rows are not for the ends of a model: expected 0, got 1"},
+    {'t', "head=none", R"(bad_config metadata "head": metadata does not agree with the tensors: there is a head)"},
+    {'M', "pool=mean", "ok"},
     {'S', "+s4_layers.0.output_linear.0.q4 U8 4,16",
      R"(missing_tensor tensor "s4_layers.0.output_linear.0.sub": missing, 1 missing in all)"},
     // integers: of sound

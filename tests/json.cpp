@@ -582,6 +582,24 @@ TEST_CASE("N-11 parse_float: halfway points cut off behind any number of digits,
     }
 }
 
+TEST_CASE("N-11 parse_float: nineteen digits and a positive exponent, as near to a halfway point as they come") {
+    std::mt19937 rng(6);
+    __extension__ using Wide = unsigned __int128;
+    Wide ten = 1;
+    for (int e = 1; e <= 18; ++e) {
+        ten *= 10;
+        for (int i = 0; i < 400; ++i) {
+            Wide half = (1u << 24 | uint32_t(rng() % (1u << 24))) | 1u; // odd: between two floats
+            while (half / ten < 1000000000000000000u) half *= 2;
+            for (const uint64_t w : {uint64_t(half / ten), uint64_t(half / ten) + 1}) {
+                const std::string text = std::to_string(w) + "e" + std::to_string(e);
+                CAPTURE(text);
+                CHECK(bits_of(parse(text)) == bits_of(std::strtof(text.c_str(), nullptr)));
+            }
+        }
+    }
+}
+
 TEST_CASE("N-11 parse_float: every float survives printing to 9 digits (a sweep), and the locale has no say (slow)") {
     const char* other = std::setlocale(LC_NUMERIC, "de_DE.UTF-8"); // a decimal comma, where the machine has it
     float       x = 0;
