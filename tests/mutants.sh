@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mutants.sh - small faults put into ssm.hpp one at a time: do the tests notice? mutants.sh BUILD [HOW-MANY [SEED]]
+# mutants.sh - small faults put into ssm.hpp one at a time: do the tests notice? mutants.sh BUILD [HOW-MANY [SEED [PART]]]
 #
 # Takes what `make test` and `make coverage` left in BUILD: the test files' objects, and which lines of ssm.hpp tests
 # reach. For each fault (mutants/candidates.awk lists them, spread over all sections and kinds) the library alone is
@@ -7,13 +7,14 @@
 # do not compile or leave the machine code as it was, at -O0 or -O1, are none, and the next ones take their place.
 #
 # BUILD/mutants/results has a line a fault: verdict, place, kind, the line before and after. A run that was stopped goes
-# on there; another ssm.hpp or seed starts anew. What survives is explained in mutants.md; one that is not fails.
+# on there; another ssm.hpp, seed or part starts anew. PART: 1/2 and 2/2, side by side, each with a BUILD of its own, take
+# every second fault each. What survives is explained in mutants.md; one that is not fails.
 #
 # SPDX-License-Identifier: MIT
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
-build=$(realpath "${1:?usage: $0 BUILD [HOW-MANY [SEED]]}") count=${2:-200} seed=${3:-1}
+build=$(realpath "${1:?usage: $0 BUILD [HOW-MANY [SEED [PART]]]}") count=${2:-200} seed=${3:-1} part=${4:-1/1}
 cxx=${CLANG:-clang++-14}
 at=$build/mutants
 mkdir -p "$at/objects" "$at/tree/tests" "$at/tree/tools" "$at/tmp"
@@ -78,13 +79,14 @@ cp "$at/plain.o" "$at/library.o"
 link "$at/test" "$at/library.o" "$at/objects/main.o" "${objects[@]}" "${units[@]}" || exit
 # ---- The faults
 
-of="$(cksum <"$at/ssm.hpp") $seed"
+of="$(cksum <"$at/ssm.hpp") $seed $part"
 if [ "$(head -n 1 "$at/results" 2>/dev/null)" != "$of" ]; then
     cp "$at/plain-O1.o" "$at/library-O1.o"
     first_tests && inner_tests maths int_maths kernels int_kernels back_ends || wrong "the tests fail without a fault" "$(tail -n 20 "$at/said")"
     echo "$of" >"$at/results"
 fi
-awk -v seed="$seed" -v lines="$reached" -f tests/mutants/candidates.awk "$at/ssm.hpp" >"$at/candidates"
+awk -v seed="$seed" -v lines="$reached" -f tests/mutants/candidates.awk "$at/ssm.hpp" |
+    awk -v part="${part%/*}" -v of="${part#*/}" 'NR % of == part % of' >"$at/candidates"
 [ "$(wc -l <"$at/candidates")" -ge "$count" ] || wrong "only $(wc -l <"$at/candidates") places for a fault"
 tally() { awk -F'\t' -v what="$1" 'NR > 1 && $1 ~ what { ++n } END { print n + 0 }' "$at/results"; }
 while IFS= read -r candidate; do
