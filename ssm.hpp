@@ -49,7 +49,7 @@
 // Denormals. Every 64 steps of a stream what is below 2^-100 in a float model's recurrent state becomes 0, so that a
 // state which decays is not left in denormal numbers, with which many processors are slow.
 //
-// States. If a model's metadata has `clip`, every part of the state is limited to it after each update; NaN becomes 0.
+// States. If a model's metadata has `clip`, every number of h is limited to it after each update; NaN becomes 0.
 // Without clip the limit is the largest float. Either way clipped() says if it ever happened. Discretised decays of S4D
 // have |a| <= 1, those of Mamba are in [0, 1]. Inputs that are NaN, infinite or beyond 1e9 are refused before anything
 // changes, and so are time steps outside (0, 2^20].
@@ -573,8 +573,10 @@ SSM_API bool     clipped(const Model& m, const State& s) noexcept; // sticky: a 
                                                                    // (how often: State::counts, with SSM_DEBUG)
 
 // Little-endian bytes with a header (magic, version, fingerprint, shape) and a CRC-32, which guards against accidents,
-// not against intent. save() returns the bytes written; the bytes needed if dst is null; 0 if cap is too small. A saved
-// state restores to bit-identical scores on any machine. restore() refuses anything else and then leaves `s` as it was.
+// not against intent. save() returns the bytes written; the bytes needed if dst is null; 0 if cap is too small, or if
+// the state holds NaN or infinity, as of a float model without a clip whose weights are so large that a step
+// overflowed. A saved state restores to bit-identical scores on any machine. restore() refuses anything else and then
+// leaves `s` as it was.
 SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept;
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault = nullptr) noexcept;
 
@@ -7512,23 +7514,6 @@ SSM_API bool clipped(const Model& m, const State& s) noexcept {
     return detail::good_state(m, s) && (detail::header_of(s).flags & 1u) != 0;
 }
 
-SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept {
-    const size_t total = saved_bytes(SSM_KNOWN(m.config));
-    if (dst == nullptr) return total;
-    if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
-    unsigned char* p = static_cast<unsigned char*>(dst);
-    detail::saved_header(m, detail::header_of(s), p);
-    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::words_of<float>(s));
-    size_t               i = detail::saved_header_bytes;
-    for (; i < total - 4; i += 4, from += 4) {
-        uint32_t word;
-        detail::copy(&word, from, sizeof word);
-        detail::store_u32(p + i, word);
-    }
-    detail::store_u32(p + i, detail::crc32(p, i));
-    return total;
-}
-
 SSM_DETAIL_BEGIN
 // What a word of an integer model's state may be, so that no later step overflows: k as far as a rotation reaches.
 SSM_LOCAL bool good_word(const Config& c, const Parts& at, size_t k, uint32_t word) noexcept {
@@ -7566,7 +7551,51 @@ SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) n
     if (i < 2 * d) return at_most(int64_t(high << 32 | low), bound);
     return i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
 }
+// What is wrong with the words of a saved state, if anything is.
+SSM_LOCAL Status check_words(const Config& c, const unsigned char* words, Fault* fault) noexcept {
+    const auto   no = [&](Why why) { return blame(fault, Status::bad_state, "", 0, why); };
+    const size_t pooled = pool_words(c), head = head_words(c), count = (saved_bytes(c) - 4 - saved_header_bytes) / 4;
+    const Parts  parts = parts_of(c);
+    for (size_t i = 0; i < count; ++i) {
+        const uint32_t word = load_u32(words + 4 * i);
+        const size_t   k = i < head ? 0 : (i - head) % parts.end;
+        const bool     angle = i >= head && k >= parts.angle && k < parts.k, in_h = i >= head && k >= parts.h;
+        if (i >= pooled && i < head) {
+            if (!good_bank(c, i - pooled, word)) return no(SSM_WHY("holds a value beyond its format"));
+            continue;
+        }
+        if (is_integer(c)) {
+            if (i < pooled ? !good_sum(c, words, i) : !angle && !good_word(c, parts, k, word))
+                return no(SSM_WHY("holds a value beyond its format"));
+            continue;
+        }
+        if (word != 0 && (i < pooled ? i >= size_t(c.d_model) : is_padding(c, parts, k)))
+            return no(SSM_WHY("holds a value where there is no number"));
+        const int32_t own = bits_of(c.state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
+        if (!angle && (word & 0x7fffffffu) > uint32_t(clip))
+            return no(SSM_WHY("holds a value that is NaN or beyond the clip"));
+    }
+    return Status::ok;
+}
 SSM_DETAIL_END
+
+SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexcept {
+    const size_t total = saved_bytes(SSM_KNOWN(m.config));
+    if (dst == nullptr) return total;
+    if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
+    unsigned char* p = static_cast<unsigned char*>(dst);
+    detail::saved_header(m, detail::header_of(s), p);
+    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::words_of<float>(s));
+    size_t               i = detail::saved_header_bytes;
+    for (; i < total - 4; i += 4, from += 4) {
+        uint32_t word;
+        detail::copy(&word, from, sizeof word);
+        detail::store_u32(p + i, word);
+    }
+    detail::store_u32(p + i, detail::crc32(p, i));
+    const Config& c = SSM_KNOWN(m.config);
+    return detail::check_words(c, p + detail::saved_header_bytes, nullptr) == Status::ok ? total : 0;
+}
 
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
@@ -7589,37 +7618,14 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     if (bytes != total || !equal_bytes(p, expected, saved_header_bytes))
         return no(SSM_WHY("its shape is not this model's"));
     if (h.flags > 1u) return no(SSM_WHY("holds flags that this version does not know"));
-    const size_t pooled = pool_words(SSM_KNOWN(m.config)), head = head_words(SSM_KNOWN(m.config)),
-                 count = (total - 4 - saved_header_bytes) / 4;
-    const Parts parts = parts_of(SSM_KNOWN(m.config));
-    for (size_t i = 0; i < count; ++i) {
-        const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
-        const size_t   k = i < head ? 0 : (i - head) % parts.end;
-        const bool     angle = i >= head && k >= parts.angle && k < parts.k, in_h = i >= head && k >= parts.h;
-        if (i >= pooled && i < head) {
-            if (!good_bank(SSM_KNOWN(m.config), i - pooled, word))
-                return no(SSM_WHY("holds a value beyond its format"));
-            continue;
-        }
-        if (is_integer(SSM_KNOWN(m.config))) {
-            if (i < pooled ? !good_sum(SSM_KNOWN(m.config), p + saved_header_bytes, i)
-                           : !angle && !good_word(SSM_KNOWN(m.config), parts, k, word))
-                return no(SSM_WHY("holds a value beyond its format"));
-            continue;
-        }
-        if (word != 0 && (i < pooled ? i >= size_t(SSM_KNOWN(m.config).d_model)
-                                     : is_padding(SSM_KNOWN(m.config), parts, k)))
-            return no(SSM_WHY("holds a value where there is no number"));
-        const int32_t own = bits_of(SSM_KNOWN(m.config).state_clip), clip = in_h && own > 0 ? own : bits_of(FLT_MAX);
-        if (!angle && (word & 0x7fffffffu) > uint32_t(clip))
-            return no(SSM_WHY("holds a value that is NaN or beyond the clip"));
-    }
+    const Status words = check_words(SSM_KNOWN(m.config), p + saved_header_bytes, fault);
+    if (words != Status::ok) return words;
     copy(s->data, &h, sizeof h);
 #ifdef SSM_DEBUG
     s->counts = Counts();
 #endif
     unsigned char* to = reinterpret_cast<unsigned char*>(words_of<float>(*s));
-    for (size_t i = 0; i < count; ++i) {
+    for (size_t i = 0; i < (total - 4 - saved_header_bytes) / 4; ++i) {
         const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
         copy(to + 4 * i, &word, sizeof word);
     }

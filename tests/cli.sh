@@ -459,6 +459,13 @@ like "state a folder" 4 'ssm score: folder: is not a regular file' "$ssm" score 
 like "state of another model" 3 'ssm score: other: *' bash -c "'$ssm' score '$clip' --save-state other </dev/null >/dev/null && exec '$ssm' score '$one' --load-state other"
 like "state too long" 3 'ssm score: *: longer than the 228 bytes expected' "$ssm" score "$one" --load-state "$one"
 like "save to a device" 4 'ssm score: /dev/null: is not a regular file, cannot be saved to' "$ssm" score "$one" --save-state /dev/null
+# in_proj of numbers near the largest float: what it gives overflows, and conv keeps it.
+"$ssm" bench --seconds 0.1 --isa scalar --threads 1 --config mamba1,d_model=4,d_state=2,n_layer=1,d_input=1,d_output=1 --save huge.st >/dev/null
+text=$(tail -c +9 huge.st | head -c "$(od -An -tu4 -N4 huge.st)") place='in_proj.weight":[^}]*"data_offsets":\[([0-9]+),([0-9]+)'
+[[ $text =~ $place ]] && head -c $((BASH_REMATCH[2] - BASH_REMATCH[1])) /dev/zero | tr '\0' '\177' |
+    dd of=huge.st bs=1 seek=$((8 + ${#text} + BASH_REMATCH[1])) conv=notrunc status=none
+like "P-03: a state with NaN is not saved" 3 'ssm score: the state holds NaN or infinity, from a step that overflowed: it is not saved' "$ssm" score huge.st --save-state nan < <(printf '0.1\n')
+same "P-03: no file of it" "$(ls nan* 2>/dev/null)" ""
 like "save to a missing folder" 4 'ssm score: no/where: cannot create the temporary file beside it: No such file or directory' "$ssm" score "$one" --save-state no/where
 good_bytes=0
 for ((n = 0; n < 228; n += 3)); do

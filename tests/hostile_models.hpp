@@ -527,6 +527,7 @@ inline const HostileModel hostile_models[] = {
     {'M', "+input_proj.q4 U8 64,16; +input_proj.sub I8 64,1; !input_proj.q8",
      "unsupported int4 rows are not for the ends of a model: expected 0, got 1"},
     {'t', "head=none", R"(bad_config metadata "head": metadata does not agree with the tensors: there is a head)"},
+    {'t', "head=linear", "ok"},
     {'M', "pool=mean", "ok"},
     {'S', "+s4_layers.0.output_linear.0.q4 U8 4,16",
      R"(missing_tensor tensor "s4_layers.0.output_linear.0.sub": missing, 1 missing in all)"},

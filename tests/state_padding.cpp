@@ -1,5 +1,5 @@
 // state_padding.cpp - saved states that no run can have left: numbers where a model has none, sums too large for their
-// count. SPDX-License-Identifier: MIT
+// count; and states that are not saved. SPDX-License-Identifier: MIT
 #include "int_models.hpp"
 
 using namespace test;
@@ -139,4 +139,47 @@ TEST_CASE("P-03 a saved state that has counted to 2^64 - 1 steps goes on: its me
         REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
         REQUIRE(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
     }
+}
+
+TEST_CASE("P-03 a float state that holds NaN or infinity is not saved: what is saved is always taken again") {
+    size_t kept = 0, not_saved = 0;
+    for (const char* text : {"s4d,d_model=4,n_layer=2,d_state=4,d_input=2,d_output=2,pool=mean",
+                             "mamba1,d_model=4,n_layer=2,d_state=2,d_input=2,d_output=2,pool=mean",
+                             "mamba2,d_model=4,n_layer=1,d_state=2,headdim=4,d_input=2,d_output=2",
+                             "mamba3,d_model=4,n_layer=1,d_state=4,headdim=4,d_input=2,d_output=2",
+                             "mamba3,d_model=4,n_layer=1,d_state=4,headdim=4,mimo_rank=2,d_input=2,d_output=2"})
+        for (float factor : {1.0f, 1e10f, 1e30f, 3e38f})
+            for (ssm::Isa isa : all_back_ends()) {
+                const Bytes  file = reweighted(random_file(spec(text)), [factor](const std::string& name, float f) {
+                    const bool matrix = name.find("proj.weight") != name.npos || name.find("linear.0.w") != name.npos;
+                    return matrix && f != 0.0f ? std::copysign(std::min(std::fabs(f) * factor, 3e38f), f) : f;
+                });
+                Loaded       m(file, 4, isa);
+                const float  x[] = {1.0f, -2.0f};
+                float        y[2];
+                const size_t bytes = ssm::saved_bytes(m.config);
+                for (int t = 0; t < 4; ++t) {
+                    INFO(std::string(text), " ", factor, " step ", t);
+                    REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, y) == ssm::Status::ok);
+                    Bytes        saved(bytes);
+                    const Bytes  before = state_of(m);
+                    const size_t n = ssm::save(m.model, m.state, saved.data(), bytes);
+                    CHECK(state_of(m) == before);
+                    bool finite = m.config.pool != ssm::Pool::mean || std::isfinite(y[0]); // y is made of the mean
+                    for (int32_t l = 0; l < m.config.n_layers; ++l)
+                        for (const ssm::Part part :
+                             {ssm::Part::ssm_state, ssm::Part::conv_state, ssm::Part::k_state, ssm::Part::v_state})
+                            for (float v : part_of(m.model, m.state, l, part)) finite = finite && std::isfinite(v);
+                    CHECK(n == (finite ? bytes : 0));
+                    if (n == 0) {
+                        ++not_saved;
+                        continue;
+                    }
+                    CHECK(ssm::restore(m.model, &m.state, saved.data(), bytes) == ssm::Status::ok);
+                    CHECK(state_of(m) == before);
+                    ++kept;
+                }
+            }
+    CHECK(kept > 50);
+    CHECK(not_saved > 20);
 }

@@ -96,6 +96,11 @@ TEST_CASE("N-11: floats are printed with nine digits, which bring every float ba
     std::string text;
     append_json_float(&text, std::numeric_limits<float>::quiet_NaN());
     CHECK(text == "null");
+    for (float sign : {1.0f, -1.0f}) { // processors make NaN of either sign
+        text.clear();
+        append_float(&text, std::copysign(std::numeric_limits<float>::quiet_NaN(), sign));
+        CHECK(text == "nan");
+    }
 }
 
 TEST_CASE("F-02: a fault becomes one sentence") {

@@ -203,7 +203,8 @@ int verb_score(int argc, char** argv) {
     // 4. The state.
     if (cuda && gpu.get_state(0, &state) != ssm::Status::ok) return io_error;
     std::string bytes(ssm::saved_bytes(m.config), '\0');
-    ssm::save(m.model, state, bytes.data(), bytes.size());
+    if (ssm::save(m.model, state, bytes.data(), bytes.size()) == 0)
+        return fail(bad_file, "score", "the state holds NaN or infinity, from a step that overflowed: it is not saved");
     const int saved = save_file("score", save_path, bytes);
     return saved != done ? saved : status;
 }

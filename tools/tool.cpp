@@ -76,7 +76,8 @@ std::string escape(std::string_view text, size_t cap, std::string_view plain) {
 
 void append_float(std::string* out, float v) {
     char      text[32];
-    const int n = std::snprintf(text, sizeof text, "%.9g", static_cast<double>(v));
+    const int n = std::isnan(v) ? std::snprintf(text, sizeof text, "nan") // whose sign processors make differently
+                                : std::snprintf(text, sizeof text, "%.9g", static_cast<double>(v));
     out->append(text, size_t(n));
 }
 void append_json_float(std::string* out, float v) {

@@ -59,17 +59,16 @@ void check(Kind& k, size_t which, const fuzz::Block& file) {
     fuzz::Rig& other = *k.on[1 + which % (k.on.size() - 1)];
     require(ssm::restore(other.model, &other.state, file.data(), file.size()) == ssm::Status::ok, "on every back-end");
     std::vector<float> y(size_t(r.config.d_output)), want(y.size());
-    bool               finite = true;
     for (int i = 0; i < 2; ++i) {
         require(ssm::step(r.model, &r.state, &r.scratch, k.x.data(), want.data()) == ssm::Status::ok, "it goes on");
         require(ssm::step(other.model, &other.state, &other.scratch, k.x.data(), y.data()) == ssm::Status::ok,
                 "on both");
         require(fuzz::same_floats(y, want) && other.holds(r.bytes()), "both give the same bits");
-        for (float v : want) finite = finite && std::isfinite(v);
     }
-    require(ssm::save(r.model, r.state, again.data(), again.size()) == again.size(), "it is saved again");
     // From numbers near the largest float the layers overflow; their NaN reaches parts that have no clip.
-    require(!finite || ssm::restore(other.model, &other.state, again.data(), again.size()) == ssm::Status::ok,
+    const size_t saved = ssm::save(r.model, r.state, again.data(), again.size());
+    require(saved == again.size() || (saved == 0 && !ssm::is_integer(r.config)), "it is saved again");
+    require(saved == 0 || ssm::restore(other.model, &other.state, again.data(), again.size()) == ssm::Status::ok,
             "and restored");
 }
 
