@@ -183,3 +183,15 @@ TEST_CASE("N-04 N-08 s4d_scan and s4d_discretize: equal bits, with and without t
                         }
     }
 }
+
+TEST_CASE("S4D: the angle of a step keeps the digits of a double: many turns, and what is left of them") {
+    for (double turns : {12345.678901234, -0.333333333333, 99999.0123456789, 1e-9})
+        for (float dt : {1.0f, 0.37f, 1.00024414f, 999.75f}) {
+            const double all = turns * double(dt), left = all - std::nearbyint(all);
+            const float  got = ssm::detail::angle_of(turns, dt, ssm::Disc::zoh);
+            CAPTURE(turns);
+            CAPTURE(dt);
+            CHECK(std::fabs(double(got) - left) <= 6e-8 * std::fabs(left) + 1e-15);
+            CHECK(ssm::detail::angle_of(turns, dt, ssm::Disc::bilinear) == float(turns) * dt);
+        }
+}

@@ -122,6 +122,34 @@ TEST_CASE("P-03 save, restore and go on = never stopped, at each of 120 cuts, ac
     }
 }
 
+TEST_CASE("P-01 P-06 fingerprints and saved states are what they were in version 0.1.0, or old states are of no use") {
+    const auto fnv = [](const Bytes& b) { // FNV-1a
+        uint64_t h = 0xcbf29ce484222325u;
+        for (unsigned char c : b) h = (h ^ c) * 0x100000001b3u;
+        return h;
+    };
+    const struct {
+        const char* file;
+        uint64_t    fingerprint, saved; // made by this test
+    } all[] = {{"s4d/01_zoh_h8_n4", 5009153376170009411u, 16985995458495801813u},
+               {"mamba/m1_d32", 2715365006814567617u, 14990295661220282609u},
+               {"mamba/m3_mimo_r2_d32_f16", 7634332597162566574u, 11347235862337954661u},
+               {"int/05_s4d_w8a8_gap", 10163808602145981533u, 2636467838116759903u},
+               {"int/10_m3_siso_w8a8_rowexp16", 2041388052886354450u, 17402271696118537462u}};
+    for (const auto& one : all) {
+        CAPTURE(std::string(one.file));
+        Bytes  file = read_file(std::string(SSM_TEST_DIR "/golden/") + one.file + ".safetensors");
+        Loaded m(file);
+        CHECK(m.model.fingerprint == one.fingerprint);
+        std::vector<float> x(5 * size_t(m.config.d_input)); // of eighths, so that inputs are the same everywhere
+        for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 17) - 8) / 8.0f;
+        REQUIRE(ssm::prefill(m.model, &m.state, &m.scratch, x.data(), 5, nullptr) == ssm::Status::ok);
+        Bytes saved(ssm::saved_bytes(m.config));
+        REQUIRE(ssm::save(m.model, m.state, saved.data(), saved.size()) == saved.size());
+        CHECK(fnv(saved) == one.saved);
+    }
+}
+
 TEST_CASE("P-02 P-04 a damaged or foreign state is refused and nothing changes") {
     S4dSpec small;
     small.H = 8, small.n = 2, small.layers = 1, small.clip = "50";
