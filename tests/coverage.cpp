@@ -473,6 +473,27 @@ TEST_CASE("a traced step gives the bits of one that is not, and every number of 
     }
 }
 
+TEST_CASE("a traced step of integers gives the bits of one that is not, and every number of an S4D cell is seen once") {
+    Loaded               m(int_model(spec(one_of_each[0])));
+    OwnState             plain(m.model, m.state);
+    std::vector<int32_t> y(3), traced(3);
+    const int32_t        x[2] = {30000, -70000}, H = m.config.d_model;
+    REQUIRE(ssm::step_q16(m.model, &plain.state, &m.scratch, x, y.data()) == Status::ok);
+    std::map<std::string, int32_t> seen;
+    ssm::Trace                     trace;
+    trace.user = &seen;
+    trace.see_int = [](void* user, const char* stage, int32_t layer, int32_t row, const int32_t*, int32_t n) {
+        CHECK((layer == 0 && row == 0));
+        (*static_cast<std::map<std::string, int32_t>*>(user))[stage] += n;
+    };
+    m.scratch.trace = &trace;
+    REQUIRE(ssm::step_q16(m.model, &m.state, &m.scratch, x, traced.data()) == Status::ok);
+    CHECK(y == traced);
+    CHECK(state_of(m) == plain.bytes);
+    for (const char* stage : {"u", "s", "g", "block"}) CHECK_MESSAGE(seen[stage] == H, std::string(stage));
+    CHECK(seen["v"] == 2 * H);
+}
+
 TEST_CASE("the state of an S4D model is read as it was written, and goes on from there") {
     Loaded       m(s4d_model(S4dSpec()).file());
     const float  x[3] = {1.0f, -0.5f, 0.25f};
