@@ -105,8 +105,8 @@ awk -v seed="$seed" -v lines="$reached" -f tests/mutants/candidates.awk "$at/ssm
     awk -v part="${part%/*}" -v of="${part#*/}" 'NR % of == part % of' >"$at/candidates"
 [ "$(wc -l <"$at/candidates")" -ge "$count" ] || wrong "only $(wc -l <"$at/candidates") places for a fault"
 tally() { awk -F'\t' -v what="$1" 'NR > 1 && $1 ~ what { ++n } END { print n + 0 }' "$at/results"; }
-row_of() { grep -F -- "| \`${1//|/\\|}\` |" tests/mutants.md; } # a table's own bars are escaped
-equivalents() { grep '^survived' "$at/results" | while IFS=$'\t' read -r _ _ _ after _; do row_of "$after"; done | grep -c ' | equivalent:'; }
+row_of() { grep -F -- "| \`${1//|/\\|}\` | \`${2//|/\\|}\` |" tests/mutants.md; } # a table's own bars are escaped
+equivalents() { grep '^survived' "$at/results" | while IFS=$'\t' read -r _ _ before after _; do row_of "$before" "$after"; done | grep -c ' | equivalent:'; }
 while IFS= read -r candidate; do
     [ $(($(tally '^(noticed|survived)') - $(equivalents))) -lt "$count" ] || break
     IFS=$'\t' read -r line column size text kind <<<"${candidate//$'\t\t'/$'\t\001\t'}" # read joins empty fields
@@ -131,7 +131,7 @@ done <"$at/candidates"
 
 noticed=$(tally '^noticed') survived=0 equivalent=0 unexplained=0
 while IFS=$'\t' read -r _ place before after _; do
-    row=$(row_of "$after")
+    row=$(row_of "$before" "$after")
     case $row in
         *' | equivalent:'*) equivalent=$((equivalent + 1)) ;; # no fault: the program is the same
         *) survived=$((survived + 1))
