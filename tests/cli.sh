@@ -464,7 +464,8 @@ like "save to a device" 4 'ssm score: /dev/null: is not a regular file, cannot b
 text=$(tail -c +9 huge.st | head -c "$(od -An -tu4 -N4 huge.st)") place='in_proj.weight":[^}]*"data_offsets":\[([0-9]+),([0-9]+)'
 [[ $text =~ $place ]] && head -c $((BASH_REMATCH[2] - BASH_REMATCH[1])) /dev/zero | tr '\0' '\177' |
     dd of=huge.st bs=1 seek=$((8 + ${#text} + BASH_REMATCH[1])) conv=notrunc status=none
-like "P-03: a state with NaN is not saved" 3 'ssm score: the state holds NaN or infinity, from a step that overflowed: it is not saved' "$ssm" score huge.st --save-state nan < <(printf '0.1\n')
+check "P-03: a state with NaN is not saved" 3 nan 'ssm score: the state holds NaN or infinity, from a step that overflowed: it is not saved' \
+    "$ssm" score huge.st --save-state nan < <(printf '0.1\n')
 same "P-03: no file of it" "$(ls nan* 2>/dev/null)" ""
 like "save to a missing folder" 4 'ssm score: no/where: cannot create the temporary file beside it: No such file or directory' "$ssm" score "$one" --save-state no/where
 good_bytes=0
