@@ -3342,12 +3342,6 @@ struct scalar {
         SSM_ASSERT(between(T, 0, int_max) && product_at_most(acc, bits == 8 ? T : rs<13>(T), 9 * (int64_t(1) << 58)));
         return sat(rs(acc * (bits == 8 ? T : rs<13>(T)), shift) + bias);
     }
-    // The same of codes of 8 bits, whose sum has 32: products of 32 bits are enough.
-    static SSM_INLINE int32_t rescaled8(int32_t acc, int32_t num, int32_t den, const Scale& s, int32_t bias) noexcept {
-        const int64_t y = product(acc, int32_t(rs<24>(product(num, s.m))));
-        const int32_t shift = den + s.e - 24;
-        return sat((shift > 0 && shift < 63 ? (y + (int64_t(1) << (shift - 1))) >> shift : rs(y, shift)) + bias);
-    }
     static SSM_INLINE int32_t requantize(int64_t acc, const int32_t* scale, const Matrix& W, int32_t o,
                                          int32_t bits) noexcept {
         const int64_t bias = W.bias != nullptr ? int32_t(load_u32(W.bias + ptrdiff_t(o) * 4)) : 0;

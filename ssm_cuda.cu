@@ -567,8 +567,14 @@ static __device__ inline void any_dots(int32_t bits, const Mat& W, int32_t block
     else if (!grouped) block_dots<Tiles, 2, false>(W, block, codes, stride, plane, out);
     else block_dots<Tiles, 2, true>(W, block, codes, stride, plane, out);
 }
+// scalar::rescaled() of a sum of codes of 8 bits, which has 32: products of 32 bits are enough.
+SSM_DEV int32_t rescaled8(int32_t acc, int32_t num, int32_t den, const Scale& s, int32_t bias) {
+    const int64_t y = product(acc, int32_t(rs<24>(product(num, s.m))));
+    const int32_t shift = den + s.e - 24;
+    return sat((shift > 0 && shift < 63 ? (y + (int64_t(1) << (shift - 1))) >> shift : rs(y, shift)) + bias);
+}
 SSM_DEV int32_t output_of(int32_t bits, int64_t acc, const int2& scale, const Scale& s, int32_t bias) {
-    if (bits == 8) return scalar::rescaled8(int32_t(acc), scale.x, scale.y, s, bias); // a sum of 32 bits
+    if (bits == 8) return rescaled8(int32_t(acc), scale.x, scale.y, s, bias);
     return scalar::rescaled(acc, scale.x, scale.y, s, bias, bits);
 }
 // Many rows of x: each lane makes outputs of the sums it has.
