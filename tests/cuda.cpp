@@ -349,10 +349,10 @@ TEST_CASE("cuda: more than the GPU's memory is refused, and the next call works"
     CHECK(d == nullptr);
     o.slots = 2;
     REQUIRE(gpu::create(&d, m.model, o, &why) == Status::ok);
-    const int32_t            slots[2] = {1, 0};
+    const int32_t            both[2] = {1, 0};
     const std::vector<float> x = noise(6, 1);
     std::vector<float>       y(4), want(4);
-    CHECK(gpu::step(d, slots, x.data(), 2, y.data()) == Status::ok);
+    CHECK(gpu::step(d, both, x.data(), 2, y.data()) == Status::ok);
     CHECK(ssm::step_batch(m.model, m.state, &m.scratch, x.data(), 2, want.data()) == Status::ok);
     CHECK(y == want);
     gpu::destroy(d);
