@@ -52,12 +52,12 @@ ran build make -j2 "$build/test" "$build/ssm"
     ran tsan make -j1 tsan
     ran warnings make -j1 warnings
     ran stack make -j1 stack
+    ran valgrind make -j1 valgrind
     ran msan make -j1 msan
     ran rules make -j1 coverage-of-rules
 } &
 {
     ran asan make -j1 asan CXX=clang++-14
-    ran valgrind make -j1 valgrind
 } &
 wait
 
