@@ -2223,7 +2223,7 @@ Net<T> plan(Memory& to, const Model& m, const Options& o, size_t* weights, Layer
     g.c = c;
     if (c.input == Input::features) ends[0] = put_matrix(to, m.encoder, m.encoder_bias, size_t(c.d_model), false, q);
     if (c.has_head) ends[1] = put_matrix(to, m.decoder, m.decoder_bias, size_t(c.d_output), false, q);
-    g.encoder = to.put(ends, 2), g.decoder = g.encoder + 1;
+    g.encoder = to.put(ends, 2), g.decoder = g.encoder != nullptr ? g.encoder + 1 : nullptr; // null: it counts
     g.norm_f_weight = to.put(norm_of(m, kind, false), size_t(c.d_model)),
     g.norm_f_bias = to.put(norm_of(m, kind, true), size_t(c.d_model));
     const size_t K = size_t(c.n_bands);
