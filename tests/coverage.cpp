@@ -640,6 +640,23 @@ TEST_CASE("P-02 a saved state with a code of -32768 in either half of a word, or
     CHECK(refusal(longer) == "its shape is not this model's");
 }
 
+TEST_CASE("P-02 a saved state whose first or last number of h is beyond the clip is refused") {
+    Loaded       m(int_model(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3")));
+    const size_t bytes = ssm::saved_bytes(m.config), h = ssm::detail::parts_of(m.config).h;
+    Bytes        saved(bytes);
+    REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
+    for (const size_t word : {h, (bytes - ssm::detail::saved_header_bytes - 4) / 4 - 1})
+        for (const int32_t sign : {1, -1})
+            for (const int32_t over : {0, 1}) {
+                const uint32_t v = static_cast<uint32_t>(sign * (m.config.clip_q25 + over));
+                Bytes          b = saved;
+                for (unsigned k = 0; k < 4; ++k)
+                    b[ssm::detail::saved_header_bytes + 4 * word + k] = static_cast<unsigned char>(v >> 8 * k);
+                repair_checksum(&b);
+                CHECK(ssm::restore(m.model, &m.state, b.data(), bytes) == (over ? Status::bad_state : Status::ok));
+            }
+}
+
 TEST_CASE("two configs are the same if every one of their fields is") {
     const Config c = config_of(int_model(spec("mamba2,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3")));
     CHECK(c == c);

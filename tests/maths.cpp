@@ -172,6 +172,21 @@ TEST_CASE("double precision: exp, expm1, sin, cos") {
     CHECK(worst_sin < 1e-15);
 }
 
+TEST_CASE("double precision: exp beyond its range is that of 700 or -700, and NaN stays") {
+    double e = 0, em = 0, top = 0, low = 0;
+    exp_and_expm1_f64(700.0, &top, &em), exp_and_expm1_f64(-700.0, &low, &em);
+    CHECK((top > 1e304 && low > 0.0 && low < 1e-303));
+    for (double x : {700.001, 1e4, 1e300, std::numeric_limits<double>::infinity()}) {
+        exp_and_expm1_f64(x, &e, &em);
+        CHECK(e == top);
+        exp_and_expm1_f64(-x, &e, &em);
+        CHECK(e == low);
+        CHECK(em == -1.0);
+    }
+    exp_and_expm1_f64(std::numeric_limits<double>::quiet_NaN(), &e, &em);
+    CHECK((e != e && em != em));
+}
+
 TEST_CASE("half precision: all 65,536 numbers, both formats") {
     for (uint32_t h = 0; h < 65536; ++h) {
         const int    e = int(h >> 10 & 31), m = int(h & 1023);
