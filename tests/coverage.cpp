@@ -641,9 +641,10 @@ TEST_CASE("P-02 a saved state with a code of -32768 in either half of a word, or
 }
 
 TEST_CASE("P-02 a saved state whose first or last number of h is beyond the clip is refused") {
-    Loaded       m(int_model(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3")));
+    Loaded       m(int_model(spec("mamba3,d_model=8,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3,clip=8")));
     const size_t bytes = ssm::saved_bytes(m.config), h = ssm::detail::parts_of(m.config).h;
     Bytes        saved(bytes);
+    CHECK(m.config.clip_q25 == 8 << 25);
     REQUIRE(ssm::save(m.model, m.state, saved.data(), bytes) == bytes);
     for (const size_t word : {h, (bytes - ssm::detail::saved_header_bytes - 4) / 4 - 1})
         for (const int32_t sign : {1, -1})
