@@ -7545,10 +7545,17 @@ SSM_LOCAL bool good_sum(const Config& c, const unsigned char* words, size_t i) n
     if (i < 2 * d) return at_most(int64_t(high << 32 | low), bound);
     return i == 2 * d ? kept >= 0 : load_u32(words + 4 * i) == 0;
 }
+// A state's words, from memory to a file, whose bytes are little-endian, or back: the bytes change places alike.
+SSM_LOCAL void copy_words(const Config& c, unsigned char* to, const unsigned char* from) noexcept {
+    for (size_t i = 0; i < state_bytes(c) - state_header_bytes; i += 4) {
+        const uint32_t word = load_u32(from + i);
+        copy(to + i, &word, sizeof word);
+    }
+}
 // What is wrong with the words of a saved state, if anything is.
 SSM_LOCAL Status check_words(const Config& c, const unsigned char* words, Fault* fault) noexcept {
     const auto   no = [&](Why why) { return blame(fault, Status::bad_state, "", 0, why); };
-    const size_t pooled = pool_words(c), head = head_words(c), count = (saved_bytes(c) - 4 - saved_header_bytes) / 4;
+    const size_t pooled = pool_words(c), head = head_words(c), count = (state_bytes(c) - state_header_bytes) / 4;
     const Parts  parts = parts_of(c);
     for (size_t i = 0; i < count; ++i) {
         const uint32_t word = load_u32(words + 4 * i);
@@ -7577,26 +7584,19 @@ SSM_API size_t save(const Model& m, const State& s, void* dst, size_t cap) noexc
     const size_t total = saved_bytes(SSM_KNOWN(m.config));
     if (dst == nullptr) return total;
     if (cap < total || m.kernels == nullptr || !detail::good_state(m, s)) return 0;
-    unsigned char* p = static_cast<unsigned char*>(dst);
+    unsigned char *const p = static_cast<unsigned char*>(dst), *const words = p + detail::saved_header_bytes;
     detail::saved_header(m, detail::header_of(s), p);
-    const unsigned char* from = reinterpret_cast<const unsigned char*>(detail::words_of<float>(s));
-    size_t               i = detail::saved_header_bytes;
-    for (; i < total - 4; i += 4, from += 4) {
-        uint32_t word;
-        detail::copy(&word, from, sizeof word);
-        detail::store_u32(p + i, word);
-    }
-    detail::store_u32(p + i, detail::crc32(p, i));
-    const Config& c = SSM_KNOWN(m.config);
-    return detail::check_words(c, p + detail::saved_header_bytes, nullptr) == Status::ok ? total : 0;
+    detail::copy_words(SSM_KNOWN(m.config), words, detail::words_of<unsigned char>(s));
+    detail::store_u32(p + total - 4, detail::crc32(p, total - 4));
+    return detail::check_words(SSM_KNOWN(m.config), words, nullptr) == Status::ok ? total : 0;
 }
 
 SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, Fault* fault) noexcept {
     using namespace detail;
     if (s == nullptr || src == nullptr || m.kernels == nullptr || !good_state(m, *s)) return Status::bad_argument;
-    const auto   no = [&](Why why) { return blame(fault, Status::bad_state, "", 0, why); };
-    const auto*  p = static_cast<const unsigned char*>(src);
-    const size_t total = saved_bytes(SSM_KNOWN(m.config));
+    const auto    no = [&](Why why) { return blame(fault, Status::bad_state, "", 0, why); };
+    const auto*   p = static_cast<const unsigned char*>(src);
+    const Config& c = SSM_KNOWN(m.config);
     if (bytes < saved_header_bytes + 4) return no(SSM_WHY("shorter than a saved state's header"));
     if (!equal_bytes(p, saved_magic, 8)) return no(SSM_WHY("not a saved state"));
     if (load_u32(p + 12) != saved_order) return no(SSM_WHY("wrong byte order mark"));
@@ -7604,25 +7604,21 @@ SSM_API Status restore(const Model& m, State* s, const void* src, size_t bytes, 
     if (load_u64(p + 16) != bytes) return no(SSM_WHY("its length is not what its header says"));
     if (load_u32(p + bytes - 4) != crc32(p, bytes - 4))
         return no(SSM_WHY("checksum does not match: the file is damaged"));
-    if (load_u32(p + 48) != uint32_t(SSM_KNOWN(m.config).state) + 1) return no(SSM_WHY("holds another element type"));
+    if (load_u32(p + 48) != uint32_t(c.state) + 1) return no(SSM_WHY("holds another element type"));
     if (load_u64(p + 24) != m.fingerprint) return no(SSM_WHY("belongs to another model"));
     StateHeader   h{load_u64(p + 56), load_u32(p + 52), 0};
     unsigned char expected[saved_header_bytes];
     saved_header(m, h, expected);
-    if (bytes != total || !equal_bytes(p, expected, saved_header_bytes))
+    if (bytes != saved_bytes(c) || !equal_bytes(p, expected, saved_header_bytes))
         return no(SSM_WHY("its shape is not this model's"));
     if (h.flags > 1u) return no(SSM_WHY("holds flags that this version does not know"));
-    const Status words = check_words(SSM_KNOWN(m.config), p + saved_header_bytes, fault);
+    const Status words = check_words(c, p + saved_header_bytes, fault);
     if (words != Status::ok) return words;
     copy(s->data, &h, sizeof h);
 #ifdef SSM_DEBUG
     s->counts = Counts();
 #endif
-    unsigned char* to = reinterpret_cast<unsigned char*>(words_of<float>(*s));
-    for (size_t i = 0; i < (total - 4 - saved_header_bytes) / 4; ++i) {
-        const uint32_t word = load_u32(p + saved_header_bytes + 4 * i);
-        copy(to + 4 * i, &word, sizeof word);
-    }
+    copy_words(c, words_of<unsigned char>(*s), p + saved_header_bytes);
     return Status::ok;
 }
 
