@@ -1975,7 +1975,9 @@ SSM_INLINE float limit(float x, float clip, bool* hit) noexcept {
 // step whose number is a multiple of settle_steps becomes 0. settled() is for one number of h.
 constexpr uint64_t settle_steps = 64;
 SSM_INLINE bool    settles(uint64_t steps) noexcept { return steps % settle_steps == 0; }
-SSM_INLINE float   settled(float x) noexcept { return (bits_of(x) & int_max) < (127 - 100) << 23 ? 0.0f : x; }
+SSM_INLINE float   settled(float x, bool due = true) noexcept {
+    return due && (bits_of(x) & int_max) < (127 - 100) << 23 ? 0.0f : x;
+}
 
 SSM_DETAIL_END
 // ---- 7. Recurrences -------------------------------------------------------------------------------------------------

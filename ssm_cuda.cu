@@ -911,7 +911,7 @@ SSM_DEV void s4d_scan(const Net<float>& g, const Piece& a) {
                 const float xr = state[j * 16], xi = state[j * 16 + 8];
                 const float r = limit((ar * xr - ai * xi) + br * u, clip, &hit),
                             v = limit((ar * xi + ai * xr) + bi * u, clip, &hit);
-                if (g.moves) state[j * 16] = due ? settled(r) : r, state[j * 16 + 8] = due ? settled(v) : v;
+                if (g.moves) state[j * 16] = settled(r, due), state[j * 16 + 8] = settled(v, due);
                 sum += c[j * 16] * r - c[j * 16 + 8] * v;
             }
             const float s = sum + l.D[h] * u;
@@ -1559,7 +1559,7 @@ template <bool Prev, int R, bool Aligned> static __device__ inline bool scan_flo
         }
         SSM_LOOP
         for (int32_t j = 0; j < 8; ++j)
-            if (a.moves && j < left) a.h[(n + j) * 8] = a.due ? settled(x[j]) : x[j];
+            if (a.moves && j < left) a.h[(n + j) * 8] = settled(x[j], a.due);
     }
     SSM_LOOP
     for (int32_t r = 0; r < R; ++r)
@@ -1695,7 +1695,7 @@ SSM_DEV void mamba1_channels(const Net<float>& g, const Piece& a, const Gang& ga
             float           sum = 0.0f;
             for (int32_t n = 0; n < N; ++n) {
                 const float s = limit(exp_f32(-(dt * l.A[at + n * 8])) * state[at + n * 8] + in * B[n], clip, &hit);
-                if (g.moves) state[at + n * 8] = due ? settled(s) : s;
+                if (g.moves) state[at + n * 8] = settled(s, due);
                 sum += s * C[n];
             }
             g.o[ptrdiff_t(row) * g.o_stride + i] = (sum + l.D[i] * x[i]) * silu(z[i]);
