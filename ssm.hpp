@@ -2814,7 +2814,8 @@ SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_
 
 // The norms: with c = x - mean (or x), at most 33 bits, w = rs(c, k) at most 2^24, n <= 16,384:
 //     ss = sum w^2 / n + eps, eps 1e-5 in Q32;  y = sat(rs(rs(w / sqrt(ss)) g, s) + b)
-// sum w^2 <= 2^62; w / sqrt(ss) is Q24 and at most 2^24 sqrt(n), int32 up to n = 4096: beyond, W is int64_t.
+// sum w^2 <= 2^62; w / sqrt(ss) is Q24 and at most 2^24 sqrt(n), with a mean 2^24 sqrt(n - 1): int32, but of a widest
+// row without a mean, for which W is int64_t.
 SSM_INLINE int64_t mean_q(int64_t sum, int32_t n) noexcept { // rounded down from a half more
     SSM_ASSERT(at_most(sum, int64_t(1) << 45));
     return floor_quotient(sum + n / 2, n);
@@ -2831,7 +2832,7 @@ struct NormQ {
         const int64_t ss = floor_quotient(sum, n) + (42950 >> 2 * k);
         r = rsqrt_q(ss > 0 ? ss : 1, &E), unit_half = int64_t(1) << (5 + E);
     }
-    template <class W, bool narrow = (wide<W>::count > 1)> // narrow: of up to 4096 numbers
+    template <class W, bool narrow = (wide<W>::count > 1)> // narrow: c root fits 32 bits
     SSM_ALWAYS W number(const W& c, const W& root, const W& g, const W& b) const noexcept {
         using L = wide<W>;
         const W unit = L::shr(L::mul(small(c), root) + unit_half, 6 + E);
@@ -2887,14 +2888,8 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
 }
 template <class W>
 SSM_INLINE void rms_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) noexcept {
-    if (n > 4096) norm_loop_q<int64_t, false>(y, x, g, nullptr, n, s);
+    if (n == max_width) norm_loop_q<int64_t, false>(y, x, g, nullptr, n, s);
     else norm_loop_q<W, false>(y, x, g, nullptr, n, s);
-}
-template <class W>
-SSM_INLINE void layer_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b,
-                                  int32_t n) noexcept {
-    if (n > 4096) norm_loop_q<int64_t, true>(y, x, g, b, n, 24);
-    else norm_loop_q<W, true>(y, x, g, b, n, 24);
 }
 
 // ---- Mamba cells
@@ -3233,7 +3228,7 @@ SSM_DETAIL_BEGIN
     static ATTR void glu_q(int32_t* r, const int32_t* v, int32_t n) { glu_loop_q<TYPE>(r, v, n); }                     \
     static ATTR void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias,            \
                                   int32_t n) {                                                                         \
-        layer_norm_loop_q<TYPE>(y, x, weight, bias, n);                                                                \
+        norm_loop_q<TYPE, true>(y, x, weight, bias, n, 24);                                                            \
     }                                                                                                                  \
     static ATTR void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {                      \
         rms_norm_loop_q<TYPE>(y, x, weight, n, 24);                                                                    \

@@ -406,13 +406,19 @@ TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and
         }
 }
 
-TEST_CASE("integer norms: either side of 4096, where units leave 32 bits, and the widest") {
+TEST_CASE(
+    "integer norms: wide rows up to the widest, where units of one number leave 32 bits if no mean is taken off") {
     Random  rnd;
     Guarded a(1 << 16, 0, pattern), b(1 << 16, 0, pattern), c(1 << 16, 0, pattern), d(1 << 16, 0, pattern);
-    for (size_t n : {size_t(1000), size_t(4095), size_t(4096), size_t(4097), size_t(16384)})
-        for (int kind = 0; kind < Random::kinds; ++kind) {
-            const auto x = rnd.vector(n, kind == 0 ? 1000000 : ref::largest, kind), g = rnd.vector(n, ref::largest, 1),
-                       beta = rnd.vector(n, ref::largest, 0);
+    for (size_t n : {size_t(1000), size_t(4095), size_t(4096), size_t(4097), size_t(16383), size_t(16384)})
+        for (int kind = 0; kind < Random::kinds + 3; ++kind) {
+            auto       x = rnd.vector(n, kind == 0 ? 1000000 : ref::largest, kind % Random::kinds);
+            const auto g = rnd.vector(n, ref::largest, 1), beta = rnd.vector(n, ref::largest, 0);
+            if (kind >= Random::kinds) // one at a limit, the rest at the other
+                x.assign(n, kind % 2 == 0 ? -ref::largest : ref::largest), x[n / 2 + 1] *= -1;
+            if (kind ==
+                Random::kinds + 2) // of all numbers alone in 16,384 places, this gets the largest unit: 2^31 + 4
+                x.assign(n, 0), x[n / 2 + 1] = 16006122 << 6;
             const auto layer = ref::layer_norm(x, g, beta), rms = ref::rms_norm(x, g, 24);
             for (Isa isa : back_ends()) {
                 const Kernels& K = *kernels_of(isa);
@@ -579,6 +585,37 @@ TEST_CASE("integer head scan: on both sides of the bound below which 32 bits are
     }
     CHECK(below > 500);
     CHECK(above > 500);
+}
+
+TEST_CASE("integer head scan: numbers whose first rounding, by 9 bits, decides the second, by 21") {
+    // rs(alpha h, 9) + v k lies where rs(, 21) changes, and one to either side, and alpha h where rs(, 9) does: with v
+    // = 1 (or w, of the step before), k is what is missing.
+    Random  rnd;
+    Scanner scanner;
+    for (int round = 0; round < 600; ++round) {
+        HeadCase c;
+        c.N = size_t(rnd.one_of({8, 16, 24, 40})), c.P = 8, c.R = size_t(rnd.one_of({1, 2, 4}));
+        c.before = c.R > 1 || round % 2 == 0, c.each = round % 5 == 0;
+        c.alpha = rnd.below(int64_t(1) << 30) | 1;
+        const auto zeros = [](size_t n) { return ref::Vec(n, 0); };
+        c.v = c.w = zeros(c.R * c.P), c.k = c.k0 = zeros(c.R * c.N);
+        const size_t rank = size_t(rnd.below(int64_t(c.R)));
+        const bool   old = c.before && rnd.below(2) == 0;
+        for (size_t p = 0; p < c.P; ++p) (old ? c.w : c.v)[rank * c.P + p] = 1;
+        const int64_t in9 = rnd.one_of({255, 256, 257, 511, 0});
+        for (size_t n = 0; n < c.N; ++n) {
+            int64_t alpha = c.alpha, h = 0;
+            if (c.each) c.alphas.push_back(alpha = rnd.below(int64_t(1) << 30) | 1);
+            for (h = rnd.within(40 << 25); (alpha * h & 511) != in9;) ++h; // alpha is odd: one of 512 in a row
+            c.h.push_back(h);
+            const int64_t x = ref::rs(alpha * h, 9), missing = -(x + (1 << 20)) & ((1 << 21) - 1);
+            (old ? c.k0 : c.k)[rank * c.N + n] = missing + rnd.one_of({-1, 0, 1}) - (n % 2 == 0 ? 1 << 21 : 0);
+        }
+        for (size_t p = 1; p < c.P; ++p) c.h.insert(c.h.end(), c.h.begin(), c.h.begin() + std::ptrdiff_t(c.N));
+        c.q = rnd.vector(c.R * c.N, most_k / 16, 0), c.x = rnd.vector(c.R * c.P, ref::largest, 0);
+        c.D = rnd.vector(c.P, ref::largest, 0);
+        REQUIRE_MESSAGE(scanner.agrees(c), "N ", c.N, " ranks ", c.R, " round ", round);
+    }
 }
 
 TEST_CASE("N-07 integer S4D scan: 1..257 modes, odd alignments, several steps, states and inputs at their limits") {
