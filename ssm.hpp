@@ -4218,16 +4218,183 @@ template <class W> SSM_INLINE bool s4d_vectors(const S4dScanQ& a) noexcept {
     return hit;
 }
 
-// ---- 128 bits: SSE4.2, NEON, WebAssembly
-//
-// One body for all. What differs is how 64-bit lanes multiply (wide<i64x2>) and how codes do (a Dot).
+// ---- Products and S4D in floats, for vectors of four and of eight
 
-typedef int8_t                  i8x16 __attribute__((vector_size(16)));
 template <class V> SSM_INLINE V vector_at(const void* p) noexcept {
     V v;
     SSM_MEMCPY(&v, p, sizeof v);
     return v;
 }
+// Eight columns of a row are `parts` vectors; `rows` rows are taken at once. bf16() and f16() up-cast as many weights
+// as a vector has; sums() are sum_lanes() of each of `rows` rows.
+template <class F> struct columns;
+template <> struct columns<f32x4> {
+    static constexpr int    rows = 4, parts = 2;
+    static SSM_INLINE f32x4 bf16(const unsigned char* p) noexcept {
+        return reinterpret_cast<f32x4>(wide<i64x2>::extend(vector_at<i16x4>(p)) << 16);
+    }
+    static SSM_INLINE f32x4 pair(const f32x4* s) noexcept { // of two rows: 0+4+2+6 and 1+5+3+7 of either
+        const f32x4 p = s[0] + s[1], q = s[2] + s[3];
+        return __builtin_shufflevector(p, q, 0, 1, 4, 5) + __builtin_shufflevector(p, q, 2, 3, 6, 7);
+    }
+    static SSM_INLINE f32x4 sums(const f32x4* s) noexcept {
+        const f32x4 ab = pair(s), cd = pair(s + 4);
+        return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+    }
+};
+#if defined(SSM_HAS_AVX2)
+template <> struct columns<f32x8> {
+    static constexpr int    rows = 8, parts = 1;
+    static SSM_INLINE f32x8 bf16(const unsigned char* p) noexcept {
+        return reinterpret_cast<f32x8>(wide<i64x4>::extend(vector_at<i16x8>(p)) << 16);
+    }
+    static SSM_INLINE f32x8 f16(const unsigned char* p) noexcept {
+#if defined(__clang__)
+        typedef __fp16 f16x8 __attribute__((vector_size(16)));
+        return __builtin_convertvector(vector_at<f16x8>(p), f32x8);
+#else
+        return __builtin_ia32_vcvtph2ps256(vector_at<i16x8>(p));
+#endif
+    }
+    static SSM_INLINE f32x8 fold(const f32x8& a, const f32x8& b) noexcept { // 0+4 1+5 2+6 3+7 of a, then of b
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+               __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    static SSM_INLINE f32x8 pair(const f32x8& a, const f32x8& b) noexcept { // in each half: 0+2 of a and of b, then 1+3
+        return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
+               __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    static SSM_INLINE f32x8 sums(const f32x8* s) noexcept {
+        const f32x8 p = pair(fold(s[0], s[4]), fold(s[1], s[5])), q = pair(fold(s[2], s[6]), fold(s[3], s[7]));
+        return __builtin_shufflevector(p, q, 0, 1, 8, 9, 4, 5, 12, 13) +
+               __builtin_shufflevector(p, q, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+};
+#endif
+template <class F, DType T> SSM_INLINE F weights(const unsigned char* p) noexcept {
+    if constexpr (T == DType::f32) return vector_at<F>(p);
+    else if constexpr (T == DType::bf16) return columns<F>::bf16(p);
+    else return columns<F>::f16(p);
+}
+template <class F, DType T, int R>
+SSM_INLINE void multiply(F* s, const unsigned char* w, size_t row_bytes, const float* x) noexcept {
+    constexpr int parts = columns<F>::parts;
+    F             v[size_t(parts)];
+    SSM_UNROLL_8
+    for (int i = 0; i < parts; ++i) v[i] = vector_at<F>(x + i * width<F>);
+    SSM_UNROLL_8
+    for (int r = 0; r < R; ++r, w += row_bytes, s += parts) SSM_UNROLL_8
+    for (int i = 0; i < parts; ++i) s[i] = s[i] + weights<F, T>(w + i * width<F> * (T == DType::f32 ? 4 : 2)) * v[i];
+}
+// R rows (1 or all) of one product, each N of them one after the other; `fetch`: have the cache bring in what stands
+// `ahead`, where vectors are long. The last group of columns is read through a zero-padded copy.
+constexpr size_t ahead = 6144;
+template <class F, DType T, int R, int N>
+SSM_INLINE void float_rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
+                           int32_t cols, bool fetch) noexcept {
+    constexpr size_t     size = T == DType::f32 ? 4 : 2;
+    const unsigned char* next = w + ahead;
+    F                    s[size_t(columns<F>::rows * columns<F>::parts)] = {};
+    int32_t              k = 0;
+    SSM_UNROLL_8
+    for (size_t first = 0; first < R; first += N)
+        for (k = 0; k + 8 <= cols; k += 8, next += N * 8 * size) {
+            if (N == 8 && fetch) {
+                SSM_UNROLL_8
+                for (size_t line = 0; line < size; ++line) __builtin_prefetch(next + line * 64);
+            }
+            multiply<F, T, N>(s + first * columns<F>::parts, w + first * row_bytes + size_t(k) * size, row_bytes,
+                              x + k);
+        }
+    if (k < cols) {
+        float         x8[8] = {};
+        unsigned char w8[size_t(R)][32] = {};
+        copy(x8, x + k, size_t(cols - k) * 4);
+        for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
+        multiply<F, T, R>(s, w8[0], 32, x8);
+    }
+    const F sums = columns<F>::sums(s);
+    if constexpr (R == 1) *y = sums[0] + (bias != nullptr ? *bias : 0.0f);
+    else store(y, F(sums + (bias != nullptr ? vector_at<F>(bias) : F{})), R);
+}
+// Groups of R rows over all n inputs, so that a group stays in the first-level cache. The last group may begin inside
+// the one before. Rows of large models are read one by one where fetching ahead is not enough.
+template <class F, DType T, int R>
+SSM_INLINE void float_groups(float* y, ptrdiff_t y_stride, const Matrix& W, const float* bias, const float* x,
+                             ptrdiff_t x_stride, int32_t n) noexcept {
+    const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
+    const bool   one_by_one = R == 8 && W.in_order && R * row_bytes > ahead;
+    for (int32_t first = 0; first < W.rows; first += R) {
+        const int32_t              o = first + R <= W.rows ? first : W.rows - R;
+        const unsigned char* const w = W.data + size_t(o) * row_bytes;
+        const float* const         b = bias != nullptr ? bias + o : nullptr;
+        int32_t                    i = 0;
+        if (one_by_one && n > 0) float_rows<F, T, R, 1>(y + o, w, row_bytes, b, x, W.cols, false), i = 1;
+        for (; i < n; ++i)
+            float_rows<F, T, R, R>(y + i * y_stride + o, w, row_bytes, b, x + i * x_stride, W.cols, i == 0);
+    }
+}
+template <class F, DType T>
+SSM_INLINE void matmul_of(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
+                          int32_t x_stride, int32_t n) noexcept {
+    if (W.rows < columns<F>::rows) float_groups<F, T, 1>(y, y_stride, W, bias, x, x_stride, n);
+    else float_groups<F, T, columns<F>::rows>(y, y_stride, W, bias, x, x_stride, n);
+}
+// What the clip limits of a block's new state, `lanes` channels of it; what these read out.
+SSM_LOCAL bool limit_block(float* h, const float* c, int32_t modes, int32_t lanes, float clip, float* sum) noexcept {
+    bool hit = false;
+    for (int32_t j = 0; j < modes; ++j, h += 16, c += 16)
+        for (int32_t k = 0; k < lanes; ++k) {
+            h[k] = limit(h[k], clip, &hit), h[k + 8] = limit(h[k + 8], clip, &hit);
+            sum[k] += c[k] * h[k] - c[k + 8] * h[k + 8];
+        }
+    return hit;
+}
+// One step of a block, or half of one, without the clip, watching the largest magnitude; where that passes the clip (or
+// is NaN) the new state is walked again, limited and read out. Limiting is element-wise, so this is the specified step.
+template <class F>
+SSM_INLINE bool s4d_floats(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
+                           const float* u, float* s, ptrdiff_t stride, int32_t T, int32_t blocks, int32_t modes,
+                           float clip) noexcept {
+    using L = lanes<F>;
+    bool                hit = false;
+    const typename L::I bound = L::bits(L::set(clip));
+    for (ptrdiff_t k = 0; k < blocks * 8; k += width<F>) {
+        const ptrdiff_t    at = k / 8 * modes, lane = k % 8;
+        const F            d = vector_at<F>(D + k);
+        float* const       first = h_out + at * 16 + lane;
+        const float *const p_end = ab + (at + modes) * 32 + lane, *h = h_in + at * 16 + lane;
+        for (ptrdiff_t t = 0; t < T; ++t, h = first) {
+            const F       v = vector_at<F>(u + t * stride + k);
+            F             sum = {};
+            typename L::I top = {};
+            const float * q = c + at * 16 + lane, *x = h;
+            float*        to = first;
+            for (const float* p = ab + at * 32 + lane; p != p_end; p += 32, q += 16, x += 16, to += 16) {
+                const F xr = vector_at<F>(x), xi = vector_at<F>(x + 8), ar = vector_at<F>(p), ai = vector_at<F>(p + 8);
+                const F r = (ar * xr - ai * xi) + vector_at<F>(p + 16) * v;
+                const F i = (ar * xi + ai * xr) + vector_at<F>(p + 24) * v;
+                store(to, r, width<F>), store(to + 8, i, width<F>);
+                const typename L::I m = L::bits(magnitude(r)), n = L::bits(magnitude(i));
+                top = m > top ? m : top, top = n > top ? n : top;
+                sum = sum + (vector_at<F>(q) * r - vector_at<F>(q + 8) * i);
+            }
+            if (L::any(top > bound)) {
+                float each[size_t(width<F>)] = {};
+                hit |= limit_block(first, c + at * 16 + lane, modes, width<F>, clip, each);
+                sum = vector_at<F>(each);
+            }
+            store(s + t * stride + k, F(sum + d * v), width<F>);
+        }
+    }
+    return hit;
+}
+
+// ---- 128 bits: SSE4.2, NEON, WebAssembly
+//
+// One body for all. What differs is how 64-bit lanes multiply (wide<i64x2>) and how codes do (a Dot).
+
+typedef int8_t i8x16 __attribute__((vector_size(16)));
 // Sixteen codes within +-127 (as `add` wants them), and sums of their products: four int32 that gain sixteen. `many`:
 // as many vectors a row are read at once; `rows`: so many rows share what is read of a token.
 struct Dot {
@@ -4560,104 +4727,16 @@ template <class V, int R = 4> struct rows16 {
 #endif
 struct vectors128 : scalar {
 #if !defined(__arm__) // whose vectors lose denormals
-    // Four weights, up-cast.
-    template <DType T> static SSM_INLINE f32x4 weights(const unsigned char* p) noexcept {
-        if constexpr (T == DType::f32) return vector_at<f32x4>(p);
-        else return reinterpret_cast<f32x4>(wide<i64x2>::extend(vector_at<i16x4>(p)) << 16); // bf16
-    }
-    template <DType T, int R>
-    static SSM_INLINE void multiply(f32x4* s, const unsigned char* w, size_t row_bytes, const float* x) noexcept {
-        const f32x4 a = vector_at<f32x4>(x), b = vector_at<f32x4>(x + 4);
-        SSM_UNROLL_8
-        for (int r = 0; r < R; ++r, w += row_bytes, s += 2)
-            s[0] = s[0] + weights<T>(w) * a, s[1] = s[1] + weights<T>(w + (T == DType::f32 ? 16 : 8)) * b;
-    }
-    // R rows (1 or 4) of one product. The last group of columns is read through a zero-padded copy.
-    template <DType T, int R>
-    static SSM_INLINE void rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
-                                int32_t cols) noexcept {
-        constexpr size_t size = T == DType::f32 ? 4 : 2;
-        f32x4            s[size_t(2 * R)] = {};
-        int32_t          k = 0;
-        for (; k + 8 <= cols; k += 8) multiply<T, R>(s, w + size_t(k) * size, row_bytes, x + k);
-        if (k < cols) {
-            float         x8[8] = {};
-            unsigned char w8[size_t(R)][32] = {};
-            copy(x8, x + k, size_t(cols - k) * 4);
-            for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
-            multiply<T, R>(s, w8[0], 32, x8);
-        }
-        const auto join = [&](int a, int b) { // of two rows: 0+4+2+6 and 1+5+3+7 of either
-            const f32x4 p = s[2 * a] + s[2 * a + 1], q = s[2 * b] + s[2 * b + 1];
-            return __builtin_shufflevector(p, q, 0, 1, 4, 5) + __builtin_shufflevector(p, q, 2, 3, 6, 7);
-        };
-        const f32x4 ab = join(0, R > 1), cd = join(R / 2, R - 1);
-        const f32x4 sums = __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
-        for (int r = 0; r < R; ++r) y[r] = sums[r] + (bias != nullptr ? bias[r] : 0.0f);
-    }
-    // Groups of R rows over all n inputs. The last group may begin inside the one before.
-    template <DType T, int R>
-    static SSM_INLINE void groups(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
-                                  int32_t x_stride, int32_t n) noexcept {
-        const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
-        for (int32_t first = 0; first < W.rows; first += R) {
-            const int32_t o = first + R <= W.rows ? first : W.rows - R;
-            for (ptrdiff_t i = 0; i < n; ++i)
-                rows<T, R>(y + i * y_stride + o, W.data + size_t(o) * row_bytes, row_bytes,
-                           bias != nullptr ? bias + o : nullptr, x + i * x_stride, W.cols);
-        }
-    }
     static SSM_128 void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
                                int32_t x_stride, int32_t n) {
-        if (W.dtype == DType::f16) scalar::matmul(y, y_stride, W, bias, x, x_stride, n);
-        else if (W.dtype == DType::f32)
-            W.rows < 4 ? groups<DType::f32, 1>(y, y_stride, W, bias, x, x_stride, n)
-                       : groups<DType::f32, 4>(y, y_stride, W, bias, x, x_stride, n);
-        else
-            W.rows < 4 ? groups<DType::bf16, 1>(y, y_stride, W, bias, x, x_stride, n)
-                       : groups<DType::bf16, 4>(y, y_stride, W, bias, x, x_stride, n);
+        if (W.dtype == DType::f32) matmul_of<f32x4, DType::f32>(y, y_stride, W, bias, x, x_stride, n);
+        else if (W.dtype == DType::bf16) matmul_of<f32x4, DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
+        else scalar::matmul(y, y_stride, W, bias, x, x_stride, n);
     }
-    // As avx2's, for half a block at a time.
     static SSM_128 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
                                  const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
                                  float clip) {
-        bool        hit = false;
-        const i32x4 bound = lanes<f32x4>::bits(lanes<f32x4>::set(clip));
-        for (ptrdiff_t k = 0; k < blocks * 8; k += 4) {
-            const ptrdiff_t at = k / 8 * modes, lane = k % 8;
-            const f32x4     d = vector_at<f32x4>(D + k);
-            float* const    first = h_out + at * 16 + lane;
-            for (ptrdiff_t t = 0; t < T; ++t) {
-                const f32x4  v = vector_at<f32x4>(u + t * stride + k);
-                f32x4        sum = {};
-                i32x4        top = {};
-                const float *x = t == 0 ? h_in + at * 16 + lane : first, *p = ab + at * 32 + lane;
-                const float* q = c + at * 16 + lane;
-                float*       to = first;
-                for (int32_t j = 0; j < modes; ++j, p += 32, q += 16, x += 16, to += 16) {
-                    const f32x4 xr = vector_at<f32x4>(x), xi = vector_at<f32x4>(x + 8);
-                    const f32x4 ar = vector_at<f32x4>(p), ai = vector_at<f32x4>(p + 8);
-                    const f32x4 r = (ar * xr - ai * xi) + vector_at<f32x4>(p + 16) * v;
-                    const f32x4 i = (ar * xi + ai * xr) + vector_at<f32x4>(p + 24) * v;
-                    store(to, r, 4), store(to + 8, i, 4);
-                    const i32x4 m = lanes<f32x4>::bits(magnitude(r)), n = lanes<f32x4>::bits(magnitude(i));
-                    top = m > top ? m : top, top = n > top ? n : top;
-                    sum = sum + (vector_at<f32x4>(q) * r - vector_at<f32x4>(q + 8) * i);
-                }
-                if (lanes<f32x4>::any(top > bound)) {
-                    float each[4] = {};
-                    to = first, q = c + at * 16 + lane;
-                    for (int32_t j = 0; j < modes; ++j, to += 16, q += 16)
-                        for (int l = 0; l < 4; ++l) {
-                            to[l] = limit(to[l], clip, &hit), to[l + 8] = limit(to[l + 8], clip, &hit);
-                            each[l] += q[l] * to[l] - q[l + 8] * to[l + 8];
-                        }
-                    sum = vector_at<f32x4>(each);
-                }
-                store(s + t * stride + k, f32x4(sum + d * v), 4);
-            }
-        }
-        return hit;
+        return s4d_floats<f32x4>(ab, c, D, h_in, h_out, u, s, stride, T, blocks, modes, clip);
     }
     SSM_FLOAT_LOOPS(SSM_128, f32x4)
 #if !defined(SSM_HAS_SIMD128) // there one at a time is faster, up to 3 times in node
@@ -4827,149 +4906,16 @@ struct i8mm : dotprod {
 struct avx2 : scalar {
     static constexpr const char* name = "avx2";
 
-    // Eight weights, up-cast.
-    template <DType T> SSM_AVX2_INLINE __m256 weights(const unsigned char* p) noexcept {
-        if constexpr (T == DType::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
-        else if constexpr (T == DType::f16)
-            return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-        else
-            return _mm256_castsi256_ps(
-                _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    static SSM_AVX2 void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
+                                int32_t x_stride, int32_t n) {
+        if (W.dtype == DType::f32) matmul_of<f32x8, DType::f32>(y, y_stride, W, bias, x, x_stride, n);
+        else if (W.dtype == DType::f16) matmul_of<f32x8, DType::f16>(y, y_stride, W, bias, x, x_stride, n);
+        else matmul_of<f32x8, DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
     }
-    SSM_AVX2_INLINE __m256 fold(__m256 a, __m256 b) noexcept { // s0+s4 s1+s5 s2+s6 s3+s7 of a, then of b
-        return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-    }
-    SSM_AVX2_INLINE __m256 pair(__m256 a, __m256 b) noexcept { // in each half: 0+2 of a and of b, then 1+3
-        return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-    }
-    SSM_AVX2_INLINE __m256 join(const __m256 s[8]) noexcept { // sum_lanes of all eight
-        const __m256 p = pair(fold(s[0], s[4]), fold(s[1], s[5])), q = pair(fold(s[2], s[6]), fold(s[3], s[7]));
-        return _mm256_add_ps(_mm256_shuffle_ps(p, q, 0x44), _mm256_shuffle_ps(p, q, 0xee));
-    }
-    template <DType T, int R>
-    SSM_AVX2_INLINE void multiply(__m256 s[8], const unsigned char* w, size_t row_bytes, const float* x) noexcept {
-        const __m256 v = _mm256_loadu_ps(x);
-        SSM_UNROLL_8
-        for (int r = 0; r < R; ++r) s[r] = _mm256_add_ps(s[r], _mm256_mul_ps(weights<T>(w + size_t(r) * row_bytes), v));
-    }
-    // R rows (1 or 8) of one product, each N of them one after the other; `fetch`: have the cache bring in what stands
-    // `ahead`. The last group of columns is read through a zero-padded copy.
-    static constexpr size_t ahead = 6144;
-    template <DType T, int R, int N>
-    SSM_AVX2_INLINE void rows(float* y, const unsigned char* w, size_t row_bytes, const float* bias, const float* x,
-                              int32_t cols, bool fetch) noexcept {
-        constexpr size_t size = T == DType::f32 ? 4 : 2;
-        const char*      next = reinterpret_cast<const char*>(w) + ahead;
-        __m256           s[8] = {};
-        int32_t          k = 0;
-        SSM_UNROLL_8
-        for (size_t first = 0; first < R; first += N)
-            for (k = 0; k + 8 <= cols; k += 8, next += N * 8 * size) {
-                if (N == 8 && fetch) {
-                    SSM_UNROLL_8
-                    for (size_t line = 0; line < size; ++line) _mm_prefetch(next + line * 64, _MM_HINT_T0);
-                }
-                multiply<T, N>(s + first, w + first * row_bytes + size_t(k) * size, row_bytes, x + k);
-            }
-        if (k < cols) {
-            float         x8[8] = {};
-            unsigned char w8[8][32] = {};
-            copy(x8, x + k, size_t(cols - k) * 4);
-            for (size_t r = 0; r < R; ++r) copy(w8[r], w + r * row_bytes + size_t(k) * size, size_t(cols - k) * size);
-            multiply<T, R>(s, w8[0], 32, x8);
-        }
-        const __m256 sums = join(s);
-        if constexpr (R == 1) *y = _mm256_cvtss_f32(sums) + (bias != nullptr ? *bias : 0.0f);
-        else _mm256_storeu_ps(y, _mm256_add_ps(sums, bias != nullptr ? _mm256_loadu_ps(bias) : _mm256_setzero_ps()));
-    }
-    // Groups of R rows over all n inputs, so that a group stays in the first-level cache. The last group may begin
-    // inside the one before. Rows of large models are read one by one where fetching ahead is not enough.
-    template <DType T, int R>
-    static SSM_AVX2 void groups(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
-                                int32_t x_stride, int32_t n) noexcept {
-        const size_t row_bytes = size_t(W.cols) * (T == DType::f32 ? 4 : 2);
-        const bool   one_by_one = W.in_order && R * row_bytes > ahead;
-        for (int32_t first = 0; first < W.rows; first += R) {
-            const int32_t              o = first + R <= W.rows ? first : W.rows - R;
-            const unsigned char* const w = W.data + size_t(o) * row_bytes;
-            const float* const         b = bias != nullptr ? bias + o : nullptr;
-            int32_t                    i = 0;
-            if (one_by_one && n > 0) rows<T, R, 1>(y + o, w, row_bytes, b, x, W.cols, false), i = 1;
-            for (; i < n; ++i)
-                rows<T, R, R>(y + ptrdiff_t(i) * y_stride + o, w, row_bytes, b, x + ptrdiff_t(i) * x_stride, W.cols,
-                              i == 0);
-        }
-    }
-    template <DType T>
-    static SSM_AVX2 void matmul_of(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x,
-                                   int32_t x_stride, int32_t n) noexcept {
-        if (W.rows >= 8) groups<T, 8>(y, y_stride, W, bias, x, x_stride, n);
-        else groups<T, 1>(y, y_stride, W, bias, x, x_stride, n);
-    }
-    static void matmul(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x, int32_t x_stride,
-                       int32_t n) {
-        switch (W.dtype) {
-        case DType::f32:
-            matmul_of<DType::f32>(y, y_stride, W, bias, x, x_stride, n);
-            break;
-        case DType::f16:
-            matmul_of<DType::f16>(y, y_stride, W, bias, x, x_stride, n);
-            break;
-        default:
-            matmul_of<DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
-            break;
-        }
-    }
-
-    // One step of one block without the clip, watching the largest magnitude; where that passes the clip (or is NaN)
-    // the new state is walked again, limited and read out. Limiting is element-wise, so this is the specified step.
     static SSM_AVX2 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
                                   const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
                                   float clip) {
-        bool          hit = false;
-        const __m256i abs = _mm256_set1_epi32(0x7fffffff);
-        const __m256i bound = _mm256_set1_epi32(bits_of(clip));
-        for (int32_t b = 0; b < blocks; ++b) {
-            const ptrdiff_t at = ptrdiff_t(b) * modes;
-            const float *   p_end = ab + (at + modes) * 32, *h = h_in + at * 16;
-            const __m256    d = _mm256_loadu_ps(D + b * 8);
-            float*          to_first = h_out + at * 16;
-            for (int32_t t = 0; t < T; ++t, h = to_first) {
-                const __m256 v = _mm256_loadu_ps(u + ptrdiff_t(t) * stride + b * 8);
-                __m256       sum = _mm256_setzero_ps();
-                __m256i      top = _mm256_setzero_si256();
-                const float *q = c + at * 16, *x = h;
-                float*       to = to_first;
-                for (const float* p = ab + at * 32; p != p_end; p += 32, q += 16, x += 16, to += 16) {
-                    const __m256 xr = _mm256_loadu_ps(x), xi = _mm256_loadu_ps(x + 8);
-                    const __m256 ar = _mm256_loadu_ps(p), ai = _mm256_loadu_ps(p + 8);
-                    const __m256 r = _mm256_add_ps(_mm256_sub_ps(_mm256_mul_ps(ar, xr), _mm256_mul_ps(ai, xi)),
-                                                   _mm256_mul_ps(_mm256_loadu_ps(p + 16), v));
-                    const __m256 i = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(ar, xi), _mm256_mul_ps(ai, xr)),
-                                                   _mm256_mul_ps(_mm256_loadu_ps(p + 24), v));
-                    _mm256_storeu_ps(to, r);
-                    _mm256_storeu_ps(to + 8, i);
-                    top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(r), abs));
-                    top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(i), abs));
-                    sum = _mm256_add_ps(sum, _mm256_sub_ps(_mm256_mul_ps(_mm256_loadu_ps(q), r),
-                                                           _mm256_mul_ps(_mm256_loadu_ps(q + 8), i)));
-                }
-                if (_mm256_movemask_epi8(_mm256_cmpgt_epi32(top, bound)) != 0)
-                    sum = limited(to_first, c + at * 16, modes, clip, &hit);
-                _mm256_storeu_ps(s + ptrdiff_t(t) * stride + b * 8, _mm256_add_ps(sum, _mm256_mul_ps(d, v)));
-            }
-        }
-        return hit;
-    }
-    static SSM_AVX2 __m256 limited(float* h, const float* c, int32_t modes, float clip, bool* hit) noexcept {
-        alignas(32) float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        for (int32_t j = 0; j < modes; ++j, h += 16, c += 16)
-            for (int k = 0; k < 8; ++k) {
-                h[k] = limit(h[k], clip, hit);
-                h[k + 8] = limit(h[k + 8], clip, hit);
-                sum[k] += c[k] * h[k] - c[k + 8] * h[k + 8];
-            }
-        return _mm256_load_ps(sum);
+        return s4d_floats<f32x8>(ab, c, D, h_in, h_out, u, s, stride, T, blocks, modes, clip);
     }
     SSM_FLOAT_LOOPS(SSM_AVX2, f32x8)
     SSM_FLOAT_CELLS(SSM_AVX2, f32x8)
