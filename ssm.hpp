@@ -1494,7 +1494,7 @@ template <int S, class W> SSM_ALWAYS W rs(const W& x) noexcept {
 }
 template <int S, class W> SSM_ALWAYS W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
     SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
-    return wide<W>::lsr(x + (int64_t(1) << (S - 1)), S);
+    return wide<W>::lsr(x + wide<W>::set(int64_t(1) << (S - 1)), S);
 }
 
 // The same for a shift known at run time: 0 past 62, a shift to the left below 0.
@@ -1574,7 +1574,7 @@ template <const auto& c, size_t k = 0, class W> SSM_ALWAYS W horner(const W& x) 
     using L = wide<W>;
     constexpr int32_t own = c[k]; // nvcc knows no arrays of the host
     if constexpr (k == sizeof c / sizeof c[0] - 1) return L::set(own);
-    else return L::lsr(L::mul(horner<c, k + 1>(x), x) + (own * (int64_t(1) << 30) + (1 << 29)), 30);
+    else return L::lsr(L::mul(horner<c, k + 1>(x), x) + L::set(own * (int64_t(1) << 30) + (1 << 29)), 30);
 }
 constexpr int64_t one_q30 = int64_t(1) << 30, dt_limit = int64_t(22) << 26; // dt_limit: Q26, of every step size
 template <class W> SSM_ALWAYS W positive(const W& low) noexcept { return low & int64_t(0xffffffff); }
@@ -3537,6 +3537,11 @@ template <int R, int N> struct last_columns {
 #endif
 
 #if defined(SSM_HAS_128)
+template <class V> SSM_INLINE V vector_at(const void* p) noexcept {
+    V v;
+    SSM_MEMCPY(&v, p, sizeof v);
+    return v;
+}
 typedef int16_t i16x4 __attribute__((vector_size(8)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 // Lanes of 64 bits: what vector types of the compiler say by themselves. W as int64, U unsigned, V in halves of 32
@@ -3545,7 +3550,15 @@ template <class W, class U, class V> struct lanes64 {
     static constexpr int32_t count = int32_t(sizeof(W) / 8);
     static SSM_INLINE W      set(int64_t x) noexcept {
              W v = {};
-             if (__builtin_constant_p(x)) return v + x;
+             if (__builtin_constant_p(x)) {
+                 if (x == 0) return v;
+                 v = v + x;
+#if defined(SSM_HAS_AVX2) && !defined(__clang__)
+                 __asm__(""
+                         : "+v"(v)); // gcc, which does not know where it comes from, makes it before a loop, not in it
+#endif
+                 return v;
+             }
 #if !defined(__clang__)
 #pragma GCC unroll 1
 #endif
@@ -3755,18 +3768,20 @@ template <> struct wide<i64x4> : lanes64<i64x4, u64x4, i32x8> {
     }
 #endif
     static SSM_INLINE i64x4 load(const int32_t* p, int32_t n) noexcept { // zeros past the n-th
+        if (n >= 4) return extend(vector_at<i32x4>(p));
         i32x4 v = {};
-        if (n >= 4) SSM_MEMCPY(&v, p, sizeof v);
-        else
-            for (int32_t k = 0; k < n; ++k) v[k] = p[k];
+        for (int32_t k = 0; k < n; ++k) v[k] = p[k];
         return extend(v);
     }
     static SSM_INLINE void store(int32_t* p, const i64x4& a, int32_t n) noexcept {
         const i32x8 halves = reinterpret_cast<i32x8>(a);
         const i32x4 v = __builtin_shufflevector(halves, halves, 0, 2, 4, 6);
         if (n >= 4) SSM_MEMCPY(p, &v, sizeof v);
-        else
-            for (int32_t k = 0; k < n; ++k) p[k] = v[k];
+        else {
+            if (n > 0) p[0] = v[0];
+            if (n > 1) p[1] = v[1];
+            if (n > 2) p[2] = v[2];
+        }
     }
     static SSM_INLINE i64x4 load16(const void* p, int32_t n) noexcept { // n int16, the first four of them
         i16x4 v = {};
@@ -4220,11 +4235,6 @@ template <class W> SSM_INLINE bool s4d_vectors(const S4dScanQ& a) noexcept {
 
 // ---- Products and S4D in floats, for vectors of four and of eight
 
-template <class V> SSM_INLINE V vector_at(const void* p) noexcept {
-    V v;
-    SSM_MEMCPY(&v, p, sizeof v);
-    return v;
-}
 // Eight columns of a row are `parts` vectors; `rows` rows are taken at once. bf16() and f16() up-cast as many weights
 // as a vector has; sums() are sum_lanes() of each of `rows` rows.
 template <class F> struct columns;
@@ -4937,43 +4947,59 @@ struct avx2 : scalar {
     }
     SSM_AVX2_INLINE __m256i even(__m256i v) noexcept { return _mm256_blend_epi32(v, _mm256_setzero_si256(), 0xaa); }
     SSM_AVX2_INLINE __m256i odd(__m256i v) noexcept { return _mm256_srli_epi64(v, 32); }
+    // The same in all lanes, made before a loop: see lanes64's set().
+    SSM_AVX2_INLINE __m256i kept(__m256i v) noexcept {
+#if !defined(__clang__)
+        __asm__("" : "+x"(v));
+#endif
+        return v;
+    }
+    SSM_AVX2_INLINE __m256i all64(int64_t x) noexcept { return kept(_mm256_set1_epi64x(x)); }
+    SSM_AVX2_INLINE __m256i all32(int32_t x) noexcept { return kept(_mm256_set1_epi32(x)); }
+    // Where rows' sums go, with what is the same for all of them.
+    struct Outputs {
+        int32_t*             y;
+        const int32_t*       scales;
+        const Matrix&        W;
+        const unsigned char *scale, *bias;
+        __m256i              num, shift;
+        SSM_AVX2_INLINE_     Outputs(const Matrix& of, const Tokens& t) noexcept
+            : y(t.y), scales(t.scales), W(of), scale(of.scale), bias(of.bias), num(_mm256_set1_epi64x(t.scales[0])),
+              shift(_mm256_set1_epi32(t.scales[1] + 150 - 24 - 1)) {}
+    };
     // From R rows' sums to Q16, as requantize(). rs(p, s) = rs(p >> (s - 1), 1): p + 2^62 is shifted logically by
     // s - 1, and what became of 2^62 taken off again, which leaves 0 for shifts past 62. Results that reach 2^30 go
     // the long way, which saturates.
     SSM_AVX2_INLINE __m256i requantized(__m256i acc, __m256i m, __m256i num, __m256i shift) noexcept { // 2^33 more
-        const __m256i bias62 = _mm256_set1_epi64x(1LL << 62);
-        const __m256i T =
-            _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epu32(m, num), _mm256_set1_epi64x(1 << 23)), 24);
+        const __m256i bias62 = all64(1LL << 62);
+        const __m256i T = _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epu32(m, num), all64(1 << 23)), 24);
         const __m256i p = _mm256_add_epi64(_mm256_mul_epi32(acc, T), bias62);
-        const __m256i up = _mm256_set1_epi64x((1LL << 34) + 1); // even but for the half, so that halving may be logical
+        const __m256i up = all64((1LL << 34) + 1); // even but for the half, so that halving may be logical
         return _mm256_srli_epi64(
             _mm256_add_epi64(_mm256_sub_epi64(_mm256_srlv_epi64(p, shift), _mm256_srlv_epi64(bias62, shift)), up), 1);
     }
-    template <int R>
-    SSM_AVX2_INLINE void give(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W, ptrdiff_t o) noexcept {
-        const __m256i s = ints<R>(W.scale, o), num = _mm256_set1_epi64x(scale[0]);
-        const __m256i m =
-            _mm256_or_si256(_mm256_and_si256(s, _mm256_set1_epi32(0x7fffff)), _mm256_set1_epi32(0x800000));
-        const __m256i shift = _mm256_sub_epi32(_mm256_set1_epi32(scale[1] + 150 - 24 - 1), _mm256_srli_epi32(s, 23));
-        __m256i       a = requantized(acc, m, num, even(shift)), b = requantized(odd(acc), odd(m), num, odd(shift));
-        if (W.bias != nullptr) {
-            const __m256i bias = _mm256_xor_si256(ints<R>(W.bias, o), _mm256_set1_epi32(-int_max - 1));
+    template <int R> SSM_AVX2_INLINE void give(const Outputs& to, __m256i acc, ptrdiff_t o) noexcept {
+        const __m256i s = ints<R>(to.scale, o);
+        const __m256i m = _mm256_or_si256(_mm256_and_si256(s, all32(0x7fffff)), all32(0x800000));
+        const __m256i shift = _mm256_sub_epi32(to.shift, _mm256_srli_epi32(s, 23));
+        __m256i a = requantized(acc, m, to.num, even(shift)), b = requantized(odd(acc), odd(m), to.num, odd(shift));
+        if (to.bias != nullptr) {
+            const __m256i bias = _mm256_xor_si256(ints<R>(to.bias, o), _mm256_set1_epi32(-int_max - 1));
             const __m256i less = _mm256_set1_epi64x(-(1LL << 31)); // what that made of it
             a = _mm256_add_epi64(a, _mm256_add_epi64(even(bias), less));
             b = _mm256_add_epi64(b, _mm256_add_epi64(odd(bias), less));
         }
-        const __m256i low = _mm256_set1_epi64x((1LL << 30) - (1LL << 33)); // to 0 .. 2^31
+        const __m256i low = all64((1LL << 30) - (1LL << 33)); // to 0 .. 2^31
         const __m256i both = _mm256_or_si256(_mm256_add_epi64(a, low), _mm256_add_epi64(b, low));
         const __m256i out = _mm256_blend_epi32(a, _mm256_slli_epi64(b, 32), 0xaa);
-        if constexpr (R == 8) store(y + o, out);
-        else _mm_storeu_si128(reinterpret_cast<__m128i*>(y + o), _mm256_castsi256_si128(out));
-        if (_mm256_testz_si256(both, _mm256_set1_epi64x(-(1LL << 31))) == 0) saturate(y, acc, scale, W, o, R);
+        if constexpr (R == 8) store(to.y + o, out);
+        else _mm_storeu_si128(reinterpret_cast<__m128i*>(to.y + o), _mm256_castsi256_si128(out));
+        if (_mm256_testz_si256(both, all64(-(1LL << 31))) == 0) saturate(to, acc, o, R);
     }
-    static SSM_AVX2 void saturate(int32_t* y, __m256i acc, const int32_t* scale, const Matrix& W, ptrdiff_t o,
-                                  int32_t rows) noexcept {
+    static SSM_AVX2 void saturate(const Outputs& to, __m256i acc, ptrdiff_t o, int32_t rows) noexcept {
         int32_t each[8];
         store(each, acc);
-        for (int32_t r = 0; r < rows; ++r) y[o + r] = requantize(each[r], scale, W, int32_t(o) + r, 8);
+        for (int32_t r = 0; r < rows; ++r) to.y[o + r] = requantize(each[r], to.scales, to.W, int32_t(o) + r, 8);
     }
     // The sums of four vectors, in either half of their numbers; and of R vectors, 4 or 8.
     SSM_AVX2_INLINE __m256i pairs4(__m256i a, __m256i b) noexcept {
@@ -5137,19 +5163,20 @@ struct avx2 : scalar {
         static SSM_AVX2 void all8(const Matrix& W, int32_t o, int32_t end, const Tokens& t, int32_t more) noexcept {
             const ptrdiff_t            cols = W.cols, room = room_behind(W, 0);
             const unsigned char* const data = W.data - W.rows4 * cols;
-            const Tokens               here = t; // not written to through y
+            const Outputs              to(W, t);
+            const unsigned char* const q = t.q;
             for (; o < end; o += R) {
                 if (o + R > end) o = end - R; // as all_rows()
                 __m256i s[size_t(R)] = {};
-                dot8_rows<D, R, N>(s, data + o * cols, cols, here.q, room - o * cols);
-                give<R>(here.y, _mm256_sub_epi32(sums<R>(s), _mm256_set1_epi32(more)), here.scales, W, o);
+                dot8_rows<D, R, N>(s, data + o * cols, cols, q, room - o * cols);
+                give<R>(to, _mm256_sub_epi32(sums<R>(s), _mm256_set1_epi32(more)), o);
             }
         }
         template <int N>
         static SSM_AVX2 void all4(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
                                   const Ready& ready) noexcept {
             const ptrdiff_t groups = (W.cols + 31) / 32;
-            const Tokens    here = t;
+            const Outputs   to(W, t);
             for (; o < end; o += R) {
                 if (o + R > end) o = end - R;
                 __m256i s[size_t(R)] = {};
@@ -5160,7 +5187,7 @@ struct avx2 : scalar {
                                      (W.rows4 - row) * groups};
                     four.template dot<D, N>(s + r, ready);
                 }
-                give<R>(here.y, sums<R>(s), here.scales, W, o);
+                give<R>(to, sums<R>(s), o);
             }
         }
         static SSM_AVX2 void all(const Matrix& W, int32_t o, int32_t end, const Tokens& t,
