@@ -239,15 +239,22 @@ TEST_CASE("F-06 a model file that says one thing wrongly is refused by the name 
             const char* tensor;
             float       value;
             Status      status;
-        } ends[] = {{"kernel.log_dt", 60.5f, Status::bad_value},     {"kernel.log_dt", -60.5f, Status::bad_value},
-                    {"kernel.log_A_real", 60.5f, Status::bad_value}, {"kernel.log_A_real", -60.5f, Status::bad_value},
-                    {"kernel.log_dt", -60.0f, Status::ok},           {"kernel.log_A_real", -60.0f, Status::ok}};
+        } ends[] = {{"kernel.log_dt", 60.5f, Status::bad_value},
+                    {"kernel.log_dt", -60.5f, Status::bad_value},
+                    {"kernel.log_A_real", 60.5f, Status::bad_value},
+                    {"kernel.log_A_real", -60.5f, Status::bad_value},
+                    {"kernel.log_dt", -60.0f, Status::ok},
+                    {"kernel.log_A_real", -60.0f, Status::ok},
+                    {"kernel.log_dt", 60.0f, Status::ok}};
         for (const auto& e : ends) {
             Builder           b = s4d_model(S4dSpec());
             const std::string name = std::string("s4_layers.1.") + e.tensor;
             const bool        steps = e.tensor[7] == 'l' && e.tensor[11] == 'd';
             b.add(name, steps ? std::vector<int64_t>{12} : std::vector<int64_t>{12, 3},
                   std::vector<float>(steps ? 12 : 36, e.value));
+            if (e.value == 60.0f) // and A small: what it turns and decays by in a step has limits of its own
+                b.add("s4_layers.1.kernel.A_imag", {12, 3}, std::vector<float>(36, 0.0f)),
+                    b.add("s4_layers.1.kernel.log_A_real", {12, 3}, std::vector<float>(36, -60.0f));
             refused(b.file(), e.status, e.status == Status::ok ? "" : name);
         }
         for (const float turn : {3e38f, -3e38f}) {
