@@ -135,6 +135,7 @@ TEST_CASE("F-07 valid: a config at each of its limits is taken, one past it is n
              {&Config::headdim, 8, 8},
              {&Config::d_ssm, c.d_ssm, c.d_ssm}});
     c.nheads = 1, c.headdim = width + 1, c.d_inner = c.d_ssm = width + 1, takes(false, c);
+    c.ngroups = c.headdim = c.d_ssm = 1, takes(true, c);
     c = config_of(cell(one_of_each[3]));
     hold(c, {{&Config::mimo_rank, 1, 1}, {&Config::rope_angles, 1, c.d_state / 2}, {&Config::headdim, 8, 8}});
     c.is_mimo = true;
@@ -595,6 +596,9 @@ TEST_CASE("F-04 an embedding where no tokens are, a scratch of no rows, an arena
         ssm::State s;
         CHECK(ssm::make_state(&s, m.model, &little) == Status::arena_too_small);
         CHECK(s.data == nullptr);
+        ssm::Arena full{m.arena_memory.data(), m.arena_memory.size(), m.arena_memory.size()};
+        ssm::Model other;
+        CHECK(ssm::load(&other, m.blob(), &full, {}, nullptr) == Status::arena_too_small);
     }
 }
 
