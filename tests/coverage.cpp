@@ -526,6 +526,29 @@ TEST_CASE("the state of an S4D model is read as it was written, and goes on from
     CHECK(y[0] != again[0]); // without the mean of the step before
 }
 
+TEST_CASE("F-05 an arena of the bytes it asks for holds a Mamba-1 or Mamba-2 with every bias and norm there may be") {
+    for (const char* text : {"mamba1,d_model=8,n_layer=6,d_state=4,d_input=2,d_output=3,mlp_hidden=8",
+                             "mamba2,d_model=8,n_layer=6,d_state=4,headdim=8,d_input=2,d_output=3,mlp_hidden=8"}) {
+        Builder      b = parts_of_file(cell(text));
+        const Config c = config_of(cell(text));
+        const auto   zeros = [&](const std::string& name, int64_t n) {
+            b.add(name, {n}, std::vector<float>(size_t(n), 0.0f));
+        };
+        for (int32_t i = 0; i < c.n_layers; ++i) {
+            const std::string layer = "layers." + std::to_string(i) + ".", mixer = layer + "mixer.";
+            zeros(layer + "norm.bias", c.d_model), zeros(layer + "norm2.bias", c.d_model);
+            zeros(mixer + "in_proj.bias", b.tensors.at(mixer + "in_proj.weight").shape[0]);
+            zeros(mixer + "out_proj.bias", c.d_model);
+            zeros(mixer + "conv1d.bias", b.tensors.at(mixer + "conv1d.weight").shape[0]);
+            if (c.arch == ssm::Arch::mamba2) zeros(mixer + "norm.weight", c.d_ssm);
+        }
+        zeros("norm_f.bias", c.d_model);
+        b.metadata.erase("norm"), b.metadata.erase("rms_norm");
+        const Loaded m(b.file(), 1);
+        CHECK(m.config.norm == ssm::Norm::layer);
+    }
+}
+
 TEST_CASE("F-07 more layers than the limit, a width of 0 or past it, heads that do not divide: refused by name") {
     S4dSpec tiny;
     tiny.H = 1, tiny.n = 1, tiny.layers = ssm::max_layers + 1;

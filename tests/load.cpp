@@ -313,6 +313,7 @@ TEST_CASE("ST-09 ST-10: the three fields are there, spelled exactly so; others a
          {"1", "-1.5e3", "\"x\"", "null", "true", "[]", "{}", "[[1,{\"dtype\":\"X\"}]]", "{\"dtype\":1,\"shape\":2}"})
         accepts(of(d + ",\"more\":" + value + "," + s + "," + o));
     refuses(of(d + ",\"more\":[1,]," + s + "," + o), Status::bad_header, "expected a value");
+    accepts(of(d + ",\"\\u0000a\":1,\"\\u0000b\":2," + s + "," + o)); // a zero byte ends no name
     // F-07: the number of fields at the limit, and one past it.
     std::string many;
     for (int i = 3; i < ssm::max_fields; ++i) many += ",\"f" + std::to_string(i) + "\":0";
