@@ -138,6 +138,8 @@ TEST_CASE("F-07 valid: a config at each of its limits is taken, one past it is n
     c.ngroups = c.headdim = c.d_ssm = 1, takes(true, c);
     c = config_of(cell(one_of_each[3]));
     hold(c, {{&Config::mimo_rank, 1, 1}, {&Config::rope_angles, 1, c.d_state / 2}, {&Config::headdim, 8, 8}});
+    Config wild = c;
+    wild.d_conv = 65, takes(false, wild); // though no Mamba-3 has one
     c.is_mimo = true;
     hold(c, {{&Config::mimo_rank, 1, ssm::max_mimo_rank}});
     c.d_state = 5, takes(false, c), c.d_state = 4;
@@ -453,6 +455,7 @@ TEST_CASE("an argument that is null, of another model or past the end is refused
 TEST_CASE("a traced step gives the bits of one that is not, and every number of a Mamba-3 cell is seen once") {
     struct Seen {
         std::map<std::string, int32_t> numbers;
+        std::vector<float>             k;
     };
     for (size_t k = 1; k < 4; ++k) {
         Loaded             m(cell(one_of_each[k]));
@@ -467,6 +470,8 @@ TEST_CASE("a traced step gives the bits of one that is not, and every number of 
         trace.see = [](void* user, const char* stage, int32_t layer, int32_t row, const float* v, int32_t n) {
             CHECK((layer <= 1 && row == 0)); // the last norm is of no layer
             static_cast<Seen*>(user)->numbers[stage] += n;
+            if (std::string(stage) == "k")
+                static_cast<Seen*>(user)->k.insert(static_cast<Seen*>(user)->k.end(), v, v + n);
             for (int32_t i = 0; i < n; ++i) CHECK(std::isfinite(v[i]));
         };
         m.scratch.trace = &trace;
@@ -478,6 +483,9 @@ TEST_CASE("a traced step gives the bits of one that is not, and every number of 
         for (const char* stage : {"dt", "lambda", "alpha", "beta", "gamma", "A"}) CHECK(seen.numbers[stage] == H);
         CHECK(seen.numbers["angle"] == H * c.rope_angles);
         for (const char* stage : {"B_biased", "C_biased", "k", "q"}) CHECK(seen.numbers[stage] == HN);
+        std::vector<float> kept(size_t(HN), NAN);
+        REQUIRE(ssm::get_state(m.model, m.state, 0, ssm::Part::k_state, kept.data()) == HN);
+        CHECK(same_bits(seen.k, kept)); // what the step leaves for the next
     }
 }
 
