@@ -3554,8 +3554,8 @@ template <class W, class U, class V> struct lanes64 {
                  if (x == 0) return v;
                  v = v + x;
 #if defined(SSM_HAS_AVX2) && !defined(__clang__)
-                 __asm__(""
-                         : "+v"(v)); // gcc, which does not know where it comes from, makes it before a loop, not in it
+                 // gcc, which does not see where it comes from, makes it before a loop and not in it
+                 __asm__("" : "+v"(v));
 #endif
                  return v;
              }
