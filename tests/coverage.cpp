@@ -452,6 +452,20 @@ TEST_CASE("an argument that is null, of another model or past the end is refused
     CHECK(std::string(ssm::message(Status(200))) == "unknown status");
 }
 
+#if defined(__x86_64__) && !defined(SSM_NO_SIMD)
+TEST_CASE("the back-ends that run here are those the processor has, as the compiler's library sees it") {
+    const bool avx2 = __builtin_cpu_supports("avx2"); // and F16C, without which none was made
+    CHECK(ssm::isa_runs_here(ssm::Isa::avx2) == avx2);
+    CHECK(ssm::isa_runs_here(ssm::Isa::avx512) ==
+          (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni")));
+#if !defined(__clang__) // which does not know this one
+    CHECK(ssm::isa_runs_here(ssm::Isa::avxvnni) == (avx2 && __builtin_cpu_supports("avxvnni")));
+#endif
+}
+#endif
+
 TEST_CASE("a traced step gives the bits of one that is not, and every number of a Mamba-3 cell is seen once") {
     struct Seen {
         std::map<std::string, int32_t> numbers;

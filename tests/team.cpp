@@ -65,6 +65,7 @@ const char* const large[] = {
     "mamba3,d_model=200,n_layer=2,d_state=128,headdim=16,d_input=3,d_output=700",
     "mamba3,d_model=176,n_layer=1,d_state=64,headdim=32,mimo_rank=2,ngroups=11,rope_fraction=1.0,mlp_hidden=600",
     "mamba3,d_model=192,n_layer=1,d_state=50,headdim=24,clip=1,norm=layer",
+    "mamba3,d_model=384,n_layer=1,d_state=32,headdim=384,mimo_rank=4,d_input=3,d_output=5", // heads too wide for parts
     "mamba2,d_model=184,n_layer=2,d_state=128,headdim=16,d_conv=3",
     "mamba2,d_model=192,n_layer=1,d_state=63,headdim=48,ngroups=2,clip=1",
     "mamba1,d_model=260,n_layer=1,d_state=33,clip=1",
