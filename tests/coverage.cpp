@@ -469,10 +469,11 @@ TEST_CASE("the back-ends that run here are those the processor has, as the compi
 TEST_CASE("a traced step gives the bits of one that is not, and every number of a Mamba-3 cell is seen once") {
     struct Seen {
         std::map<std::string, int32_t> numbers;
-        std::vector<float>             k;
+        std::vector<float>             k, angle;
     };
-    for (size_t k = 1; k < 4; ++k) {
-        Loaded             m(cell(one_of_each[k]));
+    for (const char* text : {one_of_each[1], one_of_each[2], one_of_each[3],
+                             "mamba3,d_model=40,n_layer=1,d_state=4,headdim=8,d_input=2,d_output=3"}) { // ten heads
+        Loaded             m(cell(text));
         const Config&      c = m.config;
         OwnState           plain(m.model, m.state);
         std::vector<float> y(size_t(c.d_output)), traced(y);
@@ -483,23 +484,34 @@ TEST_CASE("a traced step gives the bits of one that is not, and every number of 
         trace.user = &seen;
         trace.see = [](void* user, const char* stage, int32_t layer, int32_t row, const float* v, int32_t n) {
             CHECK((layer <= 1 && row == 0)); // the last norm is of no layer
-            static_cast<Seen*>(user)->numbers[stage] += n;
-            if (std::string(stage) == "k")
-                static_cast<Seen*>(user)->k.insert(static_cast<Seen*>(user)->k.end(), v, v + n);
+            const std::string is = stage;
+            Seen* const       to = static_cast<Seen*>(user);
+            to->numbers[is] += n;
+            if (is == "k" || is == "angle") {
+                std::vector<float>& all = is == "k" ? to->k : to->angle;
+                all.insert(all.end(), v, v + n);
+            }
             for (int32_t i = 0; i < n; ++i) CHECK(std::isfinite(v[i]));
         };
         m.scratch.trace = &trace;
         REQUIRE(ssm::step(m.model, &m.state, &m.scratch, x, traced.data()) == Status::ok);
         CHECK(same_bits(y, traced));
         CHECK(state_of(m) == plain.bytes);
-        if (c.arch != ssm::Arch::mamba3) continue;
+        if (c.arch != ssm::Arch::mamba3) {
+            const int32_t C = c.arch == ssm::Arch::mamba1 ? c.d_inner : c.d_ssm + 2 * c.ngroups * c.d_state;
+            CHECK(ssm::get_state(m.model, m.state, 0, ssm::Part::conv_state, nullptr) == C * c.d_conv);
+            continue;
+        }
         const int32_t H = c.nheads, HN = H * c.d_state;
         for (const char* stage : {"dt", "lambda", "alpha", "beta", "gamma", "A"}) CHECK(seen.numbers[stage] == H);
         CHECK(seen.numbers["angle"] == H * c.rope_angles);
         for (const char* stage : {"B_biased", "C_biased", "k", "q"}) CHECK(seen.numbers[stage] == HN);
-        std::vector<float> kept(size_t(HN), NAN);
-        REQUIRE(ssm::get_state(m.model, m.state, 0, ssm::Part::k_state, kept.data()) == HN);
-        CHECK(same_bits(seen.k, kept)); // what the step leaves for the next
+        std::vector<float> k(size_t(HN), NAN),
+            angle(size_t(H * c.rope_angles), NAN); // what the step leaves for the next
+        REQUIRE(ssm::get_state(m.model, m.state, 0, ssm::Part::k_state, k.data()) == HN);
+        REQUIRE(ssm::get_state(m.model, m.state, 0, ssm::Part::angle_state, angle.data()) == H * c.rope_angles);
+        CHECK(same_bits(seen.k, k));
+        CHECK(same_bits(seen.angle, angle));
     }
 }
 
