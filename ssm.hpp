@@ -1743,13 +1743,37 @@ SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(d
 //
 // The loops that carry the work, each with its contract. The scalar version *is* the specification: a back-end must
 // give its bits. No kernel allocates, keeps state or needs alignment; all lengths work. Sums over inputs run in eight
-// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels and
-// scalar.
+// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels, the
+// Tokens and S4dScan they take, and scalar.
 
 template <class T> struct Row;
 struct BankQ;
 struct HeadScanQ;
 struct S4dScanQ;
+// The S4D recurrence for T steps. Channels come in blocks of eight; ab is [block][mode][ar ai br bi][8], c is
+// [block][mode][cr ci][8] (with the factor 2 of the conjugate modes), D is [H padded]; the state h_in, h_out is
+// [block][mode][re im][8]. u and s are [T][stride]. Per step, channel and mode:
+//     xr' = clip((ar xr - ai xi) + br u),  xi' = clip((ar xi + ai xr) + bi u),  s = sum_j (cr xr' - ci xi') + D u
+// h_in may be h_out. clip > 0; NaN is clipped to 0.
+struct S4dScan {
+    const float *ab, *c, *D, *h_in, *u;
+    float *      h_out, *s;
+    ptrdiff_t    stride;
+    int32_t      T, blocks, modes;
+    float        clip;
+};
+// Outputs and codes of the first of some tokens; strides in numbers and in bytes; {num, den} of each.
+struct Tokens {
+    int32_t*             y;
+    ptrdiff_t            y_stride;
+    const unsigned char* q;
+    ptrdiff_t            stride;
+    const int32_t*       scales;
+    bool                 again = false; // the rows were just read, for tokens before
+    SSM_INLINE Tokens    from(ptrdiff_t i) const noexcept {
+           return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i, true};
+    }
+};
 struct Kernels {
     const char* name;
 
@@ -1757,14 +1781,7 @@ struct Kernels {
     void (*matmul)(float* y, int32_t y_stride, const Matrix& W, const float* bias, const float* x, int32_t x_stride,
                    int32_t n);
 
-    // The S4D recurrence for T steps. Channels come in blocks of eight; ab is [block][mode][ar ai br bi][8], c is
-    // [block][mode][cr ci][8] (with the factor 2 of the conjugate modes), D is [H padded]; the state h_in, h_out is
-    // [block][mode][re im][8]. u and s are [T][stride]. Per step, channel and mode:
-    //     xr' = clip((ar xr - ai xi) + br u),  xi' = clip((ar xi + ai xr) + bi u),  s = sum_j (cr xr' - ci xi') + D u
-    // h_in may be h_out. clip > 0; NaN is clipped to 0. Returns whether anything was clipped.
-    bool (*s4d_scan)(const float* ab, const float* c, const float* D, const float* h_in, float* h_out, const float* u,
-                     float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes, float clip);
-
+    bool (*s4d_scan)(const S4dScan& a); // whether anything was clipped
     // ab for a step of dt times the trained one: zoh from rates (rho = Re z, turns = Im z / 2 pi) and gain (B / A),
     // bilinear from rates (Re z / 2, turns: Im z / 2) and gain (B dt). z = A dt. rho, gain: as ab's layout with 1 and 2
     // planes.
@@ -1791,10 +1808,9 @@ struct Kernels {
     // padded_n; scale is {num, den}.
     void (*quantize)(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n, int32_t bits);
     // y[i y_stride + o] = sat(rs(acc T, den + e_o - 24) + bias_o), acc = sum_k W[o][k] code_i[k], T = rs(num m_o, 24),
-    // for i < n; with 16-bit codes rs(acc rs(T, 13), den + e_o - 37). code_stride in bytes; scales: {num, den} of each
-    // token. |acc| < 2^31 with 8 bits, 2^45 with 16; acc T <= 2^61.1.
-    void (*matmul_q)(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
-                     const int32_t* scales, int32_t n, int32_t bits);
+    // for i < n; with 16-bit codes rs(acc rs(T, 13), den + e_o - 37). |acc| < 2^31 with 8 bits, 2^45 with 16;
+    // acc T <= 2^61.1.
+    void (*matmul_q)(const Matrix& W, const Tokens& t, int32_t n, int32_t bits);
     bool (*s4d_scan_q)(const S4dScanQ& a);
     void (*bank_q)(const BankQ& a); // the samples of one frame; both engines
     bool (*scan_q)(const HeadScanQ& a);
@@ -3286,31 +3302,27 @@ struct scalar {
         }
     }
 
-    static bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
-                         const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
-                         float clip) {
-        bool hit = false;
-        for (int32_t b = 0; b < blocks; ++b) {
-            const ptrdiff_t at = ptrdiff_t(b) * modes;
-            for (int32_t t = 0; t < T; ++t) {
-                const float* h_old = t == 0 ? h_in : h_out;
-                for (int32_t k = 0; k < 8; ++k) {
-                    const float uk = u[ptrdiff_t(t) * stride + b * 8 + k];
+    static bool s4d_scan(const S4dScan& a) {
+        const float clip = a.clip;
+        bool        hit = false;
+        for (ptrdiff_t b = 0; b < a.blocks; ++b)
+            for (ptrdiff_t t = 0; t < a.T; ++t) {
+                const float* h_old = t == 0 ? a.h_in : a.h_out;
+                for (ptrdiff_t k = 0; k < 8; ++k) {
+                    const float u = a.u[t * a.stride + b * 8 + k];
                     float       sum = 0.0f;
-                    for (int32_t j = 0; j < modes; ++j) {
-                        const float *p = ab + (at + j) * 32 + k, *q = c + (at + j) * 16 + k;
-                        const float* x = h_old + (at + j) * 16 + k;
-                        float        xr = x[0], xi = x[8];
-                        float        r = limit((p[0] * xr - p[8] * xi) + p[16] * uk, clip, &hit);
-                        float        i = limit((p[0] * xi + p[8] * xr) + p[24] * uk, clip, &hit);
-                        float*       to = h_out + (at + j) * 16 + k;
+                    for (ptrdiff_t j = b * a.modes; j < (b + 1) * a.modes; ++j) {
+                        const float *p = a.ab + j * 32 + k, *q = a.c + j * 16 + k, *x = h_old + j * 16 + k;
+                        const float  xr = x[0], xi = x[8];
+                        const float  r = limit((p[0] * xr - p[8] * xi) + p[16] * u, clip, &hit);
+                        const float  i = limit((p[0] * xi + p[8] * xr) + p[24] * u, clip, &hit);
+                        float* const to = a.h_out + j * 16 + k;
                         to[0] = r, to[8] = i;
                         sum += q[0] * r - q[8] * i;
                     }
-                    s[ptrdiff_t(t) * stride + b * 8 + k] = sum + D[b * 8 + k] * uk;
+                    a.s[t * a.stride + b * 8 + k] = sum + a.D[b * 8 + k] * u;
                 }
             }
-        }
         return hit;
     }
 
@@ -3370,18 +3382,17 @@ struct scalar {
         for (int32_t k = 0; k < W.cols; ++k) acc += static_cast<signed char>(w[k]) * int32_t(q[k]);
         return acc;
     }
-    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
-                         const int32_t* scales, int32_t n, int32_t bits) {
+    static void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
         bits = known_bits(bits);
         for (int32_t o = 0; o < W.rows; ++o)
-            for (int32_t i = 0; i < n; ++i) {
-                const unsigned char* q = codes + ptrdiff_t(i) * code_stride;
+            for (ptrdiff_t i = 0; i < n; ++i) {
+                const unsigned char* q = t.q + i * t.stride;
                 const signed char*   q8 = reinterpret_cast<const signed char*>(q);
                 const int16_t*       q16 = static_cast<const int16_t*>(static_cast<const void*>(q));
                 const int64_t        acc = o < W.rows4 ? (bits == 8 ? dot4(W, o, q8) : dot4(W, o, q16))
                                            : bits == 8 ? dot8(W, o, q8)
                                                        : dot8(W, o, q16);
-                y[ptrdiff_t(i) * y_stride + o] = requantize(acc, scales + ptrdiff_t(i) * 2, W, o, bits);
+                t.y[i * t.y_stride + o] = requantize(acc, t.scales + i * 2, W, o, bits);
             }
     }
     // Of BankQ: high(a, b), sum + high(a, b), sum + high(-a, b), halves going up; and e after a fourth sample.
@@ -3457,18 +3468,6 @@ struct scalar {
 // K says how: `rows` of one kind at once for `tokens`, after what its Ready makes of these. What is left goes to
 // K::Fewer (of rows) and K::Single (of tokens).
 
-// Outputs and codes of the first of some tokens; strides in numbers and in bytes; {num, den} of each.
-struct Tokens {
-    int32_t*             y;
-    ptrdiff_t            y_stride;
-    const unsigned char* q;
-    ptrdiff_t            stride;
-    const int32_t*       scales;
-    bool                 again = false; // the rows were just read, for tokens before
-    SSM_INLINE Tokens    from(ptrdiff_t i) const noexcept {
-           return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i, true};
-    }
-};
 SSM_INLINE bool in_order(const Matrix& W, const Tokens& t) noexcept { return W.in_order && !t.again; }
 struct NothingReady {
     SSM_INLINE NothingReady(const Matrix&, const Tokens&, bool) noexcept {}
@@ -3509,12 +3508,9 @@ template <class K> SSM_INLINE void some_tokens(const Matrix& W, int32_t o, int32
     if constexpr (K::tokens > 1) some_tokens<typename K::Single>(W, o, end, t, n);
 }
 // Some rows at a time for all tokens, so that their weights stay in the first-level cache.
-template <class K>
-SSM_INLINE void matmul_codes(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                             int32_t code_stride, const int32_t* scales, int32_t n) noexcept {
+template <class K> SSM_INLINE void matmul_codes(const Matrix& W, const Tokens& t, int32_t n) noexcept {
     const int32_t rows = n == 1 ? W.rows : 32;
-    for (int32_t o = 0; o < W.rows; o += rows)
-        some_tokens<K>(W, o, o + rows < W.rows ? o + rows : W.rows, {y, y_stride, codes, code_stride, scales}, n);
+    for (int32_t o = 0; o < W.rows; o += rows) some_tokens<K>(W, o, o + rows < W.rows ? o + rows : W.rows, t, n);
 }
 // The bytes of int8 rows from row o on: how many may be read.
 SSM_INLINE ptrdiff_t room_behind(const Matrix& W, ptrdiff_t o) noexcept { return (W.rows - o) * ptrdiff_t(W.cols); }
@@ -4362,25 +4358,23 @@ SSM_LOCAL bool limit_block(float* h, const float* c, int32_t modes, int32_t lane
 }
 // One step of a block, or half of one, without the clip, watching the largest magnitude; where that passes the clip (or
 // is NaN) the new state is walked again, limited and read out. Limiting is element-wise, so this is the specified step.
-template <class F>
-SSM_INLINE bool s4d_floats(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
-                           const float* u, float* s, ptrdiff_t stride, int32_t T, int32_t blocks, int32_t modes,
-                           float clip) noexcept {
+template <class F> SSM_INLINE bool s4d_floats(const S4dScan& given) noexcept {
     using L = lanes<F>;
+    const S4dScan       a = given; // not written to through h_out
     bool                hit = false;
-    const typename L::I bound = L::bits(L::set(clip));
-    for (ptrdiff_t k = 0; k < blocks * 8; k += width<F>) {
-        const ptrdiff_t    at = k / 8 * modes, lane = k % 8;
-        const F            d = vector_at<F>(D + k);
-        float* const       first = h_out + at * 16 + lane;
-        const float *const p_end = ab + (at + modes) * 32 + lane, *h = h_in + at * 16 + lane;
-        for (ptrdiff_t t = 0; t < T; ++t, h = first) {
-            const F       v = vector_at<F>(u + t * stride + k);
+    const typename L::I bound = L::bits(L::set(a.clip));
+    for (ptrdiff_t k = 0; k < a.blocks * 8; k += width<F>) {
+        const ptrdiff_t    at = k / 8 * a.modes, lane = k % 8;
+        const F            d = vector_at<F>(a.D + k);
+        float* const       first = a.h_out + at * 16 + lane;
+        const float *const p_end = a.ab + (at + a.modes) * 32 + lane, *h = a.h_in + at * 16 + lane;
+        for (ptrdiff_t t = 0; t < a.T; ++t, h = first) {
+            const F       v = vector_at<F>(a.u + t * a.stride + k);
             F             sum = {};
             typename L::I top = {};
-            const float * q = c + at * 16 + lane, *x = h;
+            const float * q = a.c + at * 16 + lane, *x = h;
             float*        to = first;
-            for (const float* p = ab + at * 32 + lane; p != p_end; p += 32, q += 16, x += 16, to += 16) {
+            for (const float* p = a.ab + at * 32 + lane; p != p_end; p += 32, q += 16, x += 16, to += 16) {
                 const F xr = vector_at<F>(x), xi = vector_at<F>(x + 8), ar = vector_at<F>(p), ai = vector_at<F>(p + 8);
                 const F r = (ar * xr - ai * xi) + vector_at<F>(p + 16) * v;
                 const F i = (ar * xi + ai * xr) + vector_at<F>(p + 24) * v;
@@ -4391,10 +4385,10 @@ SSM_INLINE bool s4d_floats(const float* ab, const float* c, const float* D, cons
             }
             if (L::any(top > bound)) {
                 float each[size_t(width<F>)] = {};
-                hit |= limit_block(first, c + at * 16 + lane, modes, width<F>, clip, each);
+                hit |= limit_block(first, a.c + at * 16 + lane, a.modes, width<F>, a.clip, each);
                 sum = vector_at<F>(each);
             }
-            store(s + t * stride + k, F(sum + d * v), width<F>);
+            store(a.s + t * a.stride + k, F(sum + d * v), width<F>);
         }
     }
     return hit;
@@ -4743,11 +4737,7 @@ struct vectors128 : scalar {
         else if (W.dtype == DType::bf16) matmul_of<f32x4, DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
         else scalar::matmul(y, y_stride, W, bias, x, x_stride, n);
     }
-    static SSM_128 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
-                                 const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
-                                 float clip) {
-        return s4d_floats<f32x4>(ab, c, D, h_in, h_out, u, s, stride, T, blocks, modes, clip);
-    }
+    static SSM_128 bool s4d_scan(const S4dScan& a) { return s4d_floats<f32x4>(a); }
     SSM_FLOAT_LOOPS(SSM_128, f32x4)
 #if !defined(SSM_HAS_SIMD128) // there one at a time is faster, up to 3 times in node
     SSM_FLOAT_CELLS(SSM_128, f32x4)
@@ -4758,15 +4748,12 @@ struct vectors128 : scalar {
                                  int32_t bits) {
         quantize_vectors<i64x2>(codes, scale, x, n, padded_n, bits);
     }
-    static SSM_128 __attribute__((noinline)) void matmul_q16(int32_t* y, int32_t y_stride, const Matrix& W,
-                                                             const unsigned char* codes, int32_t code_stride,
-                                                             const int32_t* scales, int32_t n) {
-        matmul_codes<rows16<i16x8>>(y, y_stride, W, codes, code_stride, scales, n);
+    static SSM_128 __attribute__((noinline)) void matmul_q16(const Matrix& W, const Tokens& t, int32_t n) {
+        matmul_codes<rows16<i16x8>>(W, t, n);
     }
-    static SSM_128 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                 int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows128<Dot>>(y, y_stride, W, codes, code_stride, scales, n);
-        else matmul_q16(y, y_stride, W, codes, code_stride, scales, n);
+    static SSM_128 void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows128<Dot>>(W, t, n);
+        else matmul_q16(W, t, n);
     }
     static SSM_128 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x2>(a); }
     static SSM_128 bool s4d_scan_q(const S4dScanQ& a) { return s4d_vectors<i64x2>(a); }
@@ -4790,10 +4777,9 @@ struct neon : vectors128 {
 struct dotprod : neon {
     static constexpr const char* name = "dotprod";
 
-    static SSM_DOTPROD void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                     int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows128<Sdot>>(y, y_stride, W, codes, code_stride, scales, n);
-        else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    static SSM_DOTPROD void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows128<Sdot>>(W, t, n);
+        else neon::matmul_q(W, t, n, bits);
     }
 };
 #if defined(SSM_HAS_I8MM)
@@ -4897,10 +4883,9 @@ template <> struct rows_of_pairs<1> : rows128<Sdot> {};
 struct i8mm : dotprod {
     static constexpr const char* name = "i8mm";
 
-    static SSM_I8MM void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows_of_pairs<4>>(y, y_stride, W, codes, code_stride, scales, n);
-        else neon::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    static SSM_I8MM void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows_of_pairs<4>>(W, t, n);
+        else neon::matmul_q(W, t, n, bits);
     }
 };
 #undef SSM_I8MM
@@ -4922,11 +4907,7 @@ struct avx2 : scalar {
         else if (W.dtype == DType::f16) matmul_of<f32x8, DType::f16>(y, y_stride, W, bias, x, x_stride, n);
         else matmul_of<f32x8, DType::bf16>(y, y_stride, W, bias, x, x_stride, n);
     }
-    static SSM_AVX2 bool s4d_scan(const float* ab, const float* c, const float* D, const float* h_in, float* h_out,
-                                  const float* u, float* s, int32_t stride, int32_t T, int32_t blocks, int32_t modes,
-                                  float clip) {
-        return s4d_floats<f32x8>(ab, c, D, h_in, h_out, u, s, stride, T, blocks, modes, clip);
-    }
+    static SSM_AVX2 bool s4d_scan(const S4dScan& a) { return s4d_floats<f32x8>(a); }
     SSM_FLOAT_LOOPS(SSM_AVX2, f32x8)
     SSM_FLOAT_CELLS(SSM_AVX2, f32x8)
 
@@ -5198,10 +5179,9 @@ struct avx2 : scalar {
         }
     };
     template <class D> struct rows256<D, 2> : one_by_one<8> {};
-    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows256<Pairs, 8>>(y, y_stride, W, codes, code_stride, scales, n);
-        else matmul_codes<rows16<i16x16>>(y, y_stride, W, codes, code_stride, scales, n);
+    static SSM_AVX2 void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows256<Pairs, 8>>(W, t, n);
+        else matmul_codes<rows16<i16x16>>(W, t, n);
     }
 
     static SSM_AVX2 bool scan_q(const HeadScanQ& a) { return scan_vectors<i64x4>(a); }
@@ -5232,10 +5212,9 @@ template <bool Avx512> struct Dpbusd {
 template <bool Avx512> struct vnni256 : avx2 {
     static constexpr const char* name = "avxvnni";
 
-    static SSM_AVX2 void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes,
-                                  int32_t code_stride, const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows256<Dpbusd<Avx512>, 8>>(y, y_stride, W, codes, code_stride, scales, n);
-        else avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    static SSM_AVX2 void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows256<Dpbusd<Avx512>, 8>>(W, t, n);
+        else avx2::matmul_q(W, t, n, bits);
     }
 };
 using avxvnni = vnni256<false>;
@@ -5385,10 +5364,9 @@ struct avx512 : avx2 {
             else rows8_of4<8>(W, o, t, ready.of);
         }
     };
-    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
-                         const int32_t* scales, int32_t n, int32_t bits) {
-        if (bits == 8) matmul_codes<rows512>(y, y_stride, W, codes, code_stride, scales, n);
-        else avx2::matmul_q(y, y_stride, W, codes, code_stride, scales, n, bits);
+    static void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (bits == 8) matmul_codes<rows512>(W, t, n);
+        else avx2::matmul_q(W, t, n, bits);
     }
     static SSM_AVX512 bool scan_q(const HeadScanQ& a) {
         return a.N % 16 == 0 || a.X_in != nullptr ? scan_vectors<i64x8>(a) : avx2::scan_q(a);
@@ -5433,10 +5411,9 @@ template <class K, class Base> struct rows_of : Base {
             else give(wide_sums, W, o, t);
         }
     };
-    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
-                         const int32_t* scales, int32_t n, int32_t bits) {
-        if (known_bits(bits) == 8) matmul_codes<fours<8>>(y, y_stride, W, codes, code_stride, scales, n);
-        else matmul_codes<fours<16>>(y, y_stride, W, codes, code_stride, scales, n);
+    static void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
+        if (known_bits(bits) == 8) matmul_codes<fours<8>>(W, t, n);
+        else matmul_codes<fours<16>>(W, t, n);
     }
 };
 #endif
@@ -6574,12 +6551,10 @@ SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, pt
     for (int32_t i = 0; i < n; ++i)
         m.kernels->quantize(work.codes + ptrdiff_t(i) * stride, work.scales + 2 * i, x + i * x_stride, W.cols, whole,
                             bits);
-    if constexpr (!team_in_build)
-        m.kernels->matmul_q(y, int32_t(y_stride), W, work.codes, stride, work.scales, n, bits);
+    if constexpr (!team_in_build) m.kernels->matmul_q(W, {y, y_stride, work.codes, stride, work.scales}, n, bits);
     else
         in_parts(work.team, int64_t(W.rows) * W.cols * n >= many_macs, W.rows, 8, [&](int32_t first, int32_t end) {
-            m.kernels->matmul_q(y + first, int32_t(y_stride), slice(W, first, end), work.codes, stride, work.scales, n,
-                                bits);
+            m.kernels->matmul_q(slice(W, first, end), {y + first, y_stride, work.codes, stride, work.scales}, n, bits);
         });
 #ifdef SSM_DEBUG
     for (int32_t i = 0; work.call->moves() && i < n; ++i)
@@ -6725,8 +6700,8 @@ SSM_LOCAL void s4d_rows(const Model& m, const S4dLayer<float>& layer, const Call
         }
         float*     h = words_of<float>(call.of(i)) + at;
         const bool hit =
-            m.kernels->s4d_scan(ab, layer.c, layer.D, h, call.moves() ? h : discarded, u + ptrdiff_t(i) * stride,
-                                s + ptrdiff_t(i) * stride, stride, T, blocks, n_modes, clip);
+            m.kernels->s4d_scan({ab, layer.c, layer.D, h, u + ptrdiff_t(i) * stride, call.moves() ? h : discarded,
+                                 s + ptrdiff_t(i) * stride, stride, T, blocks, n_modes, clip});
         if (hit && call.moves()) set_flags(call.of(i), 1u);
         i += T;
     }

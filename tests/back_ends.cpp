@@ -46,13 +46,12 @@ template <Mistake mistake> struct toy_of : scalar {
             }
     }
     // Sums of integers have no order: from the last column to the first.
-    static void matmul_q(int32_t* y, int32_t y_stride, const Matrix& W, const unsigned char* codes, int32_t code_stride,
-                         const int32_t* scales, int32_t n, int32_t bits) {
+    static void matmul_q(const Matrix& W, const Tokens& t, int32_t n, int32_t bits) {
         ++calls;
         const ptrdiff_t groups = (W.cols + 31) / 32, last = mistake == Mistake::tail ? W.cols - 1 : W.cols;
         for (int32_t o = W.rows - 1; o >= 0; --o)
             for (ptrdiff_t i = n - 1; i >= 0; --i) {
-                const unsigned char* q = codes + i * code_stride;
+                const unsigned char* q = t.q + i * t.stride;
                 int64_t              acc = 0;
                 for (ptrdiff_t k = last - 1; k >= 0; --k) {
                     int64_t w = 0;
@@ -63,7 +62,7 @@ template <Mistake mistake> struct toy_of : scalar {
                     } else w = static_cast<signed char>(W.data[(o - W.rows4) * W.cols + k]);
                     acc += w * (bits == 8 ? static_cast<signed char>(q[k]) : int16_t(load_u16(q + 2 * k)));
                 }
-                y[i * y_stride + o] = requantize(acc, scales + 2 * i, W, o, bits);
+                t.y[i * t.y_stride + o] = requantize(acc, t.scales + 2 * i, W, o, bits);
             }
     }
 };

@@ -158,7 +158,7 @@ struct Projector {
             for (bool in_order : {false, true}) {
                 m.in_order = in_order;
                 std::fill(to, to + (n - 1) * y_stride + m.rows, 12345);
-                K.matmul_q(to, y_stride, m, q, code_stride, scale, n, bits);
+                K.matmul_q(m, {to, y_stride, q, code_stride, scale}, n, bits);
                 for (int32_t i = 0; i < n; ++i) {
                     if (!same(to + i * y_stride, want[size_t(i)])) return false;
                     if (i + 1 < n && y_stride > m.rows && to[i * y_stride + m.rows] != 12345) return false;
@@ -191,7 +191,7 @@ TEST_CASE("N-06 N-07 integer matmul: every product of two int8 codes, at every p
             for (int32_t i = 0; i < 255; ++i) q[i * stride + at] = static_cast<unsigned char>(i - 127);
             for (Isa isa : back_ends()) {
                 int32_t wrong = 0;
-                kernels_of(isa)->matmul_q(y.words(), 255, t.m, q, stride, scale, 255, 8);
+                kernels_of(isa)->matmul_q(t.m, {y.words(), 255, q, stride, scale}, 255, 8);
                 for (int32_t i = 0; i < 255; ++i)
                     for (int32_t o = 0; o < 255; ++o) wrong += y.words()[i * 255 + o] != (o - 127) * (i - 127);
                 REQUIRE_MESSAGE(wrong == 0, isa_name(isa), ", ", cols, " columns, at ", at);
@@ -225,7 +225,7 @@ TEST_CASE("N-06 N-07 integer matmul: every product of an int4 code, a sub-scale 
         for (int32_t i = 0; i < tokens; ++i) q[i * stride + at] = static_cast<unsigned char>(i - 127);
         for (Isa isa : back_ends()) {
             int32_t wrong = 0;
-            kernels_of(isa)->matmul_q(y.words(), rows, t.m, q, stride, scale, tokens, 8);
+            kernels_of(isa)->matmul_q(t.m, {y.words(), rows, q, stride, scale}, tokens, 8);
             for (int32_t i = 0; i < tokens; ++i)
                 for (int32_t o = 0; o < rows; ++o)
                     wrong += y.words()[i * rows + o] != (o % 16 - 8) * (o / 16 - 127) * (i - 127);

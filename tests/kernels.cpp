@@ -166,13 +166,13 @@ TEST_CASE("N-04 N-08 s4d_scan and s4d_discretize: equal bits, with and without t
                             }
                             if (special == 1) h_want[3] = std::numeric_limits<float>::quiet_NaN(), h_want[5] = 3e38f;
                             std::memcpy(h.floats(), h_want.data(), m * 64);
-                            const bool hit2 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h2.floats(),
-                                                         u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
-                            const bool hit1 = K.s4d_scan(ab.floats(), c.floats(), D.floats(), h.floats(), h.floats(),
-                                                         u.floats(), s.floats(), int32_t(wide), T, blocks, n, clip);
+                            const bool hit2 = K.s4d_scan({ab.floats(), c.floats(), D.floats(), h.floats(), u.floats(),
+                                                          h2.floats(), s.floats(), int32_t(wide), T, blocks, n, clip});
+                            const bool hit1 = K.s4d_scan({ab.floats(), c.floats(), D.floats(), h.floats(), u.floats(),
+                                                          h.floats(), s.floats(), int32_t(wide), T, blocks, n, clip});
                             const bool hit =
-                                S.s4d_scan(ab_want.data(), c.floats(), D.floats(), h_want.data(), h_want.data(),
-                                           u.floats(), want.data(), int32_t(wide), T, blocks, n, clip);
+                                S.s4d_scan({ab_want.data(), c.floats(), D.floats(), h_want.data(), u.floats(),
+                                            h_want.data(), want.data(), int32_t(wide), T, blocks, n, clip});
                             REQUIRE(hit1 == hit);
                             REQUIRE(hit2 == hit);
                             REQUIRE(same_bits(s.floats(), want.data(), want.size()));

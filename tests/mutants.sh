@@ -119,7 +119,9 @@ while IFS= read -r candidate; do
     after=${before:0:column-1}$text${before:column-1+size}
     awk -v at="$line" -v text="${after//\\/\\\\}" 'NR == at { print text; next } { print }' "$at/ssm.hpp" >"$at/tree/ssm.hpp"
     from=$SECONDS
-    if [[ $(row_of "${before#"${before%%[! ]*}"}" "${after#"${after%%[! ]*}"}") == *' | equivalent:'* ]]; then verdict="equivalent" # as mutants.md shows
+    trimmed=${before#"${before%%[! ]*}"}
+    if [ "$(grep -cF -- "$trimmed" "$at/ssm.hpp")" = 1 ] && # a line that stands in one place: what mutants.md says of it
+        [[ $(row_of "$trimmed" "${after#"${after%%[! ]*}"}") == *' | equivalent:'* ]]; then verdict="equivalent"
     elif ! library "$at/library.o" -O0; then verdict="does not compile"
     elif cmp -s "$at/library.o" "$at/plain.o"; then verdict="same code"
     elif ! link "$at/test" "$at/library.o" "$at/objects/main.o" "${objects[@]}" "${units[@]}" 2>"$at/errors"; then verdict="does not compile"

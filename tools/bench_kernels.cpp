@@ -98,7 +98,7 @@ void Kernels::integer_kernels() {
                 for (int32_t i = 0; i < rows; ++i)
                     kernels_.quantize(&codes[size_t(i) * size_t(stride)], &scales[size_t(i) * 2],
                                       &x[size_t(i) * size_t(w.cols)], w.cols, (w.cols + 31) / 32 * 32, c.act_bits);
-                kernels_.matmul_q(y.data(), w.rows, w, codes.data(), stride, scales.data(), rows, c.act_bits);
+                kernels_.matmul_q(w, {y.data(), w.rows, codes.data(), stride, scales.data()}, rows, c.act_bits);
             });
     };
     if (c.arch == ssm::Arch::s4d) {
@@ -173,8 +173,8 @@ void Kernels::kernels() {
         const double modes8 = static_cast<double>(all) * 8;
         add("scan " + std::to_string(T) + (T == 1 ? " step" : " steps"), T, 8 * modes8 * T,
             modes8 * 24 + modes8 * 16 * T, modes8 * 32, [&, T] {
-                kernels_.s4d_scan(ab.data(), cc.data(), D.data(), h.data(), h.data(), u.data(), s.data(), stride, T,
-                                  blocks, modes, 50.0f);
+                kernels_.s4d_scan({ab.data(), cc.data(), D.data(), h.data(), u.data(), h.data(), s.data(), stride, T,
+                                   blocks, modes, 50.0f});
             });
     }
     const std::vector<float> rho = noise(all * 8, 0.01f), gain = noise(all * 16);

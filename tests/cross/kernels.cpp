@@ -104,8 +104,8 @@ bool projections_agree(const Kernels& K, int32_t cols, int kind, int32_t bits) {
     }
     for (auto& words : y)
         for (int32_t& word : words) word = canary;
-    scalar::matmul_q(y[0] + 1, y_stride, m, to, stride, scales, n, bits);
-    K.matmul_q(y[1] + 1, y_stride, m, to, stride, scales, n, bits);
+    scalar::matmul_q(m, {y[0] + 1, y_stride, to, stride, scales}, n, bits);
+    K.matmul_q(m, {y[1] + 1, y_stride, to, stride, scales}, n, bits);
     return equal(y[0], y[1], sizeof y[0]);
 }
 
@@ -244,13 +244,13 @@ void count(const Kernels& K) {
             for (int32_t i = 0; i < 4; ++i) scalar::quantize(codes + i * cols, scales + 2 * i, x, cols, cols, 8);
             for (int32_t n = 1; n <= 4; n += 3) {
                 cross_begin();
-                K.matmul_q(y[0], rows, m, codes, cols, scales, n, 8);
+                K.matmul_q(m, {y[0], rows, codes, cols, scales}, n, 8);
                 cross_end();
                 counted(n == 1 ? "matmul" : "batch", K.name, bits, rows * n, cols);
             }
             scalar::quantize(codes, scales, x, cols, cols, 16);
             cross_begin();
-            K.matmul_q(y[0], rows, m, codes, cols, scales, 1, 16);
+            K.matmul_q(m, {y[0], rows, codes, cols, scales}, 1, 16);
             cross_end();
             counted("codes16", K.name, bits, rows, cols);
         }
@@ -312,7 +312,7 @@ void count(const Kernels& K) {
             store_u32(scale_bytes + 4 * i, 120u << 23), store_u32(bias_bytes + 4 * i, 100);
         scalar::quantize(codes, scales, in, 4, 32, 8);
         cross_begin();
-        K.matmul_q(y[0], rows, m, codes, 32, scales, 1, 8);
+        K.matmul_q(m, {y[0], rows, codes, 32, scales}, 1, 8);
         cross_end();
         counted("row", K.name, 8, rows, 1);
     }
