@@ -1818,12 +1818,13 @@ struct Kernels {
     void (*gelu_q)(int32_t* y, const int32_t* x, int32_t n);
     void (*glu_q)(int32_t* r, const int32_t* v, int32_t n);
     void (*layer_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias, int32_t n);
-    void (*rms_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n);
+    void (*rms_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n, int32_t s); // y in Q(40 - s)
     void (*gate_q)(int32_t* y, const int32_t* x, const int32_t* z, int32_t n);
     void (*conv_q)(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K, int32_t n);
     bool (*mamba1_q)(const Row<int32_t>& row);
     bool (*mamba2_q)(const Row<int32_t>& row);
     bool (*mamba3_q)(const Row<int32_t>& row);
+    void (*mamba3_heads_q)(const Row<int32_t>& row); // first of all in there: numbers of a head
 };
 
 SSM_DETAIL_BEGIN
@@ -2902,11 +2903,6 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
                              b != nullptr ? L::load(b + i, n - i) : none),
                  n - i);
 }
-template <class W>
-SSM_INLINE void rms_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) noexcept {
-    if (n == max_width) norm_loop_q<int64_t, false>(y, x, g, nullptr, n, s);
-    else norm_loop_q<W, false>(y, x, g, nullptr, n, s);
-}
 
 // ---- Mamba cells
 
@@ -3021,8 +3017,8 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
     const int32_t group = c.d_ssm / c.ngroups;
     for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
-        rms_norm_loop_q<W>(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
-                           group, 24);
+        a.kernels->rms_norm_q(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
+                              group, 24);
     if (c.rmsnorm && c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
     a.kernels->gate_q(a.y, x0, z0, m);
     return hit;
@@ -3099,41 +3095,49 @@ SSM_INLINE void turn_head_q(const Row<int32_t>& a, const Mamba3WorkQ& w, int32_t
     }
 }
 
+// The numbers of all heads and tanh(angle). A kernel of its own: its constants are many, and leave the stack with it.
+template <class W> SSM_INLINE void head_numbers_q(const Row<int32_t>& a) noexcept {
+    using L = wide<W>;
+    const Config&              c = SSM_KNOWN(*a.c);
+    const MambaLayer<int32_t>& l = *a.layer;
+    const int32_t              H = c.nheads, S = c.rope_angles;
+    const int32_t *dd_dt = a.p + 2 * (ptrdiff_t(c.d_inner) + ptrdiff_t(c.mimo_rank) * c.ngroups * c.d_state),
+                  *dd_A = dd_dt + H, *trap = dd_A + H, *angle = trap + H;
+    const Mamba3WorkQ w(c, a.work, a.own);
+    for (int32_t s = 0; s < S; s += L::count) L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
+    for (int32_t h = 0; h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
+    for (int32_t h = 0; h < H; h += L::count) {
+        const HeadNumbersQ<W> of(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), L::load(w.A + h, H - h),
+                                 L::load(trap + h, H - h), a.dt);
+        L::store(w.dt + h, of.dt, H - h), L::store(w.alpha + h, of.alpha, H - h);
+        L::store(w.gamma + h, of.gamma, H - h), L::store(w.beta + h, of.beta, H - h);
+    }
+}
 template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     using L = wide<W>;
     const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
     const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, HN = ptrdiff_t(H) * N;
-    const int32_t * z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H,
-                  *trap = dd_A + H, *angle = trap + H;
+    const int32_t *            z = a.p, *x = z + di, *B = x + di, *C = B + RGN;
     const Mamba3WorkQ w(c, a.work, a.own);
     const Parts       at = parts_of(c);
     const bool        before = a.does(a.before);
     const int32_t     end = a.what == a.all ? H : a.end;
     bool              hit = false;
 
+    if (before) a.kernels->mamba3_heads_q(a);
+
     // 1. B and C: one RMSNorm a rank and group, Q20, put in the order of N'.
     for (int32_t i = 0; before && i < R * G; ++i)
         for (int32_t which = 0; which < 2; ++which) {
             int32_t* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
-            rms_norm_loop_q<W>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N,
-                               20);
+            a.kernels->rms_norm_q(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm,
+                                  N, 20);
             for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
         }
 
-    // 2. Numbers of a head.
-    for (int32_t s = 0; before && s < S; s += L::count)
-        L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
-    for (int32_t h = 0; before && h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
-    for (int32_t h = 0; before && h < H; h += L::count) {
-        const HeadNumbersQ<W> of(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), L::load(w.A + h, H - h),
-                                 L::load(trap + h, H - h), a.dt);
-        L::store(w.dt + h, of.dt, H - h), L::store(w.alpha + h, of.alpha, H - h);
-        L::store(w.gamma + h, of.gamma, H - h), L::store(w.beta + h, of.beta, H - h);
-    }
-
-    // 3. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
+    // 2. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         int32_t* const to = a.next != nullptr ? a.next + at.angle + ptrdiff_t(h) * S : w.theta;
         for (int32_t s = 0; s < S; s += L::count) {
@@ -3143,7 +3147,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         turn_head_q<W>(a, w, h, to);
     }
 
-    // 4. Head by head: inputs in Q26, update and read-out, gate.
+    // 3. Head by head: inputs in Q26, update and read-out, gate.
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, mimo = hp * R;
         const W         gamma = L::set(w.gamma[h]), beta = L::set(w.beta[h]);
@@ -3168,18 +3172,22 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
         for (ptrdiff_t r = 0; c.is_outproj_norm && r < R; ++r)
-            rms_norm_loop_q<W>(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
-        for (int32_t p = 0; c.is_mimo && p < P; p += L::count) {
-            const int32_t left = P - p;
-            const W       gate = L::load(z + hp + p, left);
-            W             sum = L::set(0);
+            a.kernels->rms_norm_q(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
+        if (!c.is_mimo) continue;
+        for (int32_t r = 0; r < R; ++r)
+            for (int32_t p = 0; p < P; p += L::count) {
+                const ptrdiff_t i = ptrdiff_t(r) * P + p;
+                L::store(w.x + i, times_q<16>(L::load(z + hp + p, P - p), L::load(l.mimo_z + mimo + i, P - p)), P - p);
+            }
+        a.kernels->gate_q(w.o, w.o, w.x, R * P);
+        for (int32_t p = 0; p < P; p += L::count) {
+            W sum = L::set(0);
             for (int32_t r = 0; r < R; ++r) {
                 const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                const W g = gated_q(L::load(w.o + i, left), times_q<16>(gate, L::load(l.mimo_z + mimo + i, left)));
-                sum = sum + rs<16>(L::mul(g, L::load(l.mimo_o + mimo + i, left)));
+                sum = sum + rs<16>(L::mul(L::load(w.o + i, P - p), L::load(l.mimo_o + mimo + i, P - p)));
             }
             SSM_ASSERT(at_most(sum, int64_t(max_mimo_rank) << 46));
-            L::store(a.y + hp + p, sat_q(sum), left);
+            L::store(a.y + hp + p, sat_q(sum), P - p);
         }
     }
     if (!a.does(a.after)) return hit;
@@ -3246,8 +3254,9 @@ SSM_DETAIL_BEGIN
                                   int32_t n) {                                                                         \
         norm_loop_q<TYPE, true>(y, x, weight, bias, n, 24);                                                            \
     }                                                                                                                  \
-    static ATTR void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n) {                      \
-        rms_norm_loop_q<TYPE>(y, x, weight, n, 24);                                                                    \
+    static ATTR void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n, int32_t s) {           \
+        if (n == max_width) norm_loop_q<int64_t, false>(y, x, weight, nullptr, n, s);                                  \
+        else norm_loop_q<TYPE, false>(y, x, weight, nullptr, n, s);                                                    \
     }                                                                                                                  \
     static ATTR void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {                               \
         gate_loop_q<TYPE>(y, x, z, n);                                                                                 \
@@ -3258,7 +3267,8 @@ SSM_DETAIL_BEGIN
     }                                                                                                                  \
     static ATTR bool mamba1_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba1, TYPE>(row); }                \
     static ATTR bool mamba2_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba2, TYPE>(row); }                \
-    static ATTR bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, TYPE>(row); }
+    static ATTR bool mamba3_q(const Row<int32_t>& row) { return mamba_row_q<Arch::mamba3, TYPE>(row); }                \
+    static ATTR void mamba3_heads_q(const Row<int32_t>& row) { head_numbers_q<TYPE>(row); }
 
 // One resonator, and a bank of them, by K's high() and leaked().
 template <class K> struct Resonator {
@@ -5519,11 +5529,11 @@ struct dsp : rows_of<dsp, scalar> {
     }
     // As norm_loop_q(), of at most 128 numbers below 2^23: k is 0, E at most 24, and w 2^(26 - E) below 2^31.
     template <bool Centred>
-    static void norm(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n) noexcept {
+    static void norm(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n, int32_t s) noexcept {
         uint32_t all = 0, bits = 0;
         for (int32_t i = 0; i < n; ++i) all += uint32_t(x[i]), bits |= uint32_t(x[i] ^ x[i] >> 31);
         if (n > 128 || bits >> 23 != 0)
-            return Centred ? scalar::layer_norm_q(y, x, g, b, n) : scalar::rms_norm_q(y, x, g, n);
+            return Centred ? scalar::layer_norm_q(y, x, g, b, n) : scalar::rms_norm_q(y, x, g, n, s);
         const int32_t sum = int32_t(all) + n / 2, mean = Centred ? (sum - (sum < 0 ? n - 1 : 0)) / n : 0;
         int64_t       squares = 0;
         for (int32_t i = 0; i < n; ++i) squares += product(x[i] - mean, x[i] - mean);
@@ -5531,16 +5541,14 @@ struct dsp : rows_of<dsp, scalar> {
         const int32_t r = int32_t(rsqrt_q(squares / n + 42950, &E)), up = 26 - E;
         for (int32_t i = 0; i < n; ++i) {
             const int64_t p = product(add_rs32(0, int32_t(uint32_t(x[i] - mean) << up), r), g[i]);
-            const int32_t more = Centred ? b[i] : 0;
-            y[i] = size_bits(p) >> 22 == 0 ? int32_t(Lane::add(uint32_t(rs_low<24>(p)), uint32_t(more)))
-                                           : sat(ssm::detail::rs<24>(p) + more);
+            y[i] = give(p, s, Centred ? b[i] : 0);
         }
     }
     static void layer_norm_q(int32_t* y, const int32_t* x, const int32_t* g, const int32_t* b, int32_t n) {
-        norm<true>(y, x, g, b, n);
+        norm<true>(y, x, g, b, n, 24);
     }
-    static void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n) {
-        norm<false>(y, x, g, nullptr, n);
+    static void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) {
+        norm<false>(y, x, g, nullptr, n, s);
     }
     // The upper half of (x << sh) R, rounded on: codes stay within +-127 or +-32767 by themselves.
     static void quantize(unsigned char* codes, int32_t* scale, const int32_t* x, int32_t n, int32_t padded_n,
@@ -6272,7 +6280,7 @@ template <class K> constexpr Kernels kernels_from() noexcept {
         if constexpr (has_conv) t.conv_q = &K::conv_q;
         if constexpr (in_build(Arch::mamba1)) t.mamba1_q = &K::mamba1_q;
         if constexpr (in_build(Arch::mamba2)) t.mamba2_q = &K::mamba2_q;
-        if constexpr (in_build(Arch::mamba3)) t.mamba3_q = &K::mamba3_q;
+        if constexpr (in_build(Arch::mamba3)) t.mamba3_q = &K::mamba3_q, t.mamba3_heads_q = &K::mamba3_heads_q;
     }
     return t;
 }
@@ -6569,7 +6577,7 @@ SSM_LOCAL void norm(const Model& m, float* y, const float* x, const float* weigh
 SSM_LOCAL void norm(const Model& m, int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias) noexcept {
     if (layer_norm_in_build && bias != nullptr)
         m.kernels->layer_norm_q(y, x, weight, bias, SSM_KNOWN(m.config).d_model);
-    else m.kernels->rms_norm_q(y, x, weight, SSM_KNOWN(m.config).d_model);
+    else m.kernels->rms_norm_q(y, x, weight, SSM_KNOWN(m.config).d_model, 24);
 }
 SSM_LOCAL void add(const Model&, float* r, const float* v, int32_t n) noexcept {
     for (int32_t k = 0; k < n; ++k) r[k] += v[k];

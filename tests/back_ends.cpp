@@ -201,7 +201,7 @@ Kernels turning() {
     IN_TURN(rms_norm), IN_TURN(gate), IN_TURN(conv), IN_TURN(mamba1), IN_TURN(mamba2), IN_TURN(mamba3);
     IN_TURN(quantize), IN_TURN(matmul_q), IN_TURN(s4d_scan_q), IN_TURN(scan_q), IN_TURN(add_q), IN_TURN(gelu_q);
     IN_TURN(glu_q), IN_TURN(layer_norm_q), IN_TURN(rms_norm_q), IN_TURN(gate_q), IN_TURN(conv_q);
-    IN_TURN(mamba1_q), IN_TURN(mamba2_q), IN_TURN(mamba3_q);
+    IN_TURN(mamba1_q), IN_TURN(mamba2_q), IN_TURN(mamba3_q), IN_TURN(mamba3_heads_q);
 #undef IN_TURN
     return t;
 }

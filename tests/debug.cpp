@@ -109,11 +109,11 @@ TEST_CASE("N-06 SSM_DEBUG: sums and products of the scans, norms and projections
     }
     { // norms: the widest, and one more
         std::vector<int32_t> x(16385, int_max), g(16385, int_max), y(16385);
-        good([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16384); });
-        bad([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16385); }, "1 << 24");
+        good([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16384, 24); });
+        bad([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16385, 24); }, "1 << 24");
         x.assign(x.size(), 0), x[0] = int_max; // one number alone: its unit is 2^7
-        good([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16384); });
-        bad([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16385); }, "product_at_most");
+        good([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16384, 24); });
+        bad([&] { scalar::rms_norm_q(y.data(), x.data(), g.data(), 16385, 24); }, "product_at_most");
     }
     { // a convolution of more than eight taps
         const int32_t  at = int_max, y0 = 0;

@@ -400,8 +400,10 @@ TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and
                 const auto beta = rnd.vector(N, ref::largest, int(rnd.below(6)));
                 y = put(a, x);
                 K.layer_norm_q(y, y, put(b, g), put(c, beta), n), is(y, ref::layer_norm(x, g, beta), "layer_norm");
-                y = a.of(N * 4).words();
-                K.rms_norm_q(y, put(d, x), put(b, g), n), is(y, ref::rms_norm(x, g, 24), "rms_norm");
+                for (int32_t s : {20, 24}) {
+                    y = a.of(N * 4).words();
+                    K.rms_norm_q(y, put(d, x), put(b, g), n, s), is(y, ref::rms_norm(x, g, s), "rms_norm");
+                }
             }
         }
 }
@@ -425,7 +427,7 @@ TEST_CASE(
                 int32_t* const y = a.of(n * 4).words();
                 K.layer_norm_q(y, put(b, x), put(c, g), put(d, beta), int32_t(n));
                 REQUIRE_MESSAGE(same(y, layer), isa_name(isa), " layer_norm ", n, " kind ", kind);
-                K.rms_norm_q(y, put(b, x), put(c, g), int32_t(n));
+                K.rms_norm_q(y, put(b, x), put(c, g), int32_t(n), 24);
                 REQUIRE_MESSAGE(same(y, rms), isa_name(isa), " rms_norm ", n, " kind ", kind);
             }
         }

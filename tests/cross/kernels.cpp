@@ -219,7 +219,8 @@ const char* functions_agree(const Kernels& K, int32_t n, int kind) {
     both("glu", [&](const Kernels& k1, int32_t* to) { k1.glu_q(to, in, n); });
     both("gate", [&](const Kernels& k1, int32_t* to) { k1.gate_q(to, to, in, n); });
     both("layer_norm", [&](const Kernels& k1, int32_t* to) { k1.layer_norm_q(to, in, gains, offsets, n); });
-    both("rms_norm", [&](const Kernels& k1, int32_t* to) { k1.rms_norm_q(to, in, gains, n); });
+    for (int32_t s = 20; s <= 24; s += 4)
+        both("rms_norm", [&](const Kernels& k1, int32_t* to) { k1.rms_norm_q(to, in, gains, n, s); });
     return wrong;
 }
 
