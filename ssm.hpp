@@ -2903,6 +2903,11 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
                              b != nullptr ? L::load(b + i, n - i) : none),
                  n - i);
 }
+template <class W>
+SSM_INLINE void rms_norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, int32_t n, int32_t s) noexcept {
+    if (n == max_width) norm_loop_q<int64_t, false>(y, x, g, nullptr, n, s);
+    else norm_loop_q<W, false>(y, x, g, nullptr, n, s);
+}
 
 // ---- Mamba cells
 
@@ -3255,8 +3260,7 @@ SSM_DETAIL_BEGIN
         norm_loop_q<TYPE, true>(y, x, weight, bias, n, 24);                                                            \
     }                                                                                                                  \
     static ATTR void rms_norm_q(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n, int32_t s) {           \
-        if (n == max_width) norm_loop_q<int64_t, false>(y, x, weight, nullptr, n, s);                                  \
-        else norm_loop_q<TYPE, false>(y, x, weight, nullptr, n, s);                                                    \
+        rms_norm_loop_q<TYPE>(y, x, weight, n, s);                                                                     \
     }                                                                                                                  \
     static ATTR void gate_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) {                               \
         gate_loop_q<TYPE>(y, x, z, n);                                                                                 \
