@@ -57,7 +57,7 @@ ran build make -j2 "$build/test" "$build/ssm"
     ran rules make -j1 coverage-of-rules
 } &
 {
-    ran asan make -j2 asan CXX=clang++-14 # much to compile: with both processors once the other lane has ended
+    ran asan make -j1 asan CXX=clang++-14
 } &
 wait
 
