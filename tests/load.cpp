@@ -698,6 +698,11 @@ TEST_CASE("ST-24 F-04: memory, arguments") {
 
 TEST_CASE("ST-25: 200,000 tensors in well under 2 s, in order and in the worst order (very slow)") {
     const int n = 200'000;
+#if defined(SSM_DEBUG) // every access is checked as well; comparing names pair by pair would still take minutes
+    const double most = 10.0;
+#else
+    const double most = 2.0;
+#endif
     for (int kind = 0; kind < 4; ++kind) {
         std::string header = kind == 3 ? "{\"__metadata__\":{" : "{";
         header.reserve(size_t(n) * 100);
@@ -717,7 +722,7 @@ TEST_CASE("ST-25: 200,000 tensors in well under 2 s, in order and in the worst o
         CHECK(ssm::read_index(&index, ssm::Blob{f.data(), f.size()}, memory.data(), memory.size()) == Status::ok);
         const double seconds = double(std::clock() - start) / CLOCKS_PER_SEC;
         CHECK(index.n_entries == n);
-        CHECK(seconds < 2.0);
+        CHECK(seconds < most);
         INFO(seconds);
         if (kind == 3) CHECK(ssm::find_metadata(index, "key.77777") != nullptr);
         else CHECK(ssm::find_tensor(index, "layers.77777.weight") != nullptr);
