@@ -2345,12 +2345,13 @@ template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
                   F(load<F>(o + p, 8) + load<F>(l.D + ptrdiff_t(h) * P + p, P - p) * load<F>(xh + p, P - p)), P - p);
     }
     if (!a.does(a.after)) return hit;
-    if (!c.rmsnorm || !c.norm_before_gate) gate_loop<F>(y, y, z, c.d_ssm);
+    if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate(y, y, z, c.d_ssm);
     const int32_t group = c.d_ssm / c.ngroups;
     for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
-        rms_norm_loop<F>(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group, group);
-    if (c.rmsnorm && c.norm_before_gate) gate_loop<F>(y, y, z, c.d_ssm);
-    gate_loop<F>(a.y, x0, z0, m);
+        a.kernels->rms_norm(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
+                            group);
+    if (c.rmsnorm && c.norm_before_gate) a.kernels->gate(y, y, z, c.d_ssm);
+    a.kernels->gate(a.y, x0, z0, m);
     return hit;
 }
 
@@ -2451,6 +2452,26 @@ template <class F> SSM_INLINE void head_gate(const Mamba3Head& a, int32_t r, int
     store(a.y + p, y, count);
 }
 
+// The parts of what Mamba-3's in_proj gives.
+template <class T> struct Mamba3In {
+    const Config& c;
+    const T*      z;
+    const T *     x = z + c.d_inner, *B = x + c.d_inner, *C = B + ptrdiff_t(c.mimo_rank) * c.ngroups * c.d_state,
+            *dd_dt = C + (C - B), *dd_A = dd_dt + c.nheads, *trap = dd_A + c.nheads, *angle = trap + c.nheads;
+};
+// B and C: norm(to, from, weight, N) of each rank and group, put in the order of N'.
+template <class T, class Work, class Norm>
+SSM_INLINE void norm_B_C(const Row<T>& a, const Mamba3In<T>& in, const Work& w, const Norm& norm) noexcept {
+    const Config& c = SSM_KNOWN(*a.c);
+    for (ptrdiff_t i = 0; i < ptrdiff_t(c.mimo_rank) * c.ngroups; ++i)
+        for (int which = 0; which < 2; ++which) {
+            T* const to = (which == 0 ? w.B : w.C) + i * c.d_state;
+            norm(w.normed, (which == 0 ? in.B : in.C) + i * c.d_state, which == 0 ? a.layer->B_norm : a.layer->C_norm,
+                 c.d_state);
+            for (int32_t n = 0; n < c.d_state; ++n) to[place(c, n)] = w.normed[n];
+        }
+}
+
 // Numbers of a head, or of width<F> heads.
 template <class F> struct HeadNumbers {
     F dt, A, lambda, alpha, beta, gamma;
@@ -2471,9 +2492,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
-    const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
-    const float *z = a.p, *x = z + di, *B = x + di, *C = B + RGN, *dd_dt = C + RGN, *dd_A = dd_dt + H, *trap = dd_A + H,
-                *angle = trap + H;
+    const ptrdiff_t          Hp = ptrdiff_t(padded(H)), Pp = ptrdiff_t(padded(P));
+    const Mamba3In<float>    in{c, a.p};
     const Mamba3Work w(c, a.work, a.own);
     const Parts      at = parts_of(c);
     const float *    k_old = a.state + at.k, *v_old = a.state + at.v;
@@ -2481,19 +2501,15 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     const bool       before = a.does(a.before);
     bool             hit = false;
 
-    // 1. B and C: one RMSNorm a rank and group, put in the order of N'.
-    for (int32_t i = 0; before && i < R * G; ++i)
-        for (int32_t which = 0; which < 2; ++which) {
-            float* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
-            rms_norm_loop<F>(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm, N);
-            for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
-        }
+    // 1. B and C.
+    if (before) norm_B_C(a, in, w, a.kernels->rms_norm);
 
     // 2. Numbers of a head.
-    for (int32_t s = 0; before && s < S; s += width<F>) store(w.turn + s, F(tanh(load<F>(angle + s, S - s)) * 0.5f), 8);
+    for (int32_t s = 0; before && s < S; s += width<F>)
+        store(w.turn + s, F(tanh(load<F>(in.angle + s, S - s)) * 0.5f), 8);
     for (int32_t h = 0; before && h < int32_t(Hp); h += width<F>) {
-        const HeadNumbers<F> of(c, load<F>(dd_dt + h, H - h), load<F>(l.dt_bias + h, 8), load<F>(dd_A + h, H - h),
-                                load<F>(trap + h, H - h), a.dt);
+        const HeadNumbers<F> of(c, load<F>(in.dd_dt + h, H - h), load<F>(l.dt_bias + h, 8), load<F>(in.dd_A + h, H - h),
+                                load<F>(in.trap + h, H - h), a.dt);
         store(w.dt + h, of.dt, 8), store(w.A + h, of.A, 8), store(w.lambda + h, of.lambda, 8);
         store(w.alpha + h, of.alpha, 8), store(w.beta + h, of.beta, 8), store(w.gamma + h, of.gamma, 8);
     }
@@ -2527,8 +2543,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, kn = ptrdiff_t(h / 8) * R * N * 8 + h % 8;
         const size_t    state_at = at.h + size_t(h) * size_t(Pp) * size_t(N);
-        Mamba3Head      head{c,   l,   x + hp, z + hp,     v_old + hp, a.y + hp, w.v,
-                        w.w, w.o, hp * R, w.gamma[h], w.beta[h],  l.D[h]};
+        Mamba3Head      head{c,   l,   in.x + hp, in.z + hp,  v_old + hp, a.y + hp, w.v,
+                        w.w, w.o, hp * R,    w.gamma[h], w.beta[h],  l.D[h]};
         for (int32_t r = 0; r < R; ++r, head.next_rank(Pp, P)) {
             for (int32_t p = 0; p < whole; p += width<F>) head_inputs<F>(head, p, 8);
             for (int32_t p = whole; p < int32_t(Pp); p += width<F>) head_inputs<F>(head, p, P - p);
@@ -2540,13 +2556,13 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
         for (int32_t r = 0; r < R; ++r, head.next_rank(Pp, P)) {
             for (int32_t p = 0; p < whole; p += width<F>) head_skip<F>(head, p, 8);
             for (int32_t p = whole; p < int32_t(Pp); p += width<F>) head_skip<F>(head, p, P - p);
-            if (c.is_outproj_norm) rms_norm_loop<F>(head.o, head.o, l.gate_norm + hp, P);
+            if (c.is_outproj_norm) a.kernels->rms_norm(head.o, head.o, l.gate_norm + hp, P);
             for (int32_t p = 0; p < whole; p += width<F>) head_gate<F>(head, r, p, 8);
             for (int32_t p = whole; p < P; p += width<F>) head_gate<F>(head, r, p, P - p);
         }
     }
     if (a.does(a.after) && a.next != nullptr)
-        copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, x, size_t(di) * 4);
+        copy(a.next + at.k, w.k, head_kn(c) * 4), copy(a.next + at.v, in.x, size_t(c.d_inner) * 4);
     return hit;
 }
 
@@ -3106,14 +3122,13 @@ template <class W> SSM_INLINE void head_numbers_q(const Row<int32_t>& a) noexcep
     const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t              H = c.nheads, S = c.rope_angles;
-    const int32_t *dd_dt = a.p + 2 * (ptrdiff_t(c.d_inner) + ptrdiff_t(c.mimo_rank) * c.ngroups * c.d_state),
-                  *dd_A = dd_dt + H, *trap = dd_A + H, *angle = trap + H;
-    const Mamba3WorkQ w(c, a.work, a.own);
-    for (int32_t s = 0; s < S; s += L::count) L::store(w.turn + s, tanh_q(to26(L::load(angle + s, S - s))), S - s);
-    for (int32_t h = 0; h < H; ++h) w.A[h] = rate_q(c, dd_A[h]);
+    const Mamba3In<int32_t>    in{c, a.p};
+    const Mamba3WorkQ          w(c, a.work, a.own);
+    for (int32_t s = 0; s < S; s += L::count) L::store(w.turn + s, tanh_q(to26(L::load(in.angle + s, S - s))), S - s);
+    for (int32_t h = 0; h < H; ++h) w.A[h] = rate_q(c, in.dd_A[h]);
     for (int32_t h = 0; h < H; h += L::count) {
-        const HeadNumbersQ<W> of(L::load(dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), L::load(w.A + h, H - h),
-                                 L::load(trap + h, H - h), a.dt);
+        const HeadNumbersQ<W> of(L::load(in.dd_dt + h, H - h), L::load(l.dt_bias + h, H - h), L::load(w.A + h, H - h),
+                                 L::load(in.trap + h, H - h), a.dt);
         L::store(w.dt + h, of.dt, H - h), L::store(w.alpha + h, of.alpha, H - h);
         L::store(w.gamma + h, of.gamma, H - h), L::store(w.beta + h, of.beta, H - h);
     }
@@ -3122,25 +3137,21 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     using L = wide<W>;
     const Config&              c = SSM_KNOWN(*a.c);
     const MambaLayer<int32_t>& l = *a.layer;
-    const int32_t   H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, G = c.ngroups, S = c.rope_angles;
-    const ptrdiff_t di = c.d_inner, RGN = ptrdiff_t(R) * G * N, HN = ptrdiff_t(H) * N;
-    const int32_t *            z = a.p, *x = z + di, *B = x + di, *C = B + RGN;
+    const int32_t              H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank, S = c.rope_angles;
+    const ptrdiff_t            HN = ptrdiff_t(H) * N;
+    const Mamba3In<int32_t>    in{c, a.p};
     const Mamba3WorkQ w(c, a.work, a.own);
-    const Parts       at = parts_of(c);
-    const bool        before = a.does(a.before);
+    const Parts                at = parts_of(c);
     const int32_t     end = a.what == a.all ? H : a.end;
     bool              hit = false;
 
-    if (before) a.kernels->mamba3_heads_q(a);
-
-    // 1. B and C: one RMSNorm a rank and group, Q20, put in the order of N'.
-    for (int32_t i = 0; before && i < R * G; ++i)
-        for (int32_t which = 0; which < 2; ++which) {
-            int32_t* to = (which == 0 ? w.B : w.C) + ptrdiff_t(i) * N;
-            a.kernels->rms_norm_q(w.normed, (which == 0 ? B : C) + ptrdiff_t(i) * N, which == 0 ? l.B_norm : l.C_norm,
-                                  N, 20);
-            for (int32_t n = 0; n < N; ++n) to[place(c, n)] = w.normed[n];
-        }
+    // 1. B and C, in Q20; numbers of the heads.
+    if (a.does(a.before)) {
+        norm_B_C(a, in, w, [&](int32_t* to, const int32_t* from, const int32_t* weight, int32_t n) {
+            a.kernels->rms_norm_q(to, from, weight, n, 20);
+        });
+        a.kernels->mamba3_heads_q(a);
+    }
 
     // 2. Angles move on by tanh(angle) dt / 2 turns, B and C get their biases and turn.
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
@@ -3160,7 +3171,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
             for (int32_t p = 0; p < P; p += L::count) {
                 const int32_t   left = P - p;
                 const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                W               now = L::load(x + hp + p, left), old = L::load(a.state + at.v + hp + p, left);
+                W               now = L::load(in.x + hp + p, left), old = L::load(a.state + at.v + hp + p, left);
                 if (c.is_mimo) {
                     const W by = L::load(l.mimo_x + mimo + i, left);
                     now = times_q<16>(now, by), old = times_q<16>(old, by);
@@ -3179,10 +3190,12 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         for (ptrdiff_t r = 0; c.is_outproj_norm && r < R; ++r)
             a.kernels->rms_norm_q(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
         if (!c.is_mimo) continue;
+        // The gates take the place of the inputs, which are done with.
         for (int32_t r = 0; r < R; ++r)
             for (int32_t p = 0; p < P; p += L::count) {
                 const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                L::store(w.x + i, times_q<16>(L::load(z + hp + p, P - p), L::load(l.mimo_z + mimo + i, P - p)), P - p);
+                L::store(w.x + i, times_q<16>(L::load(in.z + hp + p, P - p), L::load(l.mimo_z + mimo + i, P - p)),
+                         P - p);
             }
         a.kernels->gate_q(w.o, w.o, w.x, R * P);
         for (int32_t p = 0; p < P; p += L::count) {
@@ -3196,8 +3209,9 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         }
     }
     if (!a.does(a.after)) return hit;
-    if (!c.is_mimo) a.kernels->gate_q(a.y, a.y, z, int32_t(di));
-    if (a.next != nullptr) copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, x, size_t(di) * 4);
+    if (!c.is_mimo) a.kernels->gate_q(a.y, a.y, in.z, c.d_inner);
+    if (a.next != nullptr)
+        copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, in.x, size_t(c.d_inner) * 4);
     return hit;
 }
 

@@ -931,24 +931,18 @@ template <class T> static __device__ inline T* mixed_at(const Net<T>& g, int32_t
     return g.m + ptrdiff_t(row) * g.m_stride;
 }
 
-// Mamba-3's part of in_proj.
-template <class T> struct Mamba3In {
-    const T *  z, *x, *B, *C, *dt, *A, *trap, *angle;
-    __device__ Mamba3In(const Net<T>& g, int32_t row) {
-        const int32_t di = g.c.d_inner, RGN = g.c.mimo_rank * g.c.ngroups * g.c.d_state, H = g.c.nheads;
-        z = g.p + ptrdiff_t(row) * g.p_stride, x = z + di, B = x + di, C = B + RGN, dt = C + RGN, A = dt + H,
-        trap = A + H, angle = trap + H;
-    }
-};
+template <class T> static __device__ inline Mamba3In<T> in_at(const Net<T>& g, int32_t row) {
+    return {g.c, g.p + ptrdiff_t(row) * g.p_stride};
+}
 SSM_DEV void put_numbers(const Config& c, const MixAt& at, int32_t* m, const MambaLayer<int32_t>& l,
                          const Mamba3In<int32_t>& in, int32_t h, int32_t since) {
-    const HeadNumbersQ<int64_t> of(in.dt[h], l.dt_bias[h], rate_q(c, in.A[h]), in.trap[h], since);
+    const HeadNumbersQ<int64_t> of(in.dd_dt[h], l.dt_bias[h], rate_q(c, in.dd_A[h]), in.trap[h], since);
     m[at.alpha + h] = int32_t(of.alpha), m[at.dt + h] = int32_t(of.dt), m[at.beta + h] = int32_t(of.beta),
                  m[at.gamma + h] = int32_t(of.gamma);
 }
 SSM_DEV void put_numbers(const Config& c, const MixAt& at, float* m, const MambaLayer<float>& l,
                          const Mamba3In<float>& in, int32_t h, float since) {
-    const HeadNumbers<float> of(c, in.dt[h], l.dt_bias[h], in.A[h], in.trap[h], since);
+    const HeadNumbers<float> of(c, in.dd_dt[h], l.dt_bias[h], in.dd_A[h], in.trap[h], since);
     m[at.alpha + h] = of.alpha, m[at.dt + h] = of.dt, m[at.beta + h] = of.beta, m[at.gamma + h] = of.gamma;
 }
 SSM_DEV int32_t turn_of(int32_t angle) { return int32_t(tanh_q(to26(int64_t(angle)))); }
@@ -1072,7 +1066,7 @@ template <class T> static __device__ inline void prepare3(const Net<T>& g, const
          first_of += warps * at_once) { // all lanes of a warp together
         const int32_t own = first_of + lane_id() / lanes, i = own < norms ? own : first_of, row = row0 + i / (2 * RG),
                       which = i % 2, rg = i / 2 % RG;
-        const Mamba3In<T> in(g, row);
+        const Mamba3In<T> in = in_at(g, row);
         const T *         from = (which == 0 ? in.B : in.C) + rg * N, *weight = which == 0 ? l.B_norm : l.C_norm;
         T* const          to = mixed_at(g, row) + (which == 0 ? g.at.B : g.at.C) + rg * N4;
         const RowNorm<T>  norm(from, N, false, 20, lanes);
@@ -1081,10 +1075,10 @@ template <class T> static __device__ inline void prepare3(const Net<T>& g, const
     // Each loop begins at other warps, so that with few rows they run side by side.
     SSM_LOOP_1
     for (int32_t i = thread_after(64); i < rows * S; i += block_threads)
-        mixed_at(g, row0 + i / S)[g.at.turn + i % S] = turn_of(Mamba3In<T>(g, row0 + i / S).angle[i % S]);
+        mixed_at(g, row0 + i / S)[g.at.turn + i % S] = turn_of(in_at(g, row0 + i / S).angle[i % S]);
     SSM_LOOP_1
     for (int32_t i = thread_after(128); i < rows * H; i += block_threads)
-        put_numbers(c, g.at, mixed_at(g, row0 + i / H), l, Mamba3In<T>(g, row0 + i / H), i % H, g.dt[row0 + i / H]);
+        put_numbers(c, g.at, mixed_at(g, row0 + i / H), l, in_at(g, row0 + i / H), i % H, g.dt[row0 + i / H]);
     __syncthreads();
 
     // 2. Turned B and C; inputs.
@@ -1101,8 +1095,8 @@ template <class T> static __device__ inline void prepare3(const Net<T>& g, const
     for (int32_t k = 0; k < rows; ++k) {
         const int32_t row = row0 + k;
         const bool    begins = k % g.T_steps == 0;
-        const T *     x = Mamba3In<T>(g, row).x, *state = layer_at(g, row, a.layer),
-                *before = begins ? state + g.parts.v : Mamba3In<T>(g, row - 1).x;
+        const T *     x = in_at(g, row).x, *state = layer_at(g, row, a.layer),
+                *before = begins ? state + g.parts.v : in_at(g, row - 1).x;
         for (int32_t r = 0; r < R; ++r) SSM_LOOP_1
         for (int32_t i = thread_id(); i < di; i += block_threads)
             put_inputs(g, l, mixed_at(g, row), r, i, x[i], before[i]);
@@ -1584,7 +1578,7 @@ static __device__ inline void mix_heads3(const Net<float>& g, const Piece& a, co
     SSM_LOOP_1
     for (int32_t t = 0; t < g.T_steps; ++t) {
         float* const          m = mixed_at(g, row0 + t);
-        const Mamba3In<float> in(g, row0 + t);
+        const Mamba3In<float> in = in_at(g, row0 + t);
         s.due = settles_at(g, row0, t);
         SSM_LOOP_1
         for (int32_t i = first + gang.thread; i < first + count; i += gang.n_threads) {
@@ -1618,7 +1612,7 @@ static __device__ inline void mix_heads3(const Net<float>& g, const Piece& a, co
     SSM_LOOP_1
     for (int32_t t = 0; t < g.T_steps; ++t) {
         const float* const    o = mixed_at(g, row0 + t) + g.at.v;
-        const Mamba3In<float> in(g, row0 + t);
+        const Mamba3In<float> in = in_at(g, row0 + t);
         SSM_LOOP_1
         for (int32_t i = first + gang.thread; i < first + count; i += gang.n_threads) {
             float sum = 0.0f;

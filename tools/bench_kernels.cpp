@@ -68,7 +68,8 @@ void Kernels::mamba_kernels() {
         matmul("out_proj", layer.out_proj, rows, y.data(), d_stride, o.data(), o_stride);
     }
     ssm::Row<float> row;
-    row.c = &c, row.layer = &layer, row.p = p.data(), row.y = o.data(), row.state = h.data(), row.work = work.data();
+    row.c = &c, row.kernels = &kernels_, row.layer = &layer, row.p = p.data(), row.y = o.data();
+    row.state = h.data(), row.work = work.data();
     const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1
                         : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2
                                                       : kernels_.mamba3;
@@ -120,7 +121,7 @@ void Kernels::integer_kernels() {
     for (int32_t rows : {1, n}) project("in_proj", layer.in_proj, rows), project("out_proj", layer.out_proj, rows);
     std::vector<int32_t> out(ssm::detail::row_o(c)), work(ssm::detail::one_row(c));
     ssm::Row<int32_t>    row;
-    row.c = &c, row.kernels = m_.model.kernels, row.layer = &layer, row.p = x.data(), row.y = out.data();
+    row.c = &c, row.kernels = &kernels_, row.layer = &layer, row.p = x.data(), row.y = out.data();
     row.state = h.data(), row.work = work.data(), row.dt = 65536;
     const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1_q
                         : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2_q
