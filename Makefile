@@ -40,7 +40,7 @@ endif
 SOURCES := tools/train.cpp $(filter-out tools/train.cpp,$(wildcard tools/*.cpp))
 TOOLS := $(SOURCES:tools/%.cpp=$(BUILD)/tools/%.o)
 TESTS := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(wildcard tests/*.cpp))
-UNITS := $(filter-out $(BUILD)/tools/ssm.o $(BUILD)/tools/ssm_impl.o,$(TOOLS))
+UNITS := $(filter-out $(BUILD)/tools/ssm.o,$(TOOLS))
 
 .PHONY: all demo check check-all long asan asan-quick hostile valgrind valgrind-all fuzz headers levels cross clang bench weights \
     clean doctest firmware firmware-report firmware-counts packages web cuda warnings warnings-quick stack stack-quick \
@@ -65,7 +65,7 @@ FUZZ_ALL := header json score serve state history load bits int
 $(BUILD)/replay/%.o: tests/fuzz/%.cpp | doctest
 	@mkdir -p $(@D)
 	$(CXX) $(FLAGS) $(OPT) '-DSSM_TEST_DIR="$(CURDIR)/tests"' -c $< -o $@
-$(BUILD)/replay/%: $(BUILD)/replay/%.o $(BUILD)/replay/replay.o $(UNITS) $(BUILD)/tools/ssm_impl.o
+$(BUILD)/replay/%: $(BUILD)/replay/%.o $(BUILD)/replay/replay.o $(UNITS)
 	$(CXX) $(EXTRA) -o $@ $^ -pthread
 .PRECIOUS: $(BUILD)/replay/%.o
 replay: $(FUZZ_ALL:%=$(BUILD)/replay/%)
@@ -127,7 +127,7 @@ hostile:
 
 # What runs in firmware or reads foreign bytes, under the same checks, and the hostile lines: what CI has the time for.
 QUICK_TESTS := main json json_suite load hostile_models states run s4d mamba sound int_load int_states int_oracle int_reference memory relevance serve tool history coverage
-QUICK_UNITS := tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
+QUICK_UNITS := ssm_impl tool serve_json serve_request serve_rpc relevance relevance_history memory next history score_records quantize \
     quantize_snap sound gpu
 asan-quick:
 	$(MAKE) $(CHECKED) TESTS="$(QUICK_TESTS:%=$(BUILD)/asan/tests/%.o)" UNITS="$(QUICK_UNITS:%=$(BUILD)/asan/tools/%.o)" $(BUILD)/asan/test

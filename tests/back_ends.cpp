@@ -1,14 +1,17 @@
 // back_ends.cpp - a back-end made up here, with one struct and one table, and back-ends changed in mid-stream: the bits
 // of scalar alone. SPDX-License-Identifier: MIT
 //
-// A private copy of the library, whose kernels can be reached. What a real back-end needs besides is said at the head
-// of section 9 of ssm.hpp; every length, limit and alignment is tried by kernels.cpp and int_kernels.cpp.
+// A private copy of the library beside the program's, whose kernels can be reached; other tests get them by
+// back_ends.hpp. What a real back-end needs besides is said at the head of section 9 of ssm.hpp; every length, limit
+// and alignment is tried by kernels.cpp and int_kernels.cpp.
 #define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
+#include "../ssm.hpp" // twice is once
 #include "../tools/quantize.hpp"
 #include "../tools/random_model.hpp"
+#include "back_ends.hpp"
 #include "guarded.hpp"
 
 #include <doctest/doctest.h>
@@ -16,6 +19,17 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+namespace test {
+std::vector<ssm::Isa> back_ends() {
+    std::vector<ssm::Isa> all;
+    for (int i = 1; ssm::isa_name(ssm::Isa(i)) != nullptr; ++i)
+        if (ssm::isa_runs_here(ssm::Isa(i))) all.push_back(ssm::Isa(i));
+    return all;
+}
+bool                runs_here(ssm::Isa isa) { return ssm::isa_runs_here(isa); }
+const ssm::Kernels& kernels_of(ssm::Isa isa) { return *ssm::detail::kernels_of(isa); }
+} // namespace test
 
 namespace {
 using namespace ssm;
@@ -235,9 +249,8 @@ TEST_CASE("another back-end each call, and each kernel another's in the middle o
             // As a program may do it: a model for each, which read and write one state.
             std::vector<std::unique_ptr<Loaded>> models;
             turns = Turns();
-            for (int i = 1; isa_name(Isa(i)) != nullptr; ++i)
-                if (isa_runs_here(Isa(i)))
-                    models.push_back(std::make_unique<Loaded>(file, Isa(i))), turns.all.push_back(kernels_of(Isa(i)));
+            for (Isa isa : test::back_ends())
+                models.push_back(std::make_unique<Loaded>(file, isa)), turns.all.push_back(kernels_of(isa));
             size_t at = 0;
             CHECK_MESSAGE(stream(m, [&]() -> const Model& { return models[at++ % models.size()]->model; }) == want,
                           c.name(integers));

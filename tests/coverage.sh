@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # coverage.sh - how much of ssm.hpp the quick tests reach: coverage.sh BUILD
 #
-# clang's counters, at -O0, in the test files that have the library's code within them; the other objects are BUILD's as
+# clang's counters, at -O0, in the files that have the library's code within them; the other objects are BUILD's as
 # they are. Lines: of llvm-cov. Branches: both ways of every condition, over all copies of a function (coverage/merge.awk).
 # Only what this machine runs is measured: other processors' back-ends are not compiled, and those of x86-64 that this
 # processor lacks are left out. BUILD/coverage/lines: lines reached, for mutants.sh; missed: conditions taken one way only.
@@ -16,19 +16,16 @@ for tool in clang++-14 llvm-profdata-14 llvm-cov-14; do
     command -v $tool >/dev/null || { echo "skipped: $tool is not installed"; [ "${CI:-}" != true ]; exit; }
 done
 mkdir -p "$at"
-has_code=$(grep -l '^#define SSM_IMPLEMENTATION' tests/*.cpp | sed 's|.*/||; s|\.cpp$||')
-objects=()
-for t in $has_code; do
-    [ "$at/$t.o" -nt ssm.hpp ] && [ "$at/$t.o" -nt "tests/$t.cpp" ] ||
-        clang++-14 -w -std=c++17 -O0 -fprofile-instr-generate -fcoverage-mapping -pthread "-DSSM_TEST_DIR=\"$PWD/tests\"" -c "tests/$t.cpp" -o "$at/$t.o" || exit
-    objects+=("$at/$t.o")
+has_code=$(grep -l '^#define SSM_IMPLEMENTATION' tests/*.cpp tools/*.cpp)
+objects=() # those that count come first: of an inline function a linker takes the first copy
+for f in $has_code; do
+    o=$at/$(basename "$f" .cpp).o
+    [ "$o" -nt ssm.hpp ] && [ "$o" -nt "$f" ] ||
+        clang++-14 -w -std=c++17 -O0 -fprofile-instr-generate -fcoverage-mapping -pthread "-DSSM_TEST_DIR=\"$PWD/tests\"" -c "$f" -o "$o" || exit
+    objects+=("$o")
 done
-for o in tests/*.cpp; do
-    t=$(basename "$o" .cpp)
-    grep -qx "$t" <<<"$has_code" || objects+=("$build/tests/$t.o")
-done
-for o in tools/*.cpp; do
-    case $o in tools/ssm.cpp | tools/ssm_impl.cpp) ;; *) objects+=("$build/tools/$(basename "$o" .cpp).o") ;; esac
+for f in tests/*.cpp tools/*.cpp; do
+    [ "$f" = tools/ssm.cpp ] || grep -qx "$f" <<<"$has_code" || objects+=("$build/${f%.cpp}.o")
 done
 clang++-14 -fprofile-instr-generate -pthread -o "$at/test" "${objects[@]}" || exit
 LLVM_PROFILE_FILE=$at/test.profraw timeout 3000 "$at/test" --test-case-exclude='*slow)*,cuda: times*' >"$at/said" || { tail -n 30 "$at/said"; exit 1; }

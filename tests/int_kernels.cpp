@@ -3,10 +3,10 @@
 //
 // Buffers end where a guard page begins and are filled with a pattern, so that a read or write past the end stops the
 // test and a stray read shows. SPDX-License-Identifier: MIT
-#define SSM_AVXVNNI_TEST
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
+#include "back_ends.hpp"
 #include "guarded.hpp"
 #include "int_reference.hpp"
 
@@ -21,13 +21,6 @@ namespace ref = int_reference;
 
 constexpr int     pattern = 0x6b;
 constexpr int64_t most_k = 189812531; // sqrt 2 times 2^27: as far as a rotation reaches
-
-std::vector<Isa> back_ends() {
-    std::vector<Isa> all;
-    for (int i = 1; isa_name(Isa(i)) != nullptr; ++i)
-        if (isa_runs_here(Isa(i))) all.push_back(Isa(i));
-    return all;
-}
 
 struct Random {
     std::mt19937_64 engine{1};
@@ -138,8 +131,8 @@ struct Projector {
         std::vector<ref::Vec>   want;
         std::vector<ref::Codes> code;
         for (const ref::Vec& v : tokens) want.push_back(t.p(v, bits)), code.push_back(ref::quantize(v, bits));
-        for (Isa isa : back_ends()) {
-            const Kernels&       K = *kernels_of(isa);
+        for (Isa isa : test::back_ends()) {
+            const Kernels&       K = test::kernels_of(isa);
             unsigned char* const q = codes.of(size_t(n * code_stride)).bytes();
             int32_t* const       scale = scales.of(size_t(n) * 8).words();
             int32_t* const       to = y.of(size_t((n - 1) * y_stride + t.m.rows) * 4).words();
@@ -189,9 +182,9 @@ TEST_CASE("N-06 N-07 integer matmul: every product of two int8 codes, at every p
             unsigned char* const q = codes.of(size_t(255 * stride)).bytes();
             std::memset(q, 0, size_t(255 * stride));
             for (int32_t i = 0; i < 255; ++i) q[i * stride + at] = static_cast<unsigned char>(i - 127);
-            for (Isa isa : back_ends()) {
+            for (Isa isa : test::back_ends()) {
                 int32_t wrong = 0;
-                kernels_of(isa)->matmul_q(t.m, {y.words(), 255, q, stride, scale}, 255, 8);
+                test::kernels_of(isa).matmul_q(t.m, {y.words(), 255, q, stride, scale}, 255, 8);
                 for (int32_t i = 0; i < 255; ++i)
                     for (int32_t o = 0; o < 255; ++o) wrong += y.words()[i * 255 + o] != (o - 127) * (i - 127);
                 REQUIRE_MESSAGE(wrong == 0, isa_name(isa), ", ", cols, " columns, at ", at);
@@ -223,9 +216,9 @@ TEST_CASE("N-06 N-07 integer matmul: every product of an int4 code, a sub-scale 
         unsigned char* const q = codes.of(size_t(tokens * stride)).bytes();
         std::memset(q, 0, size_t(tokens * stride));
         for (int32_t i = 0; i < tokens; ++i) q[i * stride + at] = static_cast<unsigned char>(i - 127);
-        for (Isa isa : back_ends()) {
+        for (Isa isa : test::back_ends()) {
             int32_t wrong = 0;
-            kernels_of(isa)->matmul_q(t.m, {y.words(), rows, q, stride, scale}, tokens, 8);
+            test::kernels_of(isa).matmul_q(t.m, {y.words(), rows, q, stride, scale}, tokens, 8);
             for (int32_t i = 0; i < tokens; ++i)
                 for (int32_t o = 0; o < rows; ++o)
                     wrong += y.words()[i * rows + o] != (o % 16 - 8) * (o / 16 - 127) * (i - 127);
@@ -254,10 +247,10 @@ TEST_CASE("N-06 N-07 quantize and integer matmul: 1..257 columns, int8, int4 and
                                 " of int4, ", bits, " bits, kind ", kind);
             }
     // No numbers at all: padding alone.
-    for (Isa isa : back_ends())
+    for (Isa isa : test::back_ends())
         for (int32_t bits : {8, 16}) {
             Guarded codes(size_t(32 * bits / 8), 0, pattern), scale(8, 0, pattern), x(0, 0, pattern);
-            kernels_of(isa)->quantize(codes.bytes(), scale.words(), x.words(), 0, 32, bits);
+            test::kernels_of(isa).quantize(codes.bytes(), scale.words(), x.words(), 0, 32, bits);
             for (int32_t k = 0; k < 32 * bits / 8; ++k) REQUIRE(codes.bytes()[k] == 0);
             REQUIRE(scale.words()[0] == 0);
         }
@@ -374,8 +367,8 @@ TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and
                     s += ref::rs(ref::mul(past[k * N + i], filter[k * N + i]), 16);
                 conv.push_back(ref::SiLU(ref::sat(s)));
             }
-            for (Isa isa : back_ends()) {
-                const Kernels& K = *kernels_of(isa);
+            for (Isa isa : test::back_ends()) {
+                const Kernels& K = test::kernels_of(isa);
                 const auto     is = [&](const int32_t* got, const ref::Vec& want, const char* what) {
                     REQUIRE_MESSAGE(same(got, want), isa_name(isa), " ", what, " ", n, " kind ", kind);
                 };
@@ -422,8 +415,8 @@ TEST_CASE(
                 Random::kinds + 2) // of all numbers alone in 16,384 places, this gets the largest unit: 2^31 + 4
                 x.assign(n, 0), x[n / 2 + 1] = 16006122 << 6;
             const auto layer = ref::layer_norm(x, g, beta), rms = ref::rms_norm(x, g, 24);
-            for (Isa isa : back_ends()) {
-                const Kernels& K = *kernels_of(isa);
+            for (Isa isa : test::back_ends()) {
+                const Kernels& K = test::kernels_of(isa);
                 int32_t* const y = a.of(n * 4).words();
                 K.layer_norm_q(y, put(b, x), put(c, g), put(d, beta), int32_t(n));
                 REQUIRE_MESSAGE(same(y, layer), isa_name(isa), " layer_norm ", n, " kind ", kind);
@@ -496,7 +489,7 @@ struct Scanner {
             for (size_t i = 0; i < c.P; ++i) set_exponent(p, c.first_row + i, static_cast<int32_t>(40 - c.X[i]));
             return p;
         };
-        for (Isa isa : back_ends())
+        for (Isa isa : test::back_ends())
             for (int where = 0; where < 3; ++where) { // in place, elsewhere, nowhere
                 HeadScanQ a{};
                 a.k_stride = std::ptrdiff_t(c.N + c.k_gap);
@@ -515,7 +508,7 @@ struct Scanner {
                 }
                 a.alpha = static_cast<int32_t>(c.alpha), a.clip = static_cast<int32_t>(c.clip);
                 a.N = int32_t(c.N), a.P = int32_t(c.P), a.ranks = int32_t(c.R);
-                if (kernels_of(isa)->scan_q(a) != (c.clipped > 0) || !same(a.o, c.o)) return false;
+                if (test::kernels_of(isa).scan_q(a) != (c.clipped > 0) || !same(a.o, c.o)) return false;
                 for (size_t i = 0; to != nullptr && i < c.h.size(); ++i)
                     if ((c.codes ? code_at(to, at + i) : to[i]) != c.new_h[i]) return false;
                 for (size_t i = 0; to != nullptr && c.codes && i < c.P; ++i)
@@ -667,7 +660,7 @@ TEST_CASE("N-07 integer S4D scan: 1..257 modes, odd alignments, several steps, s
                         ref::sat(ref::s4d_channel(&new_h[at], &va[at], &vb[at], &vC[at], size_t(modes), scales[i],
                                                   vD[i], vu[t * stride + i], b_frac, clip, &clipped));
                 }
-            for (Isa isa : back_ends())
+            for (Isa isa : test::back_ends())
                 for (int where = 0; where < (T == 1 ? 3 : 2); ++where) {
                     S4dScanQ g{};
                     g.a = pa, g.b = pb, g.C = pC, g.C_scale = ps, g.D = put(D, vD), g.u = put(u, vu);
@@ -677,7 +670,7 @@ TEST_CASE("N-07 integer S4D scan: 1..257 modes, odd alignments, several steps, s
                     g.s = s.of(T * stride * 4).words();
                     g.stride = int32_t(stride), g.T = int32_t(T), g.H = int32_t(H), g.modes = modes;
                     g.b_shift = int32_t(b_frac) + 16 - 25, g.clip = static_cast<int32_t>(clip);
-                    REQUIRE(kernels_of(isa)->s4d_scan_q(g) == (clipped > 0));
+                    REQUIRE(test::kernels_of(isa).s4d_scan_q(g) == (clipped > 0));
                     if (where < 2) REQUIRE(same(g.h_out, new_h));
                     for (size_t t = 0; t < T; ++t)
                         for (size_t i = 0; i < H; ++i)
@@ -738,14 +731,14 @@ TEST_CASE("integer S4D scan: parts near 35 and 50, b u near 12, where the next s
         const int64_t before = clipped;
         const int64_t want = ref::sat(ref::s4d_channel(&x[0], &va[0], &vb[0], &vC[0], modes, {0xffffff, 24},
                                                        -ref::largest, vu, b_frac, clip, &clipped));
-        for (Isa isa : back_ends()) {
+        for (Isa isa : test::back_ends()) {
             S4dScanQ g{};
             g.a = a.bytes(), g.b = b.bytes(), g.C = C.bytes(), g.C_scale = scale.bytes();
             g.D = put(D, {-ref::largest}), g.u = put(u, {vu}), g.h_in = h.words(), g.s = s.of(4).words();
             int32_t to[2 * most];
             g.h_out = to, g.stride = g.T = g.H = 1, g.modes = int32_t(modes), g.b_shift = int32_t(b_frac) + 16 - 25,
             g.clip = int32_t(clip);
-            REQUIRE(kernels_of(isa)->s4d_scan_q(g) == (clipped > before));
+            REQUIRE(test::kernels_of(isa).s4d_scan_q(g) == (clipped > before));
             REQUIRE(same(to, x));
             REQUIRE(*g.s == want);
         }

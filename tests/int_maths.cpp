@@ -3,6 +3,7 @@
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
+#include "back_ends.hpp"
 #include "int_reference.hpp"
 
 #include <doctest/doctest.h>
@@ -86,13 +87,13 @@ Real largest_error(int64_t low, int64_t high, int in, int out, Real (*exact)(Rea
     one_by_one<F>(one.data(), x.data(), int32_t(x.size()));
     for (size_t i = 0; i < x.size(); i += 3) REQUIRE_MESSAGE(one[i] == low32(F::slowly(x[i])), x[i]);
 #if defined(SSM_HAS_AVX2)
-    if (isa_runs_here(Isa::avx2)) {
+    if (test::runs_here(Isa::avx2)) {
         four_by_four<F>(four.data(), x.data(), int32_t(x.size()));
         for (size_t i = 0; i < x.size(); ++i) REQUIRE_MESSAGE(one[i] == four[i], x[i]);
     }
 #endif
 #if defined(SSM_HAS_128)
-    if (isa_runs_here(Isa::sse42) || isa_runs_here(Isa::neon) || isa_runs_here(Isa::simd128)) {
+    if (test::runs_here(Isa::sse42) || test::runs_here(Isa::neon) || test::runs_here(Isa::simd128)) {
         two_by_two<F>(two.data(), x.data(), int32_t(x.size()));
         for (size_t i = 0; i < x.size(); ++i) REQUIRE_MESSAGE(one[i] == two[i], x[i]);
     }

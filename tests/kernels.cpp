@@ -6,6 +6,7 @@
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
+#include "back_ends.hpp"
 #include "guarded.hpp"
 
 #include <algorithm>
@@ -21,10 +22,9 @@ using namespace ssm;
 using namespace ssm::detail;
 using test::Guarded;
 
-std::vector<Isa> back_ends() {
-    std::vector<Isa> all;
-    for (int i = 1; isa_name(Isa(i)) != nullptr; ++i)
-        if (isa_runs_here(Isa(i)) && Isa(i) != Isa::scalar) all.push_back(Isa(i));
+std::vector<Isa> others() { // than scalar
+    std::vector<Isa> all = test::back_ends();
+    all.erase(std::remove(all.begin(), all.end(), Isa::scalar), all.end());
     return all;
 }
 
@@ -45,7 +45,7 @@ bool same_bits(const float* a, const float* b, size_t n) {
 
 TEST_CASE("N-08 matmul: equal bits for every shape 1..257 wide, and 470, every dtype, odd alignments, batches, in order") {
     Random rnd;
-    for (Isa isa : back_ends())
+    for (Isa isa : others())
         for (DType t : {DType::f32, DType::f16, DType::bf16})
             for (int32_t cols = 1; cols <= 470; cols += cols < 40 ? 1 : cols < 257 ? 13 : 213)
                 for (int32_t rows : {1, 3, 4, 7, 8, 13, 19})
@@ -69,11 +69,11 @@ TEST_CASE("N-08 matmul: equal bits for every shape 1..257 wide, and 470, every d
                         std::vector<float> want(size_t(n) * size_t(rows));
                         for (const float* b :
                              {static_cast<const float*>(bias.floats()), static_cast<const float*>(nullptr)}) {
-                            kernels_of(Isa::scalar)->matmul(want.data(), rows, m, b, x.floats(), cols, n);
+                            test::kernels_of(Isa::scalar).matmul(want.data(), rows, m, b, x.floats(), cols, n);
                             for (bool in_order : {false, true}) {
                                 m.in_order = in_order;
                                 std::fill(y.floats(), y.floats() + want.size(), 1e30f);
-                                kernels_of(isa)->matmul(y.floats(), rows, m, b, x.floats(), cols, n);
+                                test::kernels_of(isa).matmul(y.floats(), rows, m, b, x.floats(), cols, n);
                                 REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), want.size()), isa_name(isa), " ",
                                                 rows, "x", cols);
                             }
@@ -91,17 +91,16 @@ TEST_CASE("N-08 matmul: close to the exact sum") {
         for (size_t i = 0; i < W.size(); ++i)
             exact += double(W[i]) * double(x[i]), size += std::fabs(double(W[i]) * double(x[i]));
         float y;
-        kernels_of(Isa::scalar)
-            ->matmul(&y, 1, Matrix{reinterpret_cast<unsigned char*>(W.data()), 1, cols, DType::f32}, nullptr, x.data(),
-                     cols, 1);
+        const Matrix m{reinterpret_cast<unsigned char*>(W.data()), 1, cols, DType::f32};
+        test::kernels_of(Isa::scalar).matmul(&y, 1, m, nullptr, x.data(), cols, 1);
         CHECK(std::fabs(double(y) - exact) <= size * (double(cols) / 8 + 4) * 6e-8);
     }
 }
 
 TEST_CASE("N-08 element-wise kernels and layer_norm: equal bits at lengths 1..257") {
     Random rnd;
-    for (Isa isa : back_ends()) {
-        const Kernels &K = *kernels_of(isa), &S = *kernels_of(Isa::scalar);
+    for (Isa isa : others()) {
+        const Kernels &K = test::kernels_of(isa), &S = test::kernels_of(Isa::scalar);
         for (int32_t n = 1; n <= 257; ++n) {
             const size_t       N = size_t(n);
             Guarded            x(N * 8), y(N * 4), w(N * 4), b(N * 4);
@@ -140,8 +139,8 @@ TEST_CASE("N-08 element-wise kernels and layer_norm: equal bits at lengths 1..25
 
 TEST_CASE("N-04 N-08 s4d_scan and s4d_discretize: equal bits, with and without the clip, NaN, in place and not") {
     Random rnd;
-    for (Isa isa : back_ends()) {
-        const Kernels &K = *kernels_of(isa), &S = *kernels_of(Isa::scalar);
+    for (Isa isa : others()) {
+        const Kernels &K = test::kernels_of(isa), &S = test::kernels_of(Isa::scalar);
         for (int32_t blocks : {1, 3})
             for (int32_t n : {1, 2, 5, 32})
                 for (int32_t T : {1, 2, 9})

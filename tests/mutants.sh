@@ -32,10 +32,10 @@ quick="int_oracle s4d mamba run int_load load json int_states int_reference soun
 # These have the library's code within them. Of a fault in a section, the ones below judge.
 inner() { # SECTION
     case $1 in
-        2 | 3 | 4) echo maths kernels ;;
-        5) echo int_maths int_kernels ;;
-        6 | 7) echo kernels ;;
-        8 | 9) echo int_kernels kernels ;;
+        2 | 3 | 4) echo maths kernels back_ends ;;
+        5) echo int_maths int_kernels back_ends ;;
+        6 | 7) echo kernels back_ends ;;
+        8 | 9) echo int_kernels kernels back_ends ;;
         *) echo back_ends ;;
     esac
 }

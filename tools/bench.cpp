@@ -221,7 +221,7 @@ int verb_bench(int argc, char** argv) {
         if (status != done) return status;
         const Machine    machine = bench::measure_machine(all[b], settings.threads, each);
         std::vector<Row> rows;
-        bench::measure_kernels(m, all[b], machine, each, &rows);
+        bench::measure_kernels(m, machine, each, &rows);
         if (!bench::measure_steps(&m, machine, settings, &rows))
             return fail(bad_file, "bench", escape(path, 160) + ": the model refuses a step");
         if (json) {

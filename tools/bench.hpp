@@ -93,8 +93,7 @@ struct Settings {
     int                  threads = 1;
 };
 // The kernels at a model's sizes (bench_kernels.cpp), and whole calls (bench_steps.cpp). false: the model refused.
-void measure_kernels(const tool::OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds,
-                     std::vector<Row>* rows);
+void measure_kernels(const tool::OpenModel& m, const Machine& machine, double seconds, std::vector<Row>* rows);
 bool measure_steps(tool::OpenModel* m, const Machine& machine, const Settings& settings, std::vector<Row>* rows);
 // How many states and rows a call measure_steps() asks of the arena.
 int32_t           states_of(const ssm::Config& c);

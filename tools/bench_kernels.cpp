@@ -1,7 +1,7 @@
 // bench_kernels.cpp - the kernels of a back-end at a model's sizes, and what a step costs at least.
 // SPDX-License-Identifier: MIT
 //
-// Kernels are private to the implementation of the library; a private copy of it shows them.
+// What a kernel takes is private to the implementation of the library; no code of this copy is used.
 #define SSM_STATIC
 #define SSM_IMPLEMENTATION
 #include "../ssm.hpp"
@@ -22,8 +22,8 @@ double matrix_bytes(const ssm::Matrix& w) {
 double macs_of(const ssm::Matrix& w) { return static_cast<double>(w.rows) * static_cast<double>(w.cols); }
 class Kernels {
   public:
-    Kernels(const tool::OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds, std::vector<Row>* rows)
-        : m_(m), kernels_(*ssm::detail::kernels_of(isa)), machine_(machine), seconds_(seconds), rows_(*rows) {}
+    Kernels(const tool::OpenModel& m, const Machine& machine, double seconds, std::vector<Row>* rows)
+        : m_(m), kernels_(*m.model.kernels), machine_(machine), seconds_(seconds), rows_(*rows) {}
     void kernels();
 
   private:
@@ -223,9 +223,8 @@ Work work_of(const ssm::Model& m, int32_t n_inputs) {
     return w;
 }
 
-void measure_kernels(const tool::OpenModel& m, ssm::Isa isa, const Machine& machine, double seconds,
-                     std::vector<Row>* rows) {
-    Kernels(m, isa, machine, seconds, rows).kernels();
+void measure_kernels(const tool::OpenModel& m, const Machine& machine, double seconds, std::vector<Row>* rows) {
+    Kernels(m, machine, seconds, rows).kernels();
 }
 
 } // namespace bench
