@@ -135,14 +135,11 @@ asan-quick:
 	$(BUILD)/asan/test --no-skip --test-case="*million hostile lines*"
 
 # What is long or trains, marked (slow) in the tests' names, is left to valgrind-all; what is (very slow) runs in neither.
-VALGRIND_SKIP = *slow)*
-VALGRIND_OPT = -O1
-VALGRIND_BUILD = $(BUILD)/valgrind
+valgrind: VALGRIND_SKIP = *slow)*
 valgrind-all: VALGRIND_SKIP = *(very slow)*
-valgrind valgrind-all:
+valgrind valgrind-all: $(BUILD)/test
 	sh tests/need.sh valgrind
-	$(MAKE) OPT=$(VALGRIND_OPT) BUILD=$(VALGRIND_BUILD) $(VALGRIND_BUILD)/test
-	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(VALGRIND_BUILD)/test --test-case-exclude="$(VALGRIND_SKIP)"
+	valgrind -q --error-exitcode=9 --partial-loads-ok=no $(BUILD)/test --test-case-exclude="$(VALGRIND_SKIP)"
 
 # The header alone: every compiler that is here, every switch, a Cortex-M4 build without libc.
 headers:
