@@ -265,6 +265,25 @@ TEST_CASE("cuda: states go to the GPU and back, and go on there where they stood
     ssm::reset(b.m.model, &b.own[1]->state);
     b.step({1}, true), b.same_states();
 }
+TEST_CASE("cuda: P-03: a stream that has counted to 2^64 - 1 steps goes on as on the CPU, its mean not divided by 0") {
+    if (no_gpu()) return;
+    Both      b(random_file(spec("s4d,d_model=8,n_layer=1,d_state=4,d_input=2,d_output=2,pool=mean")), 2, 4, -1);
+    OwnState& own = *b.own[1];
+    Bytes     saved(ssm::saved_bytes(b.m.config));
+    const std::vector<float> x = b.input(5);
+    REQUIRE(ssm::prefill(b.m.model, &own.state, &b.m.scratch, x.data(), 5, nullptr) == Status::ok);
+    REQUIRE(ssm::save(b.m.model, own.state, saved.data(), saved.size()) == saved.size());
+    std::memset(saved.data() + 56, 0xff, 8);
+    for (uint64_t before : {UINT64_MAX - 1, UINT64_MAX}) {
+        saved[56] = static_cast<unsigned char>(before);
+        repair_checksum(&saved);
+        REQUIRE(ssm::restore(b.m.model, &own.state, saved.data(), saved.size()) == Status::ok);
+        REQUIRE(ssm::steps_of(b.m.model, own.state) == before);
+        REQUIRE(gpu::put_state(b.there.device, 1, own.state) == Status::ok);
+        b.candidates(1, 3, false);
+        b.step({1}, false), b.prefill({0, 1}, 2, false), b.same_states();
+    }
+}
 TEST_CASE("cuda: N-09: float states settle at the steps at which they settle on the CPU") {
     if (no_gpu()) return;
     for (const char* text : {"s4d,d_model=8,n_layer=1,d_state=8,d_input=2,d_output=2",
