@@ -39,7 +39,7 @@ serve <rest >/dev/null; mv sv may/3
 
 step() { echo "$1"; } # what is counted next, see rules.sh
 if grep -q __asan_init "$ssm"; then
-    echo "skipped: failing allocations and calls, in a build with sanitizers: they have their own" >&2
+    echo "faults: failing allocations and calls are passed over in a build with sanitizers, which have their own" >&2
 else
     # points SUM KIND HOW [OPTION...] -- COMMAND...: adds to SUM_passed and SUM_all.
     points() {

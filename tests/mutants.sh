@@ -48,6 +48,7 @@ done
 all=() # that do not have the library's code within them
 for t in $(grep -L '^#define SSM_IMPLEMENTATION' tests/*.cpp); do
     t=$(basename "$t" .cpp)
+    [ "$t" != main ] || continue
     strip --strip-debug "$build/tests/$t.o" -o "$at/objects/a_$t.o" || wrong "make $build/test comes first"
     all+=("$at/objects/a_$t.o")
 done
@@ -57,8 +58,7 @@ for u in tools/*.cpp; do
     strip --strip-debug "$build/tools/$u.o" -o "$at/objects/u_$u.o" || wrong "make $build/test comes first"
     units+=("$at/objects/u_$u.o")
 done
-printf '#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN\n#include <doctest/doctest.h>\n' >"$at/main.cpp"
-"$cxx" -w -std=c++17 -O1 -c "$at/main.cpp" -o "$at/objects/main.o" || exit
+strip --strip-debug "$build/tests/main.o" -o "$at/objects/main.o" || exit
 cp tests/*.cpp tests/*.hpp "$at/tree/tests/"
 cp tools/*.cpp tools/*.hpp "$at/tree/tools/"
 flags=(-w -std=c++17 "-DSSM_TEST_DIR=\"$PWD/tests\"")
