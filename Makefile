@@ -256,7 +256,7 @@ check-all:
 	for what in check faults long headers warnings stack msan coverage release levels cross firmware packages web cuda clang asan tsan hostile valgrind-all fuzz; do $(MAKE) $$what || exit; done
 
 scoreboard:
-	AGAIN="$(AGAIN)" bash tests/scoreboard.sh $(BUILD)
+	bash tests/scoreboard.sh $(BUILD)
 
 bench: $(BUILD)/ssm
 	$(BUILD)/ssm bench weights/next.safetensors

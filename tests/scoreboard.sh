@@ -2,7 +2,6 @@
 # scoreboard.sh - what is counted of the promises in rules.md, measured beside what is aimed at: a table for the README.
 #
 #   make scoreboard     runs what it counts, on two cores in under an hour, and fails where a row that must hold does not
-#   make scoreboard AGAIN='asan msan'   runs these again, and reads all else from the logs of the run before
 #
 # Fuzzing and mutants take longer and are read from tests/fuzz/record.md and tests/mutants.md. What ran is in BUILD/scoreboard.
 # SPDX-License-Identifier: MIT
@@ -11,15 +10,13 @@ export LC_ALL=C
 cd "$(dirname "$0")/.." || exit
 build=$1
 logs=$build/scoreboard
-[ -n "${AGAIN:-}" ] || rm -rf "$logs"
-mkdir -p "$logs" || exit
+rm -rf "$logs" && mkdir -p "$logs" || exit
 failed=0
 
 # ran NAME COMMAND...: into a log of its own; 0 findings where it ended well.
 ran() {
     local name=$1 from=$SECONDS
     shift
-    [ -z "${AGAIN:-}" ] || [[ " $AGAIN " == *" $name "* ]] || return 0
     "$@" >"$logs/$name" 2>&1
     echo $? >"$logs/$name.status"
     echo "$name: status $(cat "$logs/$name.status"), $((SECONDS - from)) s" >&2
