@@ -1743,8 +1743,8 @@ SSM_API float   from_q16(int32_t v) noexcept { return detail::float_of(int32_t(d
 //
 // The loops that carry the work, each with its contract. The scalar version *is* the specification: a back-end must
 // give its bits. No kernel allocates, keeps state or needs alignment; all lengths work. Sums over inputs run in eight
-// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels, the
-// Tokens and S4dScan they take, and scalar.
+// interleaved partial sums joined by one fixed tree (sum_lanes); sums over modes run in order. Exports Kernels,
+// EngineKernels, the Tokens and S4dScan they take, and scalar.
 
 template <class T> struct Row;
 struct BankQ;
@@ -1774,7 +1774,25 @@ struct Tokens {
            return {y + i * y_stride, y_stride, q + i * stride, stride, scales + 2 * i, true};
     }
 };
-struct Kernels {
+// What both engines ask of a back-end, on their numbers: T is float, or int32_t in Q16, whose sums saturate.
+template <class T> struct EngineKernels {
+    void (*add)(T* r, const T* v, int32_t n);                                        // r += v
+    void (*gelu)(T* y, const T* x, int32_t n);                                       // y = x Phi(x); y may be x
+    void (*glu)(T* r, const T* v, int32_t n);                                        // r += v[0..n) * sigmoid(v[n..2n))
+    void (*layer_norm)(T* y, const T* x, const T* weight, const T* bias, int32_t n); // y may be x
+    void (*rms_norm)(T* y, const T* x, const T* weight, int32_t n, int32_t s); // integers: y in Q(40 - s); y may be x
+    void (*gate)(T* y, const T* x, const T* z, int32_t n);                     // y = x z sigmoid(z); y may be x
+
+    // y[j] = silu(sum_k taps[k][j] w[k][j] + bias[j]), K taps, oldest first; bias may be null; y may be a tap.
+    void (*conv)(T* y, const T* const* taps, const T* w, const T* bias, int32_t K, int32_t n);
+
+    // What a Mamba mixer does with one row between its projections; sections 7 and 8. Whether a state was limited.
+    bool (*mamba1)(const Row<T>& row);
+    bool (*mamba2)(const Row<T>& row);
+    bool (*mamba3)(const Row<T>& row);
+};
+// All of a back-end.
+struct Kernels : EngineKernels<float>, EngineKernels<int32_t> {
     const char* name;
 
     // y[i * y_stride + o] = sum_k W[o][k] x[i * x_stride + k] + bias[o], for i < n; bias may be null.
@@ -1788,21 +1806,7 @@ struct Kernels {
     void (*s4d_discretize)(float* ab, const float* rho, const double* turns, const float* gain, float dt, Disc disc,
                            int32_t count); // count: blocks * modes
 
-    void (*gelu)(float* y, const float* x, int32_t n); // y = x Phi(x); y may be x
-    void (*glu)(float* r, const float* v, int32_t n);  // r += v[0..n) * sigmoid(v[n..2n))
-    void (*layer_norm)(float* y, const float* x, const float* weight, const float* bias, int32_t n); // y may be x
-    void (*rms_norm)(float* y, const float* x, const float* weight, int32_t n);                      // y may be x
-    void (*gate)(float* y, const float* x, const float* z, int32_t n); // y = x z sigmoid(z); y may be x
-
-    // y[j] = silu(sum_k taps[k][j] w[k][j] + bias[j]), K taps, oldest first; bias may be null; y may be a tap.
-    void (*conv)(float* y, const float* const* taps, const float* w, const float* bias, int32_t K, int32_t n);
-
-    // What a Mamba mixer does with one row between its projections; section 7. Whether a state was limited.
-    bool (*mamba1)(const Row<float>& row);
-    bool (*mamba2)(const Row<float>& row);
-    bool (*mamba3)(const Row<float>& row);
-
-    // The same for integer models; sections 5 and 8. Q16 where nothing else is said.
+    // Of integer models; sections 5 and 8. Q16 where nothing else is said.
     //
     // Codes of one token: code_i ~ x_i 2^den / num, of 8 or 16 bits (int16 in this machine's order), zeros from n to
     // padded_n; scale is {num, den}.
@@ -1814,17 +1818,7 @@ struct Kernels {
     bool (*s4d_scan_q)(const S4dScanQ& a);
     void (*bank_q)(const BankQ& a); // the samples of one frame; both engines
     bool (*scan_q)(const HeadScanQ& a);
-    void (*add_q)(int32_t* r, const int32_t* v, int32_t n); // r = sat(r + v)
-    void (*gelu_q)(int32_t* y, const int32_t* x, int32_t n);
-    void (*glu_q)(int32_t* r, const int32_t* v, int32_t n);
-    void (*layer_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias, int32_t n);
-    void (*rms_norm_q)(int32_t* y, const int32_t* x, const int32_t* weight, int32_t n, int32_t s); // y in Q(40 - s)
-    void (*gate_q)(int32_t* y, const int32_t* x, const int32_t* z, int32_t n);
-    void (*conv_q)(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K, int32_t n);
-    bool (*mamba1_q)(const Row<int32_t>& row);
-    bool (*mamba2_q)(const Row<int32_t>& row);
-    bool (*mamba3_q)(const Row<int32_t>& row);
-    void (*mamba3_heads_q)(const Row<int32_t>& row); // first of all in there: numbers of a head
+    void (*mamba3_heads_q)(const Row<int32_t>& row); // first of all in mamba3: numbers of a head
 };
 
 SSM_DETAIL_BEGIN
@@ -1865,6 +1859,9 @@ template <class F> SSM_INLINE void store(float* p, const F& v, int32_t count) no
 }
 
 // The element-wise kernels, for any F.
+template <class F> SSM_INLINE void add_loop(float* r, const float* v, int32_t n) noexcept {
+    for (int32_t i = 0; i < n; i += width<F>) store(r + i, F(load<F>(r + i, n - i) + load<F>(v + i, n - i)), n - i);
+}
 template <class F> SSM_INLINE void gelu_loop(float* y, const float* x, int32_t n) noexcept {
     for (int32_t i = 0; i < n; i += width<F>) {
         F v = load<F>(x + i, n - i);
@@ -2121,6 +2118,7 @@ template <class T> struct Row {
     T*      own = nullptr;      // own_words() for them; null: in `work`
     SSM_HD bool does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
     SSM_HD bool has_own() const noexcept { return detail::team_in_build && own != nullptr; }
+    SSM_HD const EngineKernels<T>& engine() const noexcept { return *kernels; }
 #ifdef SSM_DEBUG
     Counts* counts = nullptr; // of the stream; null: not counted
 #endif
@@ -2315,13 +2313,26 @@ template <class F> SSM_INLINE bool mamba1_row(const Row<float>& a) noexcept {
     return hit;
 }
 
+// y, whose first part is the MLP's, gated and normed.
+template <class T> SSM_INLINE void gate_mamba2(const Row<T>& a) noexcept {
+    const EngineKernels<T>& k = a.engine();
+    const Config&           c = SSM_KNOWN(*a.c);
+    const int32_t           m = c.d_inner - c.d_ssm, group = c.d_ssm / c.ngroups;
+    const T *               z0 = a.p, *x0 = z0 + m, *z = x0 + m;
+    T* const                y = a.y + m;
+    if (!c.rmsnorm || !c.norm_before_gate) k.gate(y, y, z, c.d_ssm);
+    for (int32_t g = 0; c.rmsnorm && g < c.d_ssm; g += group)
+        k.rms_norm(y + g, y + g, a.layer->gate_norm + g, group, 24);
+    if (c.rmsnorm && c.norm_before_gate) k.gate(y, y, z, c.d_ssm);
+    k.gate(a.y, x0, z0, m);
+}
 template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
     const Config&            c = SSM_KNOWN(*a.c);
     const MambaLayer<float>& l = *a.layer;
     const int32_t            m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
     const size_t             Hp = padded(H), Pp = padded(P), h_size = Pp * size_t(N);
-    const float *            z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm,
-                *C = B + ptrdiff_t(c.ngroups) * N, *raw = C + ptrdiff_t(c.ngroups) * N;
+    const ptrdiff_t          GN = ptrdiff_t(c.ngroups) * N;
+    const float *            x = a.p + 2 * m + c.d_ssm, *B = x + c.d_ssm, *C = B + GN, *raw = C + GN;
     float *dropped = a.work, *dt = dropped + size_t(N) * 16, *alpha = dt + Hp, *v = alpha + Hp, *o = v + Pp;
     if (a.has_own()) dropped = a.own, v = dropped + size_t(N) * 16, o = v + Pp;
     float*        y = a.y + m;
@@ -2344,14 +2355,7 @@ template <class F> SSM_INLINE bool mamba2_row(const Row<float>& a) noexcept {
             store(y + ptrdiff_t(h) * P + p,
                   F(load<F>(o + p, 8) + load<F>(l.D + ptrdiff_t(h) * P + p, P - p) * load<F>(xh + p, P - p)), P - p);
     }
-    if (!a.does(a.after)) return hit;
-    if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate(y, y, z, c.d_ssm);
-    const int32_t group = c.d_ssm / c.ngroups;
-    for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
-        a.kernels->rms_norm(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
-                            group);
-    if (c.rmsnorm && c.norm_before_gate) a.kernels->gate(y, y, z, c.d_ssm);
-    a.kernels->gate(a.y, x0, z0, m);
+    if (a.does(a.after)) gate_mamba2(a);
     return hit;
 }
 
@@ -2459,15 +2463,15 @@ template <class T> struct Mamba3In {
     const T *     x = z + c.d_inner, *B = x + c.d_inner, *C = B + ptrdiff_t(c.mimo_rank) * c.ngroups * c.d_state,
             *dd_dt = C + (C - B), *dd_A = dd_dt + c.nheads, *trap = dd_A + c.nheads, *angle = trap + c.nheads;
 };
-// B and C: norm(to, from, weight, N) of each rank and group, put in the order of N'.
-template <class T, class Work, class Norm>
-SSM_INLINE void norm_B_C(const Row<T>& a, const Mamba3In<T>& in, const Work& w, const Norm& norm) noexcept {
+// B and C of each rank and group, normed (integers: to Q20) and put in the order of N'.
+template <class T, class Work>
+SSM_INLINE void norm_B_C(const Row<T>& a, const Mamba3In<T>& in, const Work& w) noexcept {
     const Config& c = SSM_KNOWN(*a.c);
     for (ptrdiff_t i = 0; i < ptrdiff_t(c.mimo_rank) * c.ngroups; ++i)
         for (int which = 0; which < 2; ++which) {
             T* const to = (which == 0 ? w.B : w.C) + i * c.d_state;
-            norm(w.normed, (which == 0 ? in.B : in.C) + i * c.d_state, which == 0 ? a.layer->B_norm : a.layer->C_norm,
-                 c.d_state);
+            a.engine().rms_norm(w.normed, (which == 0 ? in.B : in.C) + i * c.d_state,
+                                which == 0 ? a.layer->B_norm : a.layer->C_norm, c.d_state, 20);
             for (int32_t n = 0; n < c.d_state; ++n) to[place(c, n)] = w.normed[n];
         }
 }
@@ -2502,7 +2506,7 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     bool             hit = false;
 
     // 1. B and C.
-    if (before) norm_B_C(a, in, w, a.kernels->rms_norm);
+    if (before) norm_B_C(a, in, w);
 
     // 2. Numbers of a head.
     for (int32_t s = 0; before && s < S; s += width<F>)
@@ -2556,7 +2560,7 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
         for (int32_t r = 0; r < R; ++r, head.next_rank(Pp, P)) {
             for (int32_t p = 0; p < whole; p += width<F>) head_skip<F>(head, p, 8);
             for (int32_t p = whole; p < int32_t(Pp); p += width<F>) head_skip<F>(head, p, P - p);
-            if (c.is_outproj_norm) a.kernels->rms_norm(head.o, head.o, l.gate_norm + hp, P);
+            if (c.is_outproj_norm) a.engine().rms_norm(head.o, head.o, l.gate_norm + hp, P, 24);
             for (int32_t p = 0; p < whole; p += width<F>) head_gate<F>(head, r, p, 8);
             for (int32_t p = whole; p < P; p += width<F>) head_gate<F>(head, r, p, P - p);
         }
@@ -2998,7 +3002,7 @@ template <class W> SSM_INLINE bool mamba1_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
-    if (a.does(a.after)) a.kernels->gate_q(a.y, a.y, z, di);
+    if (a.does(a.after)) a.engine().gate(a.y, a.y, z, di);
     return hit;
 }
 
@@ -3008,7 +3012,7 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     const MambaLayer<int32_t>& l = *a.layer;
     const int32_t              m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
     const ptrdiff_t            GN = ptrdiff_t(c.ngroups) * N;
-    const int32_t *z0 = a.p, *x0 = z0 + m, *z = x0 + m, *x = z + c.d_ssm, *B = x + c.d_ssm, *C = B + GN, *raw = C + GN;
+    const int32_t *            x = a.p + 2 * m + c.d_ssm, *B = x + c.d_ssm, *C = B + GN, *raw = C + GN;
     int64_t*       row = wide_at(a.work);
     int32_t *      k = reinterpret_cast<int32_t*>(row + N), *q = k + GN, *dt = q + GN, *alpha = dt + padded(H),
             *v = alpha + padded(H);
@@ -3034,14 +3038,7 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
     }
-    if (!a.does(a.after)) return hit;
-    if (!c.rmsnorm || !c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
-    const int32_t group = c.d_ssm / c.ngroups;
-    for (int32_t g = 0; c.rmsnorm && g < c.ngroups; ++g)
-        a.kernels->rms_norm_q(y + ptrdiff_t(g) * group, y + ptrdiff_t(g) * group, l.gate_norm + ptrdiff_t(g) * group,
-                              group, 24);
-    if (c.rmsnorm && c.norm_before_gate) a.kernels->gate_q(y, y, z, c.d_ssm);
-    a.kernels->gate_q(a.y, x0, z0, m);
+    if (a.does(a.after)) gate_mamba2(a);
     return hit;
 }
 
@@ -3147,9 +3144,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
 
     // 1. B and C, in Q20; numbers of the heads.
     if (a.does(a.before)) {
-        norm_B_C(a, in, w, [&](int32_t* to, const int32_t* from, const int32_t* weight, int32_t n) {
-            a.kernels->rms_norm_q(to, from, weight, n, 20);
-        });
+        norm_B_C(a, in, w);
         a.kernels->mamba3_heads_q(a);
     }
 
@@ -3188,7 +3183,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         count_clips(a, s);
         hit |= a.kernels->scan_q(s);
         for (ptrdiff_t r = 0; c.is_outproj_norm && r < R; ++r)
-            a.kernels->rms_norm_q(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
+            a.engine().rms_norm(s.o + r * P, s.o + r * P, l.gate_norm + hp, P, 24);
         if (!c.is_mimo) continue;
         // The gates take the place of the inputs, which are done with.
         for (int32_t r = 0; r < R; ++r)
@@ -3197,7 +3192,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
                 L::store(w.x + i, times_q<16>(L::load(in.z + hp + p, P - p), L::load(l.mimo_z + mimo + i, P - p)),
                          P - p);
             }
-        a.kernels->gate_q(w.o, w.o, w.x, R * P);
+        a.engine().gate(w.o, w.o, w.x, R * P);
         for (int32_t p = 0; p < P; p += L::count) {
             W sum = L::set(0);
             for (int32_t r = 0; r < R; ++r) {
@@ -3209,7 +3204,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
         }
     }
     if (!a.does(a.after)) return hit;
-    if (!c.is_mimo) a.kernels->gate_q(a.y, a.y, in.z, c.d_inner);
+    if (!c.is_mimo) a.engine().gate(a.y, a.y, in.z, c.d_inner);
     if (a.next != nullptr)
         copy(a.next + at.k, w.k, size_t(R * HN) * 4), copy(a.next + at.v, in.x, size_t(c.d_inner) * 4);
     return hit;
@@ -3229,9 +3224,10 @@ SSM_DETAIL_END
 // simd128, and of integer models alone dsp, helium, rvv.
 //
 // To add one:
-//  1. Here, its struct: `name`, and as static functions, called as Kernels says, the kernels it does better; it
-//     inherits all others. If its vectors have 128 bits, most of it is there: inherit vectors128, having said how
-//     64-bit lanes multiply (wide<i64x2>) and how codes do (Dot); all loops follow from that.
+//  1. Here, its struct: `name`, and as static functions, called as Kernels and EngineKernels say (of integers with a
+//     _q behind), the kernels it does better; it inherits all others. If its vectors have 128 bits, most of it is
+//     there: inherit vectors128, having said how 64-bit lanes multiply (wide<i64x2>) and how codes do (Dot); all loops
+//     follow from that.
 //  2. In section 2, when it can be built, and what its functions need to be compiled with.
 //  3. A place at the end of Isa, a name in isa_name(), and a line in kernels_of() before what is slower.
 //  4. A word in the Manual; in tests/cross.sh a target that has it, best beside one that falls back.
@@ -3248,12 +3244,13 @@ SSM_DETAIL_BEGIN
                                     Disc disc, int32_t count) {                                                        \
         discretize_loop<TYPE>(ab, rho, turns, gain, dt, disc, count);                                                  \
     }                                                                                                                  \
+    static ATTR void add(float* r, const float* v, int32_t n) { add_loop<TYPE>(r, v, n); }                             \
     static ATTR void gelu(float* y, const float* x, int32_t n) { gelu_loop<TYPE>(y, x, n); }                           \
     static ATTR void glu(float* r, const float* v, int32_t n) { glu_loop<TYPE>(r, v, n); }                             \
     static ATTR void layer_norm(float* y, const float* x, const float* weight, const float* bias, int32_t n) {         \
         layer_norm_loop<TYPE>(y, x, weight, bias, n);                                                                  \
     }                                                                                                                  \
-    static ATTR void rms_norm(float* y, const float* x, const float* weight, int32_t n) {                              \
+    static ATTR void rms_norm(float* y, const float* x, const float* weight, int32_t n, int32_t) {                     \
         rms_norm_loop<TYPE>(y, x, weight, n);                                                                          \
     }                                                                                                                  \
     static ATTR void gate(float* y, const float* x, const float* z, int32_t n) { gate_loop<TYPE>(y, x, z, n); }        \
@@ -6104,7 +6101,7 @@ struct rvv : vectors_of<rvv, scalar> {
     static SSM_INLINE vint32m4_t zero(ptrdiff_t) noexcept {
         return __riscv_vmv_v_x_i32m4(0, __riscv_vsetvlmax_e32m4());
     }
-    static SSM_INLINE vint32m4_t add(vint32m4_t s, vint16m4_t p, ptrdiff_t N) noexcept {
+    static SSM_INLINE vint32m4_t plus(vint32m4_t s, vint16m4_t p, ptrdiff_t N) noexcept {
         const size_t n = size_t(N) / 2;
         return __riscv_vwadd_wv_i32m4(
             s, __riscv_vadd_vv_i16m2(__riscv_vget_v_i16m4_i16m2(p, 0), __riscv_vget_v_i16m4_i16m2(p, 1), n), n);
@@ -6112,7 +6109,7 @@ struct rvv : vectors_of<rvv, scalar> {
     static SSM_INLINE void dot2(vint32m4_t& s, vint32m4_t& t, vint8m2_t w, vint8m2_t v, vint8m2_t x,
                                 ptrdiff_t N) noexcept {
         const vint16m4_t p = __riscv_vwmul_vv_i16m4(w, x, size_t(N)), q = __riscv_vwmul_vv_i16m4(v, x, size_t(N));
-        s = add(s, p, N), t = add(t, q, N);
+        s = plus(s, p, N), t = plus(t, q, N);
     }
     static SSM_INLINE int64_t wide_sum(vint32m4_t v, size_t n) noexcept {
         return __riscv_vmv_x_s_i64m1_i64(__riscv_vwredsum_vs_i32m4_i64m1(v, __riscv_vmv_s_x_i64m1(0, 1), n));
@@ -6274,31 +6271,33 @@ SSM_DETAIL_BEGIN
 template <class K> constexpr Kernels kernels_from() noexcept {
     constexpr bool s4d = in_build(Arch::s4d), has_conv = in_build(Arch::mamba1) || in_build(Arch::mamba2);
     Kernels        t{};
+    EngineKernels<float>&   f = t;
+    EngineKernels<int32_t>& q = t;
     t.name = K::name;
     if constexpr (float_in_build) {
         t.matmul = &K::matmul;
-        if constexpr (layer_norm_in_build) t.layer_norm = &K::layer_norm;
+        if constexpr (layer_norm_in_build) f.layer_norm = &K::layer_norm;
         if constexpr (s4d) {
-            t.s4d_scan = &K::s4d_scan, t.s4d_discretize = &K::s4d_discretize, t.gelu = &K::gelu, t.glu = &K::glu;
+            t.s4d_scan = &K::s4d_scan, t.s4d_discretize = &K::s4d_discretize, f.gelu = &K::gelu, f.glu = &K::glu;
         }
-        if constexpr (mamba_in_build) t.rms_norm = &K::rms_norm, t.gate = &K::gate;
-        if constexpr (has_conv) t.conv = &K::conv;
-        if constexpr (in_build(Arch::mamba1)) t.mamba1 = &K::mamba1;
-        if constexpr (in_build(Arch::mamba2)) t.mamba2 = &K::mamba2;
-        if constexpr (in_build(Arch::mamba3)) t.mamba3 = &K::mamba3;
+        if constexpr (mamba_in_build) f.add = &K::add, f.rms_norm = &K::rms_norm, f.gate = &K::gate;
+        if constexpr (has_conv) f.conv = &K::conv;
+        if constexpr (in_build(Arch::mamba1)) f.mamba1 = &K::mamba1;
+        if constexpr (in_build(Arch::mamba2)) f.mamba2 = &K::mamba2;
+        if constexpr (in_build(Arch::mamba3)) f.mamba3 = &K::mamba3;
     }
     if constexpr (sound_in_build) t.bank_q = &K::bank_q;
     if constexpr (integer_in_build) {
         t.quantize = &K::quantize, t.matmul_q = &K::matmul_q;
-        if constexpr (layer_norm_in_build) t.layer_norm_q = &K::layer_norm_q;
-        if constexpr (s4d) t.s4d_scan_q = &K::s4d_scan_q, t.gelu_q = &K::gelu_q, t.glu_q = &K::glu_q;
+        if constexpr (layer_norm_in_build) q.layer_norm = &K::layer_norm_q;
+        if constexpr (s4d) t.s4d_scan_q = &K::s4d_scan_q, q.gelu = &K::gelu_q, q.glu = &K::glu_q;
         if constexpr (mamba_in_build) {
-            t.scan_q = &K::scan_q, t.add_q = &K::add_q, t.rms_norm_q = &K::rms_norm_q, t.gate_q = &K::gate_q;
+            t.scan_q = &K::scan_q, q.add = &K::add_q, q.rms_norm = &K::rms_norm_q, q.gate = &K::gate_q;
         }
-        if constexpr (has_conv) t.conv_q = &K::conv_q;
-        if constexpr (in_build(Arch::mamba1)) t.mamba1_q = &K::mamba1_q;
-        if constexpr (in_build(Arch::mamba2)) t.mamba2_q = &K::mamba2_q;
-        if constexpr (in_build(Arch::mamba3)) t.mamba3_q = &K::mamba3_q, t.mamba3_heads_q = &K::mamba3_heads_q;
+        if constexpr (has_conv) q.conv = &K::conv_q;
+        if constexpr (in_build(Arch::mamba1)) q.mamba1 = &K::mamba1_q;
+        if constexpr (in_build(Arch::mamba2)) q.mamba2 = &K::mamba2_q;
+        if constexpr (in_build(Arch::mamba3)) q.mamba3 = &K::mamba3_q, t.mamba3_heads_q = &K::mamba3_heads_q;
     }
     return t;
 }
@@ -6588,47 +6587,16 @@ SSM_LOCAL void project(const Model& m, const Work<int32_t>& work, int32_t* y, pt
             counts_of(*work.call, i)->saturated += size_of(y[i * y_stride + o]) == uint32_t(int_max);
 #endif
 }
-SSM_LOCAL void norm(const Model& m, float* y, const float* x, const float* weight, const float* bias) noexcept {
-    if (layer_norm_in_build && bias != nullptr) m.kernels->layer_norm(y, x, weight, bias, SSM_KNOWN(m.config).d_model);
-    else m.kernels->rms_norm(y, x, weight, SSM_KNOWN(m.config).d_model);
+template <class T> SSM_LOCAL void norm(const Model& m, T* y, const T* x, const T* weight, const T* bias) noexcept {
+    const EngineKernels<T>& k = *m.kernels;
+    const int32_t           d = SSM_KNOWN(m.config).d_model;
+    if (layer_norm_in_build && bias != nullptr) k.layer_norm(y, x, weight, bias, d);
+    else k.rms_norm(y, x, weight, d, 24);
 }
-SSM_LOCAL void norm(const Model& m, int32_t* y, const int32_t* x, const int32_t* weight, const int32_t* bias) noexcept {
-    if (layer_norm_in_build && bias != nullptr)
-        m.kernels->layer_norm_q(y, x, weight, bias, SSM_KNOWN(m.config).d_model);
-    else m.kernels->rms_norm_q(y, x, weight, SSM_KNOWN(m.config).d_model, 24);
-}
-SSM_LOCAL void add(const Model&, float* r, const float* v, int32_t n) noexcept {
-    for (int32_t k = 0; k < n; ++k) r[k] += v[k];
-}
-SSM_LOCAL void add(const Model& m, int32_t* r, const int32_t* v, int32_t n) noexcept { m.kernels->add_q(r, v, n); }
-SSM_LOCAL void gelu(const Model& m, float* x, int32_t n) noexcept { m.kernels->gelu(x, x, n); }
-SSM_LOCAL void gelu(const Model& m, int32_t* x, int32_t n) noexcept { m.kernels->gelu_q(x, x, n); }
-SSM_LOCAL void glu(const Model& m, float* r, const float* v) noexcept {
-    m.kernels->glu(r, v, SSM_KNOWN(m.config).d_model);
-}
-SSM_LOCAL void glu(const Model& m, int32_t* r, const int32_t* v) noexcept {
-    m.kernels->glu_q(r, v, SSM_KNOWN(m.config).d_model);
-}
-SSM_LOCAL void gate(const Model& m, float* y, const float* x, const float* z, int32_t n) noexcept {
-    m.kernels->gate(y, x, z, n);
-}
-SSM_LOCAL void gate(const Model& m, int32_t* y, const int32_t* x, const int32_t* z, int32_t n) noexcept {
-    m.kernels->gate_q(y, x, z, n);
-}
-SSM_LOCAL void conv(const Model& m, float* x, const float* const* taps, const MambaLayer<float>& l) noexcept {
-    m.kernels->conv(x, taps, l.conv_w, l.conv_bias, SSM_KNOWN(m.config).d_conv, int32_t(conv_dim(SSM_KNOWN(m.config))));
-}
-SSM_LOCAL void conv(const Model& m, int32_t* x, const int32_t* const* taps, const MambaLayer<int32_t>& l) noexcept {
-    m.kernels->conv_q(x, taps, l.conv_w, l.conv_bias, SSM_KNOWN(m.config).d_conv,
-                      int32_t(conv_dim(SSM_KNOWN(m.config))));
-}
-SSM_LOCAL bool cell(const Kernels& k, const Row<float>& row) noexcept {
-    const Config& c = SSM_KNOWN(*row.c);
+template <class T> SSM_LOCAL bool cell(const Row<T>& row) noexcept {
+    const EngineKernels<T>& k = row.engine();
+    const Config&           c = SSM_KNOWN(*row.c);
     return is(c, Arch::mamba1) ? k.mamba1(row) : is(c, Arch::mamba2) ? k.mamba2(row) : k.mamba3(row);
-}
-SSM_LOCAL bool cell(const Kernels& k, const Row<int32_t>& row) noexcept {
-    const Config& c = SSM_KNOWN(*row.c);
-    return is(c, Arch::mamba1) ? k.mamba1_q(row) : is(c, Arch::mamba2) ? k.mamba2_q(row) : k.mamba3_q(row);
 }
 // Words that heads need for themselves, see Row::own.
 constexpr size_t own_words(const Config& c) noexcept {
@@ -6636,14 +6604,14 @@ constexpr size_t own_words(const Config& c) noexcept {
     if (!is_integer(c)) return 16 * N + (c.arch == Arch::mamba2 ? 2 * padded(c.headdim) : 3 * RP);
     return 2 + 3 * N + (c.arch == Arch::mamba2 ? padded(c.headdim) : padded(c.rope_angles) + 5 * RP);
 }
-template <class T> SSM_LOCAL bool mix_row(const Kernels& k, const Team* team, const Row<T>& row) noexcept {
+template <class T> SSM_LOCAL bool mix_row(const Team* team, const Row<T>& row) noexcept {
     constexpr size_t most = 4096;
     const Config&    c = SSM_KNOWN(*row.c);
     const int32_t    n = c.arch == Arch::mamba1 ? (c.d_inner + 7) / 8 : c.nheads; // heads, or blocks
     const int64_t    updates = int64_t(n) * c.d_state * (c.arch == Arch::mamba1 ? 8 : c.headdim);
-    if (!team_in_build || team == nullptr || updates < many_updates || own_words(c) > most) return cell(k, row);
+    if (!team_in_build || team == nullptr || updates < many_updates || own_words(c) > most) return cell(row);
     Row<T> one = row;
-    one.what = row.before, (void)cell(k, one);
+    one.what = row.before, (void)cell(one);
     struct {
         bool hit = false;
 #ifdef SSM_DEBUG
@@ -6658,9 +6626,9 @@ template <class T> SSM_LOCAL bool mix_row(const Kernels& k, const Team* team, co
 #ifdef SSM_DEBUG
         if (row.counts != nullptr) part.counts = &of_part[first / size].counts;
 #endif
-        of_part[first / size].hit = cell(k, part);
+        of_part[first / size].hit = cell(part);
     });
-    one.what = row.after, (void)cell(k, one);
+    one.what = row.after, (void)cell(one);
     bool hit = false;
     for (const auto& p : of_part) {
         hit |= p.hit;
@@ -6899,6 +6867,7 @@ SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& ca
     const Config& c = SSM_KNOWN(m.config);
     const int32_t H = c.d_model, stride = int32_t(padded(H)), n = call.n;
     T *           r = work.r, *z = work.z;
+    const EngineKernels<T>& engine = *m.kernels;
     for (int32_t i = 0; i < n; ++i)
         for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0;
     ptrdiff_t at = ptrdiff_t(head_words(c));
@@ -6909,13 +6878,13 @@ SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& ca
         for (int32_t i = 0; i < n; ++i) see(trace, "u", l, i, (c.prenorm ? z : r) + i * stride, size_t(H));
         s4d_rows(m, layer, call, at, work, c.prenorm ? z : r, z);
         for (int32_t i = 0; i < n; ++i) see(trace, "s", l, i, z + i * stride, size_t(H));
-        gelu(m, z, n * stride);
+        engine.gelu(z, z, n * stride);
         for (int32_t i = 0; i < n; ++i) see(trace, "g", l, i, z + i * stride, size_t(H));
         project(m, work, work.p, ptrdiff_t(row_p(c)), layer.mix, mix_bias(layer), z, stride, n);
         for (int32_t i = 0; i < n; ++i) {
             T* const v = work.p + i * ptrdiff_t(row_p(c));
             see(trace, "v", l, i, v, size_t(2 * H));
-            glu(m, r + i * stride, v);
+            engine.glu(r + i * stride, v, H);
             if (!c.prenorm) norm(m, r + i * stride, r + i * stride, layer.norm_weight, layer.norm_bias);
             see(trace, "block", l, i, r + i * stride, size_t(H));
         }
@@ -6926,6 +6895,7 @@ SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& ca
 template <class T>
 SSM_LOCAL void conv_rows(const Model& m, const MambaLayer<T>& layer, const Call& call, ptrdiff_t at, T* x,
                          ptrdiff_t stride, T* recent) noexcept {
+    const EngineKernels<T>& engine = *m.kernels;
     const int32_t K = SSM_KNOWN(m.config).d_conv, C = int32_t(conv_dim(SSM_KNOWN(m.config)));
     const bool    steps = call.rows == Rows::steps;
     // Input k of K, oldest first, as row i sees it: its own, that of an earlier row of the same stream, or the state's.
@@ -6942,7 +6912,7 @@ SSM_LOCAL void conv_rows(const Model& m, const MambaLayer<T>& layer, const Call&
         const T* taps[max_d_conv];
         for (int32_t k = 0; k < K; ++k) taps[k] = tap(i, k);
         if (call.rows == Rows::streams) remember(i);
-        conv(m, x + i * stride, taps, layer);
+        engine.conv(x + i * stride, taps, layer.conv_w, layer.conv_bias, K, C);
         if (call.rows == Rows::streams || (steps && i == 0))
             copy(words_of<T>(call.of(i)) + at, recent, size_t(K) * size_t(C) * 4);
     }
@@ -7003,11 +6973,12 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
     const int32_t   d = c.d_model, n = call.n;
     const ptrdiff_t stride = ptrdiff_t(padded(d)), p_stride = ptrdiff_t(row_p(c)), o_stride = ptrdiff_t(row_o(c));
     T *             r = work.r, *z = work.z, *p = work.p, *o = work.o;
+    const EngineKernels<T>& engine = *m.kernels;
     const auto      norm_rows = [&](T* to, const T* weight, const T* bias) {
         for (int32_t i = 0; i < n; ++i) norm(m, to + i * stride, r + i * stride, weight, bias);
     };
     const auto add_to_r = [&](const T* v) {
-        for (int32_t i = 0; i < n; ++i) add(m, r + i * stride, v + i * stride, d);
+        for (int32_t i = 0; i < n; ++i) engine.add(r + i * stride, v + i * stride, d);
     };
     const T*  none = nullptr;
     ptrdiff_t at = ptrdiff_t(head_words(c));
@@ -7033,7 +7004,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
 #ifdef SSM_DEBUG
             row.counts = counts_of(call, i);
 #endif
-            if (mix_row(*m.kernels, work.team, row) && call.moves()) set_flags(call.of(i), 1u);
+            if (mix_row(work.team, row) && call.moves()) set_flags(call.of(i), 1u);
             if (trace != nullptr) trace_row(c, *trace, l, i, row, h);
         }
         project(m, work, c.bare_mixer ? r : z, stride, layer.out_proj, layer.out_bias, o, o_stride, n);
@@ -7042,7 +7013,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
             norm_rows(z, layer.norm2_weight, layer.norm2_bias);
             project(m, work, p, p_stride, layer.fc1, none, z, stride, n);
             for (int32_t i = 0; i < n; ++i)
-                gate(m, o + i * o_stride, p + i * p_stride, p + i * p_stride + c.mlp_hidden, c.mlp_hidden);
+                engine.gate(o + i * o_stride, p + i * p_stride, p + i * p_stride + c.mlp_hidden, c.mlp_hidden);
             project(m, work, z, stride, layer.fc2, none, o, o_stride, n);
             add_to_r(z);
         }

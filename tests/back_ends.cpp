@@ -204,18 +204,22 @@ struct Turns {
     }
 } turns;
 template <auto kernel> struct in_turn;
-template <class R, class... A, R (*Kernels::*kernel)(A...)> struct in_turn<kernel> {
-    static R call(A... a) { return (turns.next().*kernel)(a...); }
+template <class Of, class R, class... A, R (*Of::*kernel)(A...)> struct in_turn<kernel> {
+    static R call(A... a) { return (static_cast<const Of&>(turns.next()).*kernel)(a...); }
 };
+template <class T> void turn(EngineKernels<T>* t) {
+#define IN_TURN(kernel) t->kernel = &in_turn<&EngineKernels<T>::kernel>::call
+    IN_TURN(add), IN_TURN(gelu), IN_TURN(glu), IN_TURN(layer_norm), IN_TURN(rms_norm), IN_TURN(gate), IN_TURN(conv);
+    IN_TURN(mamba1), IN_TURN(mamba2), IN_TURN(mamba3);
+#undef IN_TURN
+}
 Kernels turning() {
     Kernels t{};
     t.name = "any";
+    turn<float>(&t), turn<int32_t>(&t);
 #define IN_TURN(kernel) t.kernel = &in_turn<&Kernels::kernel>::call
-    IN_TURN(matmul), IN_TURN(s4d_scan), IN_TURN(s4d_discretize), IN_TURN(gelu), IN_TURN(glu), IN_TURN(layer_norm);
-    IN_TURN(rms_norm), IN_TURN(gate), IN_TURN(conv), IN_TURN(mamba1), IN_TURN(mamba2), IN_TURN(mamba3);
-    IN_TURN(quantize), IN_TURN(matmul_q), IN_TURN(s4d_scan_q), IN_TURN(scan_q), IN_TURN(add_q), IN_TURN(gelu_q);
-    IN_TURN(glu_q), IN_TURN(layer_norm_q), IN_TURN(rms_norm_q), IN_TURN(gate_q), IN_TURN(conv_q);
-    IN_TURN(mamba1_q), IN_TURN(mamba2_q), IN_TURN(mamba3_q), IN_TURN(mamba3_heads_q);
+    IN_TURN(matmul), IN_TURN(s4d_scan), IN_TURN(s4d_discretize), IN_TURN(quantize), IN_TURN(matmul_q);
+    IN_TURN(s4d_scan_q), IN_TURN(scan_q), IN_TURN(mamba3_heads_q);
 #undef IN_TURN
     return t;
 }

@@ -368,34 +368,34 @@ TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and
                 conv.push_back(ref::SiLU(ref::sat(s)));
             }
             for (Isa isa : test::back_ends()) {
-                const Kernels& K = test::kernels_of(isa);
+                const EngineKernels<int32_t>& K = test::kernels_of(isa);
                 const auto     is = [&](const int32_t* got, const ref::Vec& want, const char* what) {
                     REQUIRE_MESSAGE(same(got, want), isa_name(isa), " ", what, " ", n, " kind ", kind);
                 };
                 int32_t* y = put(a, r);
-                K.add_q(y, put(b, x), n), is(y, sum, "add");
+                K.add(y, put(b, x), n), is(y, sum, "add");
                 y = a.of(N * 4).words();
-                K.gelu_q(y, put(b, x), n), is(y, gelu, "gelu");
+                K.gelu(y, put(b, x), n), is(y, gelu, "gelu");
                 y = put(a, x);
-                K.gelu_q(y, y, n), is(y, gelu, "gelu in place");
+                K.gelu(y, y, n), is(y, gelu, "gelu in place");
                 y = put(a, r);
-                K.glu_q(y, put(b, v), n), is(y, glu, "glu");
+                K.glu(y, put(b, v), n), is(y, glu, "glu");
                 y = put(a, r);
-                K.gate_q(y, y, put(b, x), n), is(y, gate, "gate in place");
+                K.gate(y, y, put(b, x), n), is(y, gate, "gate in place");
                 y = a.of(N * 4).words();
-                K.gate_q(y, put(c, r), put(b, x), n), is(y, gate, "gate");
+                K.gate(y, put(c, r), put(b, x), n), is(y, gate, "gate");
                 const int32_t* at[8];
                 const int32_t* first = put(taps_memory, past);
                 for (int32_t k = 0; k < taps; ++k) at[k] = first + k * n;
                 y = a.of(N * 4).words();
-                K.conv_q(y, at, put(filter_memory, filter), biased ? put(d, g) : nullptr, taps, n), is(y, conv, "conv");
+                K.conv(y, at, put(filter_memory, filter), biased ? put(d, g) : nullptr, taps, n), is(y, conv, "conv");
                 if (n == 0) continue;
                 const auto beta = rnd.vector(N, ref::largest, int(rnd.below(6)));
                 y = put(a, x);
-                K.layer_norm_q(y, y, put(b, g), put(c, beta), n), is(y, ref::layer_norm(x, g, beta), "layer_norm");
+                K.layer_norm(y, y, put(b, g), put(c, beta), n), is(y, ref::layer_norm(x, g, beta), "layer_norm");
                 for (int32_t s : {20, 24}) {
                     y = a.of(N * 4).words();
-                    K.rms_norm_q(y, put(d, x), put(b, g), n, s), is(y, ref::rms_norm(x, g, s), "rms_norm");
+                    K.rms_norm(y, put(d, x), put(b, g), n, s), is(y, ref::rms_norm(x, g, s), "rms_norm");
                 }
             }
         }
@@ -416,11 +416,11 @@ TEST_CASE(
                 x.assign(n, 0), x[n / 2 + 1] = 16006122 << 6;
             const auto layer = ref::layer_norm(x, g, beta), rms = ref::rms_norm(x, g, 24);
             for (Isa isa : test::back_ends()) {
-                const Kernels& K = test::kernels_of(isa);
+                const EngineKernels<int32_t>& K = test::kernels_of(isa);
                 int32_t* const y = a.of(n * 4).words();
-                K.layer_norm_q(y, put(b, x), put(c, g), put(d, beta), int32_t(n));
+                K.layer_norm(y, put(b, x), put(c, g), put(d, beta), int32_t(n));
                 REQUIRE_MESSAGE(same(y, layer), isa_name(isa), " layer_norm ", n, " kind ", kind);
-                K.rms_norm_q(y, put(b, x), put(c, g), int32_t(n), 24);
+                K.rms_norm(y, put(b, x), put(c, g), int32_t(n), 24);
                 REQUIRE_MESSAGE(same(y, rms), isa_name(isa), " rms_norm ", n, " kind ", kind);
             }
         }

@@ -100,7 +100,7 @@ TEST_CASE("N-08 matmul: close to the exact sum") {
 TEST_CASE("N-08 element-wise kernels and layer_norm: equal bits at lengths 1..257") {
     Random rnd;
     for (Isa isa : others()) {
-        const Kernels &K = test::kernels_of(isa), &S = test::kernels_of(Isa::scalar);
+        const EngineKernels<float>&K = test::kernels_of(isa), &S = test::kernels_of(Isa::scalar);
         for (int32_t n = 1; n <= 257; ++n) {
             const size_t       N = size_t(n);
             Guarded            x(N * 8), y(N * 4), w(N * 4), b(N * 4);
@@ -110,12 +110,17 @@ TEST_CASE("N-08 element-wise kernels and layer_norm: equal bits at lengths 1..25
             S.gelu(want.data(), x.floats(), n), K.gelu(y.floats(), x.floats(), n);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "gelu ", n);
             std::memcpy(want.data(), w.floats(), N * 4), std::memcpy(y.floats(), w.floats(), N * 4);
+            S.add(want.data(), x.floats(), n), K.add(y.floats(), x.floats(), n);
+            REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "add ", n);
+            CHECK(want[N - 1] == w.floats()[N - 1] + x.floats()[N - 1]);
+            std::memcpy(want.data(), w.floats(), N * 4), std::memcpy(y.floats(), w.floats(), N * 4);
             S.glu(want.data(), x.floats(), n), K.glu(y.floats(), x.floats(), n);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "glu ", n);
             S.layer_norm(want.data(), x.floats(), w.floats(), b.floats(), n);
             K.layer_norm(y.floats(), x.floats(), w.floats(), b.floats(), n);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "layer_norm ", n);
-            S.rms_norm(want.data(), x.floats(), w.floats(), n), K.rms_norm(y.floats(), x.floats(), w.floats(), n);
+            S.rms_norm(want.data(), x.floats(), w.floats(), n, 24);
+            K.rms_norm(y.floats(), x.floats(), w.floats(), n, 24);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "rms_norm ", n);
             S.gate(want.data(), w.floats(), x.floats() + N, n), K.gate(y.floats(), w.floats(), x.floats() + N, n);
             REQUIRE_MESSAGE(same_bits(y.floats(), want.data(), N), "gate ", n);

@@ -29,6 +29,19 @@ class Kernels {
   private:
     void mamba_kernels();
     void integer_kernels();
+    // The recurrence of one mixer; the row has all but its Config, kernels and next state. state: its bytes.
+    template <class T> void recurrence(ssm::Row<T> row, T* state, double size) {
+        const ssm::Config& c = m_.config;
+        row.c = &c, row.kernels = &kernels_, row.state = state;
+        const auto cell = c.arch == ssm::Arch::mamba1   ? row.engine().mamba1
+                          : c.arch == ssm::Arch::mamba2 ? row.engine().mamba2
+                                                        : row.engine().mamba3;
+        for (const bool moves : {true, false}) {
+            row.next = moves ? state : nullptr;
+            add(moves ? "recurrence, a step" : "recurrence, a candidate", 1, size / 4 * 2 * std::max(c.mimo_rank, 1),
+                moves ? 2 * size : size, size, [&] { cell(row); });
+        }
+    }
     void add(const std::string& name, double n, double macs, double bytes, double working_set,
              const std::function<void()>& f) {
         // The machine's multiply-adds are float ones: integer work is held against its bytes alone.
@@ -50,9 +63,9 @@ void Kernels::mamba_kernels() {
     const ssm::MambaLayer<float>& layer = m_.model.mamba[0];
     const int32_t                 n = 64, d = c.d_model, d_stride = int32_t(ssm::detail::padded(d));
     const int32_t                 p_stride = int32_t(ssm::detail::row_p(c)), o_stride = int32_t(ssm::detail::row_o(c));
-    const auto                    parts = ssm::detail::parts_of(c);
     std::vector<float>            x = noise(size_t(n) * size_t(d_stride)), p = noise(size_t(n) * size_t(p_stride));
-    std::vector<float>            o = noise(size_t(n) * size_t(o_stride)), h(parts.end), work(ssm::detail::one_row(c));
+    std::vector<float>            o = noise(size_t(n) * size_t(o_stride)), h(ssm::detail::parts_of(c).end),
+                       work(ssm::detail::one_row(c));
     const auto matmul = [&](const char* name, const ssm::Matrix& w, int32_t rows, float* y, int32_t y_stride,
                             const float* from, int32_t from_stride) {
         const double macs = macs_of(w) * rows;
@@ -68,19 +81,11 @@ void Kernels::mamba_kernels() {
         matmul("out_proj", layer.out_proj, rows, y.data(), d_stride, o.data(), o_stride);
     }
     ssm::Row<float> row;
-    row.c = &c, row.kernels = &kernels_, row.layer = &layer, row.p = p.data(), row.y = o.data();
-    row.state = h.data(), row.work = work.data();
-    const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1
-                        : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2
-                                                      : kernels_.mamba3;
-    const double size = static_cast<double>(parts.end) * 4;
-    for (const bool moves : {true, false}) {
-        row.next = moves ? h.data() : nullptr;
-        add(moves ? "recurrence, a step" : "recurrence, a candidate", 1, size / 4 * 2 * std::max(c.mimo_rank, 1),
-            moves ? 2 * size : size, size, [&] { cell(row); });
-    }
+    row.layer = &layer, row.p = p.data(), row.y = o.data(), row.work = work.data(), row.dt = 1.0f;
+    recurrence(row, h.data(), static_cast<double>(h.size()) * 4);
+    const ssm::EngineKernels<float>& engine = kernels_;
     add("rms norm " + std::to_string(d), 1, 0, 0, 0,
-        [&] { kernels_.rms_norm(o.data(), x.data(), m_.model.norm_f_weight, d); });
+        [&] { engine.rms_norm(o.data(), x.data(), m_.model.norm_f_weight, d, 24); });
 }
 
 // Projections with everything around them, and the recurrence of one layer of an integer model.
@@ -121,23 +126,15 @@ void Kernels::integer_kernels() {
     for (int32_t rows : {1, n}) project("in_proj", layer.in_proj, rows), project("out_proj", layer.out_proj, rows);
     std::vector<int32_t> out(ssm::detail::row_o(c)), work(ssm::detail::one_row(c));
     ssm::Row<int32_t>    row;
-    row.c = &c, row.kernels = &kernels_, row.layer = &layer, row.p = x.data(), row.y = out.data();
-    row.state = h.data(), row.work = work.data(), row.dt = 65536;
-    const auto   cell = c.arch == ssm::Arch::mamba1   ? kernels_.mamba1_q
-                        : c.arch == ssm::Arch::mamba2 ? kernels_.mamba2_q
-                                                      : kernels_.mamba3_q;
-    const double size = static_cast<double>(h.size()) * 4;
-    for (const bool moves : {true, false}) {
-        row.next = moves ? h.data() : nullptr;
-        add(moves ? "recurrence, a step" : "recurrence, a candidate", 1, size / 4 * 2 * std::max(c.mimo_rank, 1),
-            moves ? 2 * size : size, size, [&] { cell(row); });
-    }
+    row.layer = &layer, row.p = x.data(), row.y = out.data(), row.work = work.data(), row.dt = 65536;
+    recurrence(row, h.data(), static_cast<double>(h.size()) * 4);
 }
 
 void Kernels::kernels() {
     const ssm::Config& c = m_.config;
     if (ssm::is_integer(c)) return integer_kernels();
     if (c.arch != ssm::Arch::s4d) return mamba_kernels();
+    const ssm::EngineKernels<float>& engine = kernels_;
     const int32_t H = c.d_model, stride = int32_t(ssm::detail::padded(H)), blocks = stride / 8, modes = c.d_state / 2;
     const int32_t n = 64;
     const size_t  width = size_t(std::max(std::max(stride, c.d_input), c.d_output));
@@ -183,11 +180,11 @@ void Kernels::kernels() {
     for (double& t : turns) t = static_cast<double>(noise(1)[0]);
     add("discretize", 1, 0, 0, 0,
         [&] { kernels_.s4d_discretize(ab.data(), rho.data(), turns.data(), gain.data(), 1.5f, c.disc, int32_t(all)); });
-    add("gelu " + std::to_string(H), 1, 0, 0, 0, [&] { kernels_.gelu(y.data(), x.data(), H); });
+    add("gelu " + std::to_string(H), 1, 0, 0, 0, [&] { engine.gelu(y.data(), x.data(), H); });
     std::vector<float> r(size_t(stride), 0.0f);
-    add("glu " + std::to_string(H), 1, 0, 0, 0, [&] { kernels_.glu(r.data(), bias.data(), H); });
+    add("glu " + std::to_string(H), 1, 0, 0, 0, [&] { engine.glu(r.data(), bias.data(), H); });
     add("layer norm " + std::to_string(H), 1, 0, 0, 0,
-        [&] { kernels_.layer_norm(y.data(), x.data(), bias.data(), bias.data(), H); });
+        [&] { engine.layer_norm(y.data(), x.data(), bias.data(), bias.data(), H); });
 }
 
 } // namespace

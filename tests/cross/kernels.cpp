@@ -202,7 +202,7 @@ bool modes_agree(const Kernels& K, int32_t n, int kind) {
 
 // ---- Functions of one number, and norms
 
-const char* functions_agree(const Kernels& K, int32_t n, int kind) {
+const char* functions_agree(const EngineKernels<int32_t>& K, int32_t n, int kind) {
     const int32_t most = rnd.below(4) > 0 ? 1 << (14 + rnd.below(11)) : int_max;
     const char*   wrong = nullptr;
     int32_t       r[most_n];
@@ -214,13 +214,14 @@ const char* functions_agree(const Kernels& K, int32_t n, int kind) {
         if (!equal(out[0], out[1], sizeof r)) wrong = what;
     };
     fill_zero(r + n, size_t(most_n - n) * 4);
-    both("add", [&](const Kernels& k1, int32_t* to) { k1.add_q(to, in, n); });
-    both("gelu", [&](const Kernels& k1, int32_t* to) { k1.gelu_q(to, in, n); });
-    both("glu", [&](const Kernels& k1, int32_t* to) { k1.glu_q(to, in, n); });
-    both("gate", [&](const Kernels& k1, int32_t* to) { k1.gate_q(to, to, in, n); });
-    both("layer_norm", [&](const Kernels& k1, int32_t* to) { k1.layer_norm_q(to, in, gains, offsets, n); });
+    both("add", [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.add(to, in, n); });
+    both("gelu", [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.gelu(to, in, n); });
+    both("glu", [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.glu(to, in, n); });
+    both("gate", [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.gate(to, to, in, n); });
+    both("layer_norm",
+         [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.layer_norm(to, in, gains, offsets, n); });
     for (int32_t s = 20; s <= 24; s += 4)
-        both("rms_norm", [&](const Kernels& k1, int32_t* to) { k1.rms_norm_q(to, in, gains, n, s); });
+        both("rms_norm", [&](const EngineKernels<int32_t>& k1, int32_t* to) { k1.rms_norm(to, in, gains, n, s); });
     return wrong;
 }
 
@@ -291,6 +292,7 @@ void count(const Kernels& K) {
     };
     count_modes("s4d", most_H, 8), count_modes("s4d", most_H, 16);
     count_modes("channel", 2, 1), count_modes("channel", 4, 1);
+    const EngineKernels<int32_t>& engine = K;
     const auto each = [&](const char* what, auto f) {
         for (int32_t n = 32; n <= 64; n += 32) {
             for (int32_t i = 0; i < 2 * n; ++i) in[i] = rnd.within(1 << 18);
@@ -301,10 +303,10 @@ void count(const Kernels& K) {
             counted(what, K.name, 32, 1, n);
         }
     };
-    each("gelu", [&](int32_t n) { K.gelu_q(out[0], in, n); });
-    each("glu", [&](int32_t n) { K.glu_q(out[0], in, n); });
-    each("gate", [&](int32_t n) { K.gate_q(out[0], in, in + n, n); });
-    each("norm", [&](int32_t n) { K.layer_norm_q(out[0], in, gains, offsets, n); });
+    each("gelu", [&](int32_t n) { engine.gelu(out[0], in, n); });
+    each("glu", [&](int32_t n) { engine.glu(out[0], in, n); });
+    each("gate", [&](int32_t n) { engine.gate(out[0], in, in + n, n); });
+    each("norm", [&](int32_t n) { engine.layer_norm(out[0], in, gains, offsets, n); });
     each("quantize", [&](int32_t n) { K.quantize(codes, scales, in, n, n, 8); });
     for (int32_t rows = 8; rows <= 16; rows += 8) { // a row of a projection without columns to speak of
         Matrix m = make_matrix(0, 0, 4, 0, 0);
