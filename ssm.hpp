@@ -8989,7 +8989,8 @@ SSM_APART Status read_config(Config* out, const Index& ix, Fault* fault) noexcep
 struct Binder {
     const Index& ix;
     bool         check_values;
-    Fault*       fault; // null: nobody asks
+    Fault*       fault;       // null: nobody asks
+    const char*  prefix = ""; // of the names of a Mamba model's layers
     Status       status = Status::ok;
     int32_t      missing = 0;
 
@@ -9070,11 +9071,30 @@ struct Binder {
         dtype_of(*e, &m.dtype);
         return m;
     }
-    // A small vector, up-cast into `to`.
-    const float* vector(const Name& name, int64_t n, float* to) noexcept {
-        const Entry* e = tensor(name, 1, &n);
-        for (int64_t i = 0; e != nullptr && i < n; ++i) to[i] = value(e, size_t(i));
+    // Number k of a tensor of this shape goes to to[at(k)]: up-cast to float, or of I32, from `least` on.
+    template <class At>
+    float* numbers(const Name& name, int32_t rank, const int64_t* shape, float* to, const At& at,
+                   int64_t = INT64_MIN) noexcept {
+        const Entry* e = tensor(name, rank, shape);
+        for (int64_t k = 0, n = product_of(rank, shape); e != nullptr && k < n; ++k) to[at(k)] = value(e, size_t(k));
         return to;
+    }
+    template <class At>
+    int32_t* numbers(const Name& name, int32_t rank, const int64_t* shape, int32_t* to, const At& at,
+                     int64_t least = INT64_MIN) noexcept {
+        const unsigned char* p = integers(name, rank, shape, "I32", least);
+        for (int64_t k = 0, n = product_of(rank, shape); p != nullptr && k < n; ++k)
+            to[at(k)] = int32_t(load_u32(p + 4 * k));
+        return to;
+    }
+    template <class T> T* vector(const Name& name, int64_t n, T* to, int64_t least = INT64_MIN) noexcept {
+        return numbers(
+            name, 1, &n, to, [](int64_t k) { return k; }, least);
+    }
+    static int64_t product_of(int32_t rank, const int64_t* shape) noexcept {
+        int64_t n = 1;
+        for (int32_t k = 0; k < rank; ++k) n *= shape[k];
+        return n;
     }
 
     // ---- Of integer models: bytes as in the file, their values checked once.
@@ -9123,18 +9143,9 @@ struct Binder {
     const unsigned char* shaped_as(const Name& name, int64_t n, const char* dtype) noexcept {
         return integers(name, 1, &n, dtype);
     }
-    // I32 into `to`, in this machine's order; `count` numbers of any shape.
-    const int32_t* words(const Name& name, int32_t rank, const int64_t* want, int32_t* to,
-                         int64_t least = INT64_MIN) noexcept {
-        const unsigned char* p = integers(name, rank, want, "I32", least);
-        int64_t              count = 1;
-        for (int32_t k = 0; k < rank; ++k) count *= want[k];
-        for (int64_t i = 0; p != nullptr && i < count; ++i) to[i] = int32_t(load_u32(p + 4 * i));
-        return to;
-    }
     // A projection NAME: NAME.q4 and .sub for its first rows, .q8 for the others, .scale, perhaps .bias.
-    Matrix codes(const char* stem, const Name& name, int64_t rows, int64_t cols) noexcept {
-        const auto   part = [&](const char* suffix) { return Name().add(stem).add(name.text).add(suffix); };
+    Matrix codes(const Name& name, int64_t rows, int64_t cols) noexcept {
+        const auto   part = [&](const char* suffix) { return Name(name).add(suffix); };
         const Entry* e4 = find_tensor(ix, part(".q4").text);
         int64_t      dims[max_rank] = {}, groups = (cols + 31) / 32;
         Matrix       m;
@@ -9302,157 +9313,213 @@ SSM_LOCAL void load_layer(S4dLayer<float>* layer, const Config& c, Binder& bind,
     layer->norm_bias = bind.vector(layer_name("norms.", i, "bias"), H, floats(size_t(H)));
 }
 
+SSM_LOCAL void load_layer(S4dLayer<int32_t>* l, const Config& c, Binder& bind, int32_t i, Arena* a) noexcept {
+    const int64_t H = c.d_model, n = c.d_state / 2, pairs[] = {H, n, 2};
+    const auto    name = [&](const char* rest) { return layer_name("s4_layers.", i, rest); };
+    const auto    vector = [&](const Name& of) {
+        return bind.vector(of, H, static_cast<int32_t*>(take(a, size_t(H) * 4)));
+    };
+    l->norm_weight = vector(layer_name("norms.", i, "weight")), l->norm_bias = vector(layer_name("norms.", i, "bias"));
+    l->D = vector(name("D"));
+    l->a = bind.integers(name("kernel.a"), 3, pairs, "I32"), l->b = bind.integers(name("kernel.b"), 3, pairs, "I32");
+    l->C = bind.integers(name("kernel.C"), 3, pairs, "I16"), l->C_scale = bind.scales(name("kernel.C.scale"), H);
+    for (int64_t k = 0; l->a != nullptr && k < H * n; ++k) { // |a| <= 1
+        const int64_t r = int32_t(load_u32(l->a + 8 * k)), im = int32_t(load_u32(l->a + 8 * k + 4));
+        if (r * r > (int64_t(1) << 60) - im * im)
+            return bind.fail(Status::bad_value, name("kernel.a"), SSM_WHY("a mode that grows, at the index given"), 0,
+                             k);
+    }
+    if (c.has_gaps) {
+        l->rho = bind.integers(name("kernel.rho"), 2, pairs, "I32", 0),
+        l->phase = bind.integers(name("kernel.phase"), 2, pairs, "I64");
+        l->gain = bind.integers(name("kernel.g"), 3, pairs, "I32");
+    }
+    l->mix = bind.codes(name("output_linear.0"), 2 * H, H);
+}
+template <class Layer> SSM_LOCAL const Layer* load_layers(const Config& c, Binder& bind, Arena* a) noexcept {
+    auto* const layers = static_cast<Layer*>(take(a, size_t(c.n_layers) * layer_bytes));
+    for (int32_t i = 0; i < c.n_layers; ++i) layers[i] = Layer(), load_layer(&layers[i], c, bind, i, a);
+    return layers;
+}
+
 SSM_LOCAL void load_s4d(Model* m, Binder& bind, Arena* a) noexcept {
     const Config& c = SSM_KNOWN(m->config);
     const auto    floats = [&](int32_t count) { return static_cast<float*>(take(a, size_t(count) * sizeof(float))); };
-    auto* const   layers = static_cast<S4dLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
     m->encoder = bind.matrix(Name().add("encoder.weight"), c.d_model, features_of(c));
     m->encoder_bias = bind.vector(Name().add("encoder.bias"), c.d_model, floats(c.d_model));
-    for (int32_t i = 0; i < c.n_layers; ++i) {
-        layers[i] = S4dLayer<float>();
-        load_layer(&layers[i], c, bind, i, a);
-    }
-    m->s4d = layers;
+    m->s4d = load_layers<S4dLayer<float>>(c, bind, a);
     m->decoder = bind.matrix(Name().add("decoder.weight"), c.d_output, c.d_model);
     m->decoder_bias = bind.vector(Name().add("decoder.bias"), c.d_output, floats(c.d_output));
 }
 
-// One Mamba layer: matrices in place, small tensors up-cast into the order section 7 wants.
-SSM_LOCAL void load_mamba_layer(MambaLayer<float>* layer, const Config& c, Binder& bind, const Names& names, int32_t i,
-                                Arena* a) noexcept {
-    const int64_t d = c.d_model, di = c.d_inner, H = c.nheads, P = c.headdim, N = c.d_state, R = c.mimo_rank;
-    const int64_t C = int64_t(conv_dim(c)), K = c.d_conv, rows = int64_t(in_rows(c));
-    const auto    name = [&](const char* rest) { return names.layer(i, rest); };
-    const auto    floats = [&](size_t count) { // zeroed: lanes past the end must not matter
-        float* to = static_cast<float*>(take(a, count * sizeof(float)));
-        fill_zero(to, count * sizeof(float));
+// A Mamba model's layers, in floats or integers T: matrices in place, small tensors in the order of section 7 or 8.
+template <class T> struct MambaLoader {
+    static constexpr bool integers = !(T(1) / 2 > 0);
+
+    const Config& config;
+    Binder&       bind;
+    Arena*        arena;
+    int32_t       i = 0; // the layer
+
+    T* room(size_t count) noexcept { // zeroed: lanes past the end must not matter
+        T* const to = static_cast<T*>(take(arena, count * sizeof(T)));
+        fill_zero(to, count * sizeof(T));
         return to;
-    };
-    const auto vector = [&](const char* rest, int64_t n) {
-        return bind.vector(name(rest), n, floats(padded(int32_t(n))));
-    };
-    const auto optional = [&](const char* rest, int64_t n) -> const float* {
-        return find_tensor(bind.ix, name(rest).text) != nullptr ? vector(rest, n) : nullptr;
-    };
-    const auto decay = [&](float* to, const Entry* e, int64_t from, ptrdiff_t at) { // A = exp(A_log)
-        double       A, unused;
-        const double log_A = static_cast<double>(bind.value(e, size_t(from)));
-        if (!(log_A >= -80.0 && log_A <= 80.0))
-            return bind.fail(Status::bad_value, name("mixer.A_log"),
-                             SSM_WHY("the logarithm of a decay rate is out of range, at the index given"), 0, from);
-        exp_and_expm1_f64(log_A, &A, &unused);
-        to[at] = static_cast<float>(A);
-    };
-
-    // 1. Around the mixer.
-    const bool bias = c.norm == Norm::layer;
-    if (!c.bare_mixer) {
-        layer->norm_weight = vector("norm.weight", d);
-        if (bias) layer->norm_bias = vector("norm.bias", d);
     }
-    if (c.mlp_hidden > 0) {
-        layer->norm2_weight = vector("norm2.weight", d);
-        if (bias) layer->norm2_bias = vector("norm2.bias", d);
-        layer->fc1 = bind.matrix(name("mlp.fc1.weight"), 2 * int64_t(c.mlp_hidden), d);
-        layer->fc2 = bind.matrix(name("mlp.fc2.weight"), d, c.mlp_hidden);
+    Name name(const char* rest) const noexcept {
+        return Name().add(bind.prefix).add(layer_name("layers.", i, rest).text);
     }
-    layer->in_proj = bind.matrix(name("mixer.in_proj.weight"), rows, d);
-    layer->out_proj = bind.matrix(name("mixer.out_proj.weight"), d, di);
+    T*   vector(const Name& of, int64_t n) noexcept { return bind.vector(of, n, room(padded(int32_t(n)))); }
+    T*   optional(const Name& of, int64_t n) noexcept {
+          return find_tensor(bind.ix, of.text) != nullptr ? vector(of, n) : nullptr;
+    }
+    // Of the layer.
+    T*     vector(const char* rest, int64_t n) noexcept { return vector(name(rest), n); }
+    T*     optional(const char* rest, int64_t n) noexcept { return optional(name(rest), n); }
+    Matrix matrix(const char* rest, int64_t rows, int64_t cols) noexcept {
+        if constexpr (integers) return bind.codes(name(rest), rows, cols);
+        else return bind.matrix(name(rest).add(".weight"), rows, cols);
+    }
+    template <class At>
+    T* table(const char* rest, int32_t rank, const int64_t* shape, size_t count, const At& at) noexcept {
+        return bind.numbers(name(rest), rank, shape, room(count), at);
+    }
+    // A, number k at at(k): files of floats have its logarithm.
+    template <class At> T* rates(int32_t rank, const int64_t* shape, size_t count, const At& at) noexcept {
+        const Name of = name(integers ? "mixer.A" : "mixer.A_log");
+        T* const   A = bind.numbers(of, rank, shape, room(count), at, 1);
+        for (int64_t k = 0, n = Binder::product_of(rank, shape); !integers && k < n; ++k) {
+            double       rate, unused;
+            const double log_A = static_cast<double>(A[at(k)]);
+            if (!(log_A >= -80.0 && log_A <= 80.0)) {
+                bind.fail(Status::bad_value, of,
+                          SSM_WHY("the logarithm of a decay rate is out of range, at the index given"), 0, k);
+                break;
+            }
+            exp_and_expm1_f64(log_A, &rate, &unused);
+            A[at(k)] = static_cast<T>(rate);
+        }
+        return A;
+    }
 
-    // 2. Mamba-1 and Mamba-2: biases, conv1d [K][C], decay rates.
-    if (c.arch != Arch::mamba3) {
-        layer->in_bias = optional("mixer.in_proj.bias", rows), layer->out_bias = optional("mixer.out_proj.bias", d);
-        layer->conv_bias = optional("mixer.conv1d.bias", C);
-        const int64_t shape[] = {C, 1, K}, A_shape[] = {di, N};
-        const Entry*  e = bind.tensor(name("mixer.conv1d.weight"), 3, shape);
-        float*        w = floats(size_t(C * K));
-        for (int64_t k = 0; e != nullptr && k < C * K; ++k) w[k % K * C + k / K] = bind.value(e, size_t(k));
-        layer->conv_w = w;
-        if (c.arch == Arch::mamba1) {
-            layer->x_proj = bind.matrix(name("mixer.x_proj.weight"), c.dt_rank + 2 * N, di);
-            layer->dt_proj = bind.matrix(name("mixer.dt_proj.weight"), di, c.dt_rank);
-            layer->dt_bias = vector("mixer.dt_proj.bias", di), layer->D = vector("mixer.D", di);
-            float* A = floats(padded(c.d_inner) * size_t(N));
-            e = bind.tensor(name("mixer.A_log"), 2, A_shape);
-            for (int64_t k = 0; e != nullptr && k < di * N; ++k)
-                decay(A, e, k, ptrdiff_t(((k / N / 8) * N + k % N) * 8 + k / N % 8));
-            layer->A = A;
-        } else {
-            layer->dt_bias = vector("mixer.dt_bias", H);
-            float* A = floats(padded(c.nheads));
-            e = bind.tensor(name("mixer.A_log"), 1, &H);
-            for (int64_t h = 0; e != nullptr && h < H; ++h) decay(A, e, h, ptrdiff_t(h));
-            layer->A = A;
-            const Entry*  found = find_tensor(bind.ix, name("mixer.D").text);
+    void layer(MambaLayer<T>* l) noexcept {
+        const Config& c = SSM_KNOWN(config);
+        const int64_t d = c.d_model, di = c.d_inner, ds = c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
+        const int64_t C = int64_t(conv_dim(c)), K = c.d_conv, rows = int64_t(in_rows(c));
+        const int64_t R = config.mimo_rank; // 0 in other cells: no compiler should see that it divides
+        const auto as_it_is = [](int64_t k) { return k; };
+
+        // 1. Around the mixer.
+        const auto norm = [&](const char* weight, const char* bias, const T** w, const T** b) {
+            *w = vector(weight, d);
+            if (c.norm == Norm::layer) *b = vector(bias, d);
+        };
+        if (!c.bare_mixer) norm("norm.weight", "norm.bias", &l->norm_weight, &l->norm_bias);
+        if (c.mlp_hidden > 0) {
+            norm("norm2.weight", "norm2.bias", &l->norm2_weight, &l->norm2_bias);
+            l->fc1 = matrix("mlp.fc1", 2 * int64_t(c.mlp_hidden), d);
+            l->fc2 = matrix("mlp.fc2", d, c.mlp_hidden);
+        }
+        l->in_proj = matrix("mixer.in_proj", rows, d), l->out_proj = matrix("mixer.out_proj", d, di);
+
+        // 2. Mamba-1 and Mamba-2: biases, conv1d [K][C], decay rates.
+        if (!is(c, Arch::mamba3)) {
+            if constexpr (!integers) // which have them with their Matrix
+                l->in_bias = optional("mixer.in_proj.bias", rows), l->out_bias = optional("mixer.out_proj.bias", d);
+            l->conv_bias = optional("mixer.conv1d.bias", C);
+            const int64_t shape[] = {C, 1, K}, A_shape[] = {di, N};
+            l->conv_w =
+                table("mixer.conv1d.weight", 3, shape, size_t(C * K), [&](int64_t k) { return k % K * C + k / K; });
+
+            if (is(c, Arch::mamba1)) {
+                l->x_proj = matrix("mixer.x_proj", c.dt_rank + 2 * N, di);
+                l->dt_proj = matrix("mixer.dt_proj", di, c.dt_rank);
+                l->dt_bias = vector(integers ? "mixer.dt_bias" : "mixer.dt_proj.bias", di);
+                l->D = vector("mixer.D", di);
+                l->A = rates(2, A_shape, padded(c.d_inner) * size_t(N),
+                             [&](int64_t k) { return integers ? k : ((k / N / 8) * N + k % N) * 8 + k / N % 8; });
+                return;
+            }
+            l->dt_bias = vector("mixer.dt_bias", H);
+            l->A = rates(1, &H, padded(c.nheads), as_it_is);
+            const Entry*  e = find_tensor(bind.ix, name("mixer.D").text);
             int64_t       dims[max_rank] = {};
-            const int64_t n = found != nullptr && shape_of(*found, dims) == c.d_ssm ? c.d_ssm : H;
-            e = bind.tensor(name("mixer.D"), 1, &n);
-            float* D = floats(padded(c.d_ssm));
-            for (int64_t k = 0; e != nullptr && k < c.d_ssm; ++k) D[k] = bind.value(e, size_t(n == H ? k / P : k));
-            layer->D = D;
-            if (c.rmsnorm) layer->gate_norm = vector("mixer.norm.weight", c.d_ssm);
+            const int64_t n = e != nullptr && shape_of(*e, dims) == ds ? ds : H;
+            T* const      D = table("mixer.D", 1, &n, padded(c.d_ssm), as_it_is);
+            for (int64_t k = ds; n != ds && k-- > 0;) D[k] = D[k / P]; // one for each of a head
+            l->D = D;
+            if (c.rmsnorm) l->gate_norm = vector("mixer.norm.weight", ds);
+            return;
         }
-        return;
-    }
 
-    // 3. Mamba-3: biases of B and C in blocks of eight heads, n in the order of N'.
-    const int64_t HRN[] = {H, R, N}, HRP[] = {H, R, P};
-    const auto    blocks = [&](const char* rest) {
-        const Entry* e = bind.tensor(name(rest), 3, HRN);
-        float*       to = floats(head_kn(c));
-        for (int64_t k = 0; e != nullptr && k < H * R * N; ++k) {
-            const int64_t h = k / (R * N), r = k / N % R;
-            to[((h / 8 * R + r) * N + place(c, int32_t(k % N))) * 8 + h % 8] = bind.value(e, size_t(k));
-        }
-        return to;
-    };
-    const auto ranks = [&](const char* rest) {
-        const Entry* e = bind.tensor(name(rest), 3, HRP);
-        float*       to = floats(size_t(H * R * P));
-        for (int64_t k = 0; e != nullptr && k < H * R * P; ++k) to[k] = bind.value(e, size_t(k));
-        return to;
-    };
-    layer->dt_bias = vector("mixer.dt_bias", H), layer->D = vector("mixer.D", H);
-    layer->B_norm = vector("mixer.B_norm.weight", N), layer->C_norm = vector("mixer.C_norm.weight", N);
-    layer->B_bias = blocks("mixer.B_bias"), layer->C_bias = blocks("mixer.C_bias");
-    if (c.is_outproj_norm) layer->gate_norm = vector("mixer.norm.weight", di);
-    if (c.is_mimo)
-        layer->mimo_x = ranks("mixer.mimo_x"), layer->mimo_z = ranks("mixer.mimo_z"),
-        layer->mimo_o = ranks("mixer.mimo_o");
+        // 3. Mamba-3: biases of B and C with n in the order of N', of floats in blocks of eight heads.
+        const int64_t HRN[] = {H, R, N}, HRP[] = {H, R, P};
+        const auto    bias_at = [&](int64_t k) {
+            const int64_t h = k / (R * N), r = k / N % R, n = place(c, int32_t(k % N));
+            return integers ? k - k % N + n : ((h / 8 * R + r) * N + n) * 8 + h % 8;
+        };
+        const auto biases = [&](const char* rest) { return table(rest, 3, HRN, head_kn(c), bias_at); };
+        const auto ranks = [&](const char* rest) { return table(rest, 3, HRP, size_t(H * R * P), as_it_is); };
+        l->dt_bias = vector("mixer.dt_bias", H), l->D = vector("mixer.D", H);
+        l->B_norm = vector("mixer.B_norm.weight", N), l->C_norm = vector("mixer.C_norm.weight", N);
+        l->B_bias = biases("mixer.B_bias"), l->C_bias = biases("mixer.C_bias");
+        if (c.is_outproj_norm) l->gate_norm = vector("mixer.norm.weight", di);
+        if (c.is_mimo)
+            l->mimo_x = ranks("mixer.mimo_x"), l->mimo_z = ranks("mixer.mimo_z"), l->mimo_o = ranks("mixer.mimo_o");
+    }
+};
+template <class T>
+SSM_APART void load_layer(MambaLayer<T>* layer, const Config& c, Binder& bind, int32_t i, Arena* a) noexcept {
+    MambaLoader<T>{c, bind, a, i}.layer(layer);
 }
-
 SSM_LOCAL void load_mamba(Model* m, Binder& bind, Arena* a) noexcept {
-    const Config& c = SSM_KNOWN(m->config);
-    const Names   names(bind.ix);
-    const auto    vector = [&](const Name& name, int64_t n) {
-        return bind.vector(name, n, static_cast<float*>(take(a, padded(int32_t(n)) * sizeof(float))));
-    };
-    auto* const layers = static_cast<MambaLayer<float>*>(take(a, size_t(c.n_layers) * layer_bytes));
-    for (int32_t i = 0; i < c.n_layers; ++i) {
-        layers[i] = MambaLayer<float>();
-        load_mamba_layer(&layers[i], c, bind, names, i, a);
-    }
-    m->mamba = layers;
+    const Config&      c = SSM_KNOWN(m->config);
+    const Names        names(bind.ix);
+    MambaLoader<float> load{c, bind, a};
+    bind.prefix = names.prefix;
+    m->mamba = load_layers<MambaLayer<float>>(c, bind, a);
     if (c.input == Input::tokens) {
         const int64_t rows[] = {-1, c.d_model}; // padded at will
         const Entry*  e = bind.tensor(Name().add(names.embedding), 2, rows);
         if (e != nullptr) m->encoder = bind.matrix(Name().add(names.embedding), shape0(*e), c.d_model);
     } else if (c.input == Input::features) {
         m->encoder = bind.matrix(names.top("input_proj.weight"), c.d_model, c.d_input);
-        if (find_tensor(bind.ix, names.top("input_proj.bias").text) != nullptr)
-            m->encoder_bias = vector(names.top("input_proj.bias"), c.d_model);
+        m->encoder_bias = load.optional(names.top("input_proj.bias"), c.d_model);
     }
     if (!c.bare_mixer) {
-        m->norm_f_weight = vector(names.top("norm_f.weight"), c.d_model);
-        if (c.norm == Norm::layer) m->norm_f_bias = vector(names.top("norm_f.bias"), c.d_model);
+        m->norm_f_weight = load.vector(names.top("norm_f.weight"), c.d_model);
+        if (c.norm == Norm::layer) m->norm_f_bias = load.vector(names.top("norm_f.bias"), c.d_model);
     }
     if (names.head != nullptr) {
         const int64_t any[] = {-1, c.d_model};
         const Entry*  e = bind.tensor(Name().add(names.head), 2, any);
         if (e != nullptr) m->decoder = bind.matrix(Name().add(names.head), shape0(*e), c.d_model);
         m->decoder.rows = c.d_output; // past these: padding of the vocabulary
-        if (find_tensor(bind.ix, "head.bias") != nullptr) m->decoder_bias = vector(Name().add("head.bias"), c.d_output);
+        m->decoder_bias = load.optional(Name().add("head.bias"), c.d_output);
     } else if (c.has_head) m->decoder = m->encoder, m->decoder.rows = c.d_output;
+}
+// An integer model.
+SSM_LOCAL void load_integer(Model* m, Binder& bind, Arena* a) noexcept {
+    const Config& c = SSM_KNOWN(m->config);
+    const int64_t d = c.d_model;
+    if (is(c, Arch::s4d)) {
+        m->encoder = bind.codes(Name().add("encoder"), d, features_of(c)),
+        m->decoder = bind.codes(Name().add("decoder"), c.d_output, d);
+        m->s4d_q = load_layers<S4dLayer<int32_t>>(c, bind, a);
+    } else if constexpr (mamba_in_build) {
+        MambaLoader<int32_t> load{c, bind, a};
+        m->mamba_q = load_layers<MambaLayer<int32_t>>(c, bind, a);
+        m->norm_f_weight_q = load.vector(Name().add("norm_f.weight"), d);
+        if (c.norm == Norm::layer) m->norm_f_bias_q = load.vector(Name().add("norm_f.bias"), d);
+        if (c.input == Input::features) m->encoder = bind.codes(Name().add("input_proj"), d, c.d_input);
+        if (c.input == Input::tokens) m->encoder = bind.codes(Name().add("embedding"), c.vocab_size, d);
+        json::Token head;
+        if (c.has_head && metadata(bind.ix, "head", &head) && json::equals(head, "linear"))
+            m->decoder = bind.codes(Name().add("head"), c.d_output, d);
+        else if (c.has_head) m->decoder = m->encoder, m->decoder.bias = nullptr;
+    }
+    if (m->encoder.rows4 > 0 || m->decoder.rows4 > 0) // the head goes by parts, an embedding by rows
+        bind.fail(Status::unsupported, Name(), SSM_WHY("int4 rows are not for the ends of a model"), 0, 1);
 }
 
 // The bank of a model of sound: tables in place. Poles keep y and z in 32 bits, see BankQ.
@@ -9482,135 +9549,6 @@ SSM_APART void load_bank(Model* m, Binder& bind) noexcept {
     };
     m->full = levels("full", 0, 64), m->prior = levels("prior", -64, 0);
 }
-
-// An integer model: tables in place, small vectors in the arena in this machine's order.
-struct IntegerLoader {
-    const Config& c;
-    Binder&       bind;
-    Arena*        arena;
-
-    int32_t*       room(size_t count) noexcept { return static_cast<int32_t*>(take(arena, count * 4)); }
-    const int32_t* vector(const Name& name, int64_t n, int64_t least = INT64_MIN) noexcept {
-        return bind.words(name, 1, &n, room(size_t(n)), least);
-    }
-    const int32_t* optional(const Name& name, int64_t n) noexcept {
-        return find_tensor(bind.ix, name.text) != nullptr ? vector(name, n) : nullptr;
-    }
-    const int32_t* ranks(const Name& name, int64_t last) noexcept { // [H][R][last]
-        const int64_t shape[] = {c.nheads, c.mimo_rank, last};
-        return bind.words(name, 3, shape, room(size_t(c.nheads) * size_t(c.mimo_rank) * size_t(last)));
-    }
-    const int32_t* placed(const Name& name) noexcept { // [H][R][N] in the order of N'
-        const int64_t shape[] = {c.nheads, c.mimo_rank, c.d_state}, N = c.d_state, count = shape[0] * shape[1] * N;
-        const unsigned char* p = bind.integers(name, 3, shape, "I32");
-        int32_t*             to = room(size_t(count));
-        for (int64_t i = 0; p != nullptr && i < count; ++i)
-            to[i - i % N + place(c, int32_t(i % N))] = int32_t(load_u32(p + 4 * i));
-        return to;
-    }
-
-    void s4d_layer(S4dLayer<int32_t>* l, int32_t i) noexcept {
-        const int64_t H = c.d_model, n = c.d_state / 2, pairs[] = {H, n, 2};
-        const auto    name = [&](const char* rest) { return layer_name("s4_layers.", i, rest); };
-        l->norm_weight = vector(layer_name("norms.", i, "weight"), H),
-        l->norm_bias = vector(layer_name("norms.", i, "bias"), H);
-        l->D = vector(name("D"), H);
-        l->a = bind.integers(name("kernel.a"), 3, pairs, "I32"),
-        l->b = bind.integers(name("kernel.b"), 3, pairs, "I32");
-        l->C = bind.integers(name("kernel.C"), 3, pairs, "I16"), l->C_scale = bind.scales(name("kernel.C.scale"), H);
-        for (int64_t k = 0; l->a != nullptr && k < H * n; ++k) { // |a| <= 1
-            const int64_t r = int32_t(load_u32(l->a + 8 * k)), im = int32_t(load_u32(l->a + 8 * k + 4));
-            if (r * r > (int64_t(1) << 60) - im * im)
-                return bind.fail(Status::bad_value, name("kernel.a"), SSM_WHY("a mode that grows, at the index given"),
-                                 0, k);
-        }
-        if (c.has_gaps) {
-            l->rho = bind.integers(name("kernel.rho"), 2, pairs, "I32", 0),
-            l->phase = bind.integers(name("kernel.phase"), 2, pairs, "I64");
-            l->gain = bind.integers(name("kernel.g"), 3, pairs, "I32");
-        }
-        l->mix = bind.codes("s4_layers.", Name().add(i).add(".output_linear.0"), 2 * H, H);
-    }
-
-    void mamba_layer(MambaLayer<int32_t>* l, int32_t i) noexcept {
-        const int64_t d = c.d_model, di = c.d_inner, H = c.nheads, N = c.d_state, C = int64_t(conv_dim(c)),
-                      K = c.d_conv;
-        const auto name = [&](const char* rest) { return layer_name("layers.", i, rest); };
-        const auto codes = [&](const char* rest, int64_t rows, int64_t cols) {
-            return bind.codes("", name(rest), rows, cols);
-        };
-        const auto pair = [&](const char* weight, const char* bias, const int32_t** w, const int32_t** b) {
-            *w = vector(name(weight), d);
-            if (c.norm == Norm::layer) *b = vector(name(bias), d);
-        };
-        pair("norm.weight", "norm.bias", &l->norm_weight, &l->norm_bias);
-        if (c.mlp_hidden > 0) {
-            pair("norm2.weight", "norm2.bias", &l->norm2_weight, &l->norm2_bias);
-            l->fc1 = codes("mlp.fc1", 2 * int64_t(c.mlp_hidden), d), l->fc2 = codes("mlp.fc2", d, c.mlp_hidden);
-        }
-        l->in_proj = codes("mixer.in_proj", int64_t(in_rows(c)), d), l->out_proj = codes("mixer.out_proj", d, di);
-        l->dt_bias = vector(name("mixer.dt_bias"), c.arch == Arch::mamba1 ? di : H);
-        if (!is(c, Arch::mamba3)) {
-            const int64_t        shape[] = {C, 1, K}, A_shape[] = {di, N};
-            const unsigned char* w = bind.integers(name("mixer.conv1d.weight"), 3, shape, "I32");
-            int32_t*             to = room(size_t(C * K));
-            for (int64_t k = 0; w != nullptr && k < C * K; ++k) to[k % K * C + k / K] = int32_t(load_u32(w + 4 * k));
-            l->conv_w = to, l->conv_bias = optional(name("mixer.conv1d.bias"), C);
-            if (is(c, Arch::mamba1)) {
-                l->x_proj = codes("mixer.x_proj", c.dt_rank + 2 * N, di),
-                l->dt_proj = codes("mixer.dt_proj", di, c.dt_rank);
-                l->A = bind.words(name("mixer.A"), 2, A_shape, room(size_t(di * N)), 1);
-                l->D = vector(name("mixer.D"), di);
-                return;
-            }
-            l->A = vector(name("mixer.A"), H, 1);
-            const Entry*         e = find_tensor(bind.ix, name("mixer.D").text);
-            int64_t              dims[max_rank] = {};
-            const int64_t        n = e != nullptr && shape_of(*e, dims) == c.d_ssm ? c.d_ssm : H;
-            const unsigned char* D = bind.shaped_as(name("mixer.D"), n, "I32");
-            int32_t*             each = room(size_t(c.d_ssm));
-            for (int64_t k = 0; D != nullptr && k < c.d_ssm; ++k)
-                each[k] = int32_t(load_u32(D + 4 * (n == H ? k / c.headdim : k)));
-            l->D = each;
-            if (c.rmsnorm) l->gate_norm = vector(name("mixer.norm.weight"), c.d_ssm);
-            return;
-        }
-        l->D = vector(name("mixer.D"), H);
-        l->B_norm = vector(name("mixer.B_norm.weight"), N), l->C_norm = vector(name("mixer.C_norm.weight"), N);
-        l->B_bias = placed(name("mixer.B_bias")), l->C_bias = placed(name("mixer.C_bias"));
-        if (c.is_outproj_norm) l->gate_norm = vector(name("mixer.norm.weight"), di);
-        if (c.is_mimo) {
-            l->mimo_x = ranks(name("mixer.mimo_x"), c.headdim), l->mimo_z = ranks(name("mixer.mimo_z"), c.headdim);
-            l->mimo_o = ranks(name("mixer.mimo_o"), c.headdim);
-        }
-    }
-
-    template <class L, class F> const L* layers(F one) noexcept {
-        L* const l = static_cast<L*>(take(arena, size_t(c.n_layers) * layer_bytes));
-        for (int32_t i = 0; i < c.n_layers; ++i) l[i] = L(), (this->*one)(&l[i], i);
-        return l;
-    }
-    void model(Model* m) noexcept {
-        const int64_t d = c.d_model;
-        if (is(c, Arch::s4d)) {
-            m->encoder = bind.codes("", Name().add("encoder"), d, features_of(c)),
-            m->decoder = bind.codes("", Name().add("decoder"), c.d_output, d);
-            m->s4d_q = layers<S4dLayer<int32_t>>(&IntegerLoader::s4d_layer);
-        } else if constexpr (mamba_in_build) {
-            m->mamba_q = layers<MambaLayer<int32_t>>(&IntegerLoader::mamba_layer);
-            m->norm_f_weight_q = vector(Name().add("norm_f.weight"), d);
-            if (c.norm == Norm::layer) m->norm_f_bias_q = vector(Name().add("norm_f.bias"), d);
-            if (c.input == Input::features) m->encoder = bind.codes("", Name().add("input_proj"), d, c.d_input);
-            if (c.input == Input::tokens) m->encoder = bind.codes("", Name().add("embedding"), c.vocab_size, d);
-            json::Token head;
-            if (c.has_head && metadata(bind.ix, "head", &head) && json::equals(head, "linear"))
-                m->decoder = bind.codes("", Name().add("head"), c.d_output, d);
-            else if (c.has_head) m->decoder = m->encoder, m->decoder.bias = nullptr;
-        }
-        if (m->encoder.rows4 > 0 || m->decoder.rows4 > 0) // the head goes by parts, an embedding by rows
-            bind.fail(Status::unsupported, Name(), SSM_WHY("int4 rows are not for the ends of a model"), 0, 1);
-    }
-};
 
 // Tensors that the model has no place for. Names that golden files use for their expected values are passed over.
 SSM_APART Status no_extras(const Index& ix, Fault* fault) noexcept {
@@ -9643,7 +9581,7 @@ SSM_APART Status load_tensors(Model* m, const Index& ix, const LoadOptions& opt,
     if constexpr (float_in_build && mamba_in_build)
         if (!is(c, Arch::s4d) && !is_integer(c)) load_mamba(m, bind, a);
     if constexpr (integer_in_build)
-        if (is_integer(c)) IntegerLoader{c, bind, a}.model(m);
+        if (is_integer(c)) load_integer(m, bind, a);
     if (bind.missing > 0 && bind.status == Status::missing_tensor && fault != nullptr) {
         explain(fault, SSM_WHY("missing; number of missing tensors given"));
         fault->has_numbers = true, fault->got = bind.missing;

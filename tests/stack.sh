@@ -19,12 +19,11 @@ no() { failed=$((failed + 1)) && echo "FAILED: $*"; }
 # shape), x86 (no vectors, any shape), vectors (all back-ends, beside what x86 has). A step of integers on a Cortex-M4 has none.
 cat >"$out/table" <<'TXT'
 m4-float   8load_s4d            1200   runs once, before the first step; doubles of the discretisation
-m4-float   load_mamba            700   runs once, before the first step
 m4-float   read_tensor           700   runs at load: the field it reads, and a Fault
 m4-float   3ssm4load             600   runs at load: a Fault and a Config
 x86        mix_row.*Ul         16600   on the thread of a team, for words of its own heads; no team, no such frame
 x86        8load_s4d            1200   runs at load
-x86        load_mamba            800   runs at load
+x86        MambaLoader.*layerE   800   runs at load
 x86        3ssm4load             800   runs at load
 x86        read_tensor          1100   runs at load
 x86        read_mamba            800   runs at load
