@@ -7345,46 +7345,45 @@ SSM_API Status embed(const Model& m, int32_t token, float* x) noexcept {
 }
 
 SSM_DETAIL_BEGIN
-// Calls f(index in the public layout, index in a state's floats) for every number of a part; returns how many.
+// Calls f(index in the public layout, index in a state's words) for every number of a part that both engines have;
+// returns how many. (Of 16-bit numbers: the index of a word if each had one.)
 template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
-    if (layer < 0 || layer >= c.n_layers || is_integer(c)) return 0;
+    if (layer < 0 || layer >= c.n_layers) return 0;
     const Parts  at = parts_of(c);
-    const size_t base = head_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), H = size_t(c.nheads);
-    const bool   m3 = c.arch == Arch::mamba3;
-    size_t       i = 0;
-    const size_t S = size_t(c.rope_angles), R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c);
-    const size_t P = size_t(c.headdim), Pp = padded(c.headdim);
-    if (part == Part::ssm_state && c.arch == Arch::s4d)
-        for (size_t h = 0; h < size_t(c.d_model); ++h)
-            for (size_t j = 0; j < N; ++j) f(i++, base + (h / 8 * N + j) * 8 + h % 8);
-    else if (part == Part::ssm_state && c.arch == Arch::mamba1)
-        for (size_t k = 0; k < size_t(c.d_inner); ++k)
-            for (size_t n = 0; n < N; ++n) f(i++, base + at.h + (k / 8 * N + n) * 8 + k % 8);
-    else if (part == Part::ssm_state)
+    const bool    q = is_integer(c), m3 = c.arch == Arch::mamba3, heads = m3 || c.arch == Arch::mamba2;
+    const size_t  base = head_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), S = size_t(c.rope_angles);
+    const size_t  R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c), H = heads ? size_t(c.nheads) : 1;
+    const int32_t P = heads ? c.headdim : c.arch == Arch::s4d ? c.d_model : c.d_inner;
+    const auto    placed = [&](size_t n) { return m3 ? size_t(place(c, int32_t(n))) : n; };
+    // Number n of `count` in a row: floats have eight rows side by side.
+    const auto in_row = [&](size_t row, size_t n, size_t count) {
+        return q ? row * count + n : (row / 8 * count + n) * 8 + row % 8;
+    };
+    size_t i = 0;
+    if (part == Part::ssm_state)
         for (size_t h = 0; h < H; ++h)
-            for (size_t p = 0; p < P; ++p)
+            for (size_t p = 0; p < size_t(P); ++p)
                 for (size_t n = 0; n < N; ++n)
-                    f(i++, base + at.h + h * Pp * N + (p / 8 * N + size_t(m3 ? place(c, int32_t(n)) : int32_t(n))) * 8 +
-                               p % 8);
+                    f(i++, base + at.h + h * (q ? size_t(P) : padded(P)) * N + in_row(p, placed(n), N));
     else if (part == Part::conv_state)
         for (size_t k = 0; k < C; ++k)
             for (size_t t = 0; t < K; ++t) f(i++, base + at.conv + t * C + k);
     else if (part == Part::angle_state && m3)
         for (size_t h = 0; h < H; ++h)
-            for (size_t s = 0; s < S; ++s) f(i++, base + at.angle + (h / 8 * S + s) * 8 + h % 8);
+            for (size_t s = 0; s < S; ++s) f(i++, base + at.angle + in_row(h, s, S));
     else if (part == Part::k_state && m3)
         for (size_t r = 0; r < R; ++r)
             for (size_t h = 0; h < H; ++h)
                 for (size_t n = 0; n < N; ++n)
-                    f(i++, base + at.k + ((h / 8 * R + r) * N + size_t(place(c, int32_t(n)))) * 8 + h % 8);
+                    f(i++, base + at.k + (q ? (r * H + h) * N + placed(n) : in_row(h, r * N + placed(n), R * N)));
     else if (part == Part::v_state && m3)
-        for (size_t v = 0; v < H * P; ++v) f(i++, base + at.v + v);
+        for (size_t v = 0; v < H * size_t(P); ++v) f(i++, base + at.v + v);
     return int32_t(i);
 }
 SSM_DETAIL_END
 
 SSM_API int32_t get_state(const Model& m, const State& s, int32_t layer, Part part, float* out) noexcept {
-    if (!detail::float_in_build || !detail::good_state(m, s)) return 0;
+    if (!detail::float_in_build || is_integer(SSM_KNOWN(m.config)) || !detail::good_state(m, s)) return 0;
     const float* from = detail::words_of<float>(s);
     return detail::each_of_part(SSM_KNOWN(m.config), layer, part, [&](size_t i, size_t at) {
         if (out != nullptr) out[i] = part == Part::angle_state ? detail::phase_to_radians(from + at) : from[at];
@@ -7408,38 +7407,22 @@ SSM_API int32_t get_state_int(const Model& m, const State& s, int32_t layer, Par
     using namespace detail;
     const Config& c = SSM_KNOWN(m.config);
     if (!good_state(m, s) || !is_integer(c) || layer < 0 || layer >= c.n_layers) return 0;
+    const bool     rows = c.state == StateType::i16rowexp, codes = rows && part == Part::ssm_state;
     const Parts    at = parts_of(c);
-    const int32_t* words = words_of<int32_t>(s) + head_words(c) + size_t(layer) * at.end;
-    const size_t   N = size_t(c.d_state), R = size_t(c.mimo_rank), H = size_t(c.nheads), K = size_t(c.d_conv),
-                 C = conv_dim(c);
-    const bool   codes = c.state == StateType::i16rowexp, m3 = c.arch == Arch::mamba3;
-    const size_t rows = size_t(c.arch == Arch::s4d ? c.d_model : c.arch == Arch::mamba2 ? c.d_ssm : c.d_inner);
-    size_t       n = 0;
-    const auto   give = [&](int32_t v) {
+    const int32_t* words = words_of<int32_t>(s);
+    const size_t   d = size_t(c.d_model), first = head_words(c) + size_t(layer) * at.end, h = first + at.h;
+    size_t         n = 0;
+    const auto     give = [&](int32_t v) {
         if (out != nullptr) out[n] = v;
         ++n;
     };
-    const auto in_order = [&](size_t i) { return m3 ? i - i % N + size_t(place(c, int32_t(i % N))) : i; };
-    if (part == Part::ssm_state)
-        for (size_t i = 0; i < rows * N; ++i)
-            give(codes ? code_at(words + at.h, in_order(i)) : words[at.h + in_order(i)]);
-    else if (part == Part::exponents && codes)
-        for (size_t i = 0; i < rows; ++i) give(40 - exponent_at(words + at.exponents, i));
-    else if (part == Part::conv_state)
-        for (size_t i = 0; i < C; ++i)
-            for (size_t t = 0; t < K; ++t) give(words[at.conv + t * C + i]);
-    else if (part == Part::angle_state && m3)
-        for (size_t i = 0; i < H * size_t(c.rope_angles); ++i) give(words[at.angle + i]);
-    else if (part == Part::k_state && m3)
-        for (size_t i = 0; i < R * H * N; ++i) give(words[at.k + in_order(i)]);
-    else if (part == Part::v_state && m3)
-        for (size_t i = 0; i < size_t(c.d_inner); ++i) give(words[at.v + i]);
+    if (part == Part::exponents && rows)
+        for (size_t i = 0; i < size_t(c.arch == Arch::mamba2 ? c.d_ssm : c.d_inner); ++i)
+            give(40 - exponent_at(words + first + at.exponents, i));
     else if (part == Part::pool && layer == 0 && c.pool == Pool::mean) {
-        const int32_t* low = words_of<int32_t>(s);
-        const size_t   d = size_t(c.d_model), dp = padded(c.d_model);
-        for (size_t i = 0; i < 2 * d; ++i) give(low[i < d ? i : dp + i - d]);
-        give(low[2 * dp]);
-    }
+        for (size_t i = 0; i < 2 * d; ++i) give(words[i < d ? i : padded(c.d_model) + i - d]);
+        give(words[2 * padded(c.d_model)]);
+    } else each_of_part(c, layer, part, [&](size_t, size_t k) { give(codes ? code_at(words + h, k - h) : words[k]); });
     return int32_t(n);
 }
 
