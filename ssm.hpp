@@ -2114,10 +2114,10 @@ template <class T> struct Row {
     // of them, and what comes after.
     enum : uint8_t { before = 1, heads = 2, after = 4, all = 7 };
     uint8_t what = all;
-    int32_t first = 0, end = 0; // the heads, unless it is all
-    T*      own = nullptr;      // own_words() for them; null: in `work`
-    SSM_HD bool does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
-    SSM_HD bool has_own() const noexcept { return detail::team_in_build && own != nullptr; }
+    int32_t                 first = 0, end = 0; // the heads, unless it is all
+    T*                      own = nullptr;      // own_words() for them; null: in `work`
+    SSM_HD bool             does(uint8_t which) const noexcept { return !detail::team_in_build || (what & which) != 0; }
+    SSM_HD bool             has_own() const noexcept { return detail::team_in_build && own != nullptr; }
     SSM_HD const EngineKernels<T>& engine() const noexcept { return *kernels; }
 #ifdef SSM_DEBUG
     Counts* counts = nullptr; // of the stream; null: not counted
@@ -2502,8 +2502,8 @@ template <class F> SSM_INLINE bool mamba3_row(const Row<float>& a) noexcept {
     const Parts      at = parts_of(c);
     const float *    k_old = a.state + at.k, *v_old = a.state + at.v;
     const float      clip = c.state_clip > 0.0f ? c.state_clip : FLT_MAX;
-    const bool       before = a.does(a.before);
-    bool             hit = false;
+    const bool               before = a.does(a.before);
+    bool                     hit = false;
 
     // 1. B and C.
     if (before) norm_B_C(a, in, w);
@@ -3013,8 +3013,8 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     const int32_t              m = c.d_inner - c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
     const ptrdiff_t            GN = ptrdiff_t(c.ngroups) * N;
     const int32_t *            x = a.p + 2 * m + c.d_ssm, *B = x + c.d_ssm, *C = B + GN, *raw = C + GN;
-    int64_t*       row = wide_at(a.work);
-    int32_t *      k = reinterpret_cast<int32_t*>(row + N), *q = k + GN, *dt = q + GN, *alpha = dt + padded(H),
+    int64_t*                   row = wide_at(a.work);
+    int32_t *k = reinterpret_cast<int32_t*>(row + N), *q = k + GN, *dt = q + GN, *alpha = dt + padded(H),
             *v = alpha + padded(H);
     int32_t*      y = a.y + m;
     const bool    before = a.does(a.before);
@@ -3140,7 +3140,7 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     const Mamba3WorkQ w(c, a.work, a.own);
     const Parts                at = parts_of(c);
     const int32_t     end = a.what == a.all ? H : a.end;
-    bool              hit = false;
+    bool                       hit = false;
 
     // 1. B and C, in Q20; numbers of the heads.
     if (a.does(a.before)) {
@@ -6269,8 +6269,8 @@ SSM_DETAIL_BEGIN
 
 // Of what a build leaves out no kernel stands in a table, so that a linker finds nothing of it.
 template <class K> constexpr Kernels kernels_from() noexcept {
-    constexpr bool s4d = in_build(Arch::s4d), has_conv = in_build(Arch::mamba1) || in_build(Arch::mamba2);
-    Kernels        t{};
+    constexpr bool          s4d = in_build(Arch::s4d), has_conv = in_build(Arch::mamba1) || in_build(Arch::mamba2);
+    Kernels                 t{};
     EngineKernels<float>&   f = t;
     EngineKernels<int32_t>& q = t;
     t.name = K::name;
@@ -6864,9 +6864,9 @@ SSM_LOCAL void pool_mean(const Config& c, const State& s, bool moves, int32_t* r
 template <class T>
 SSM_LOCAL void run_s4d(const Model& m, const S4dLayer<T>* layers, const Call& call, const Work<T>& work,
                        const Trace* trace) noexcept {
-    const Config& c = SSM_KNOWN(m.config);
-    const int32_t H = c.d_model, stride = int32_t(padded(H)), n = call.n;
-    T *           r = work.r, *z = work.z;
+    const Config&           c = SSM_KNOWN(m.config);
+    const int32_t           H = c.d_model, stride = int32_t(padded(H)), n = call.n;
+    T *                     r = work.r, *z = work.z;
     const EngineKernels<T>& engine = *m.kernels;
     for (int32_t i = 0; i < n; ++i)
         for (int32_t k = H; k < stride; ++k) r[i * stride + k] = z[i * stride + k] = 0;
@@ -6896,8 +6896,8 @@ template <class T>
 SSM_LOCAL void conv_rows(const Model& m, const MambaLayer<T>& layer, const Call& call, ptrdiff_t at, T* x,
                          ptrdiff_t stride, T* recent) noexcept {
     const EngineKernels<T>& engine = *m.kernels;
-    const int32_t K = SSM_KNOWN(m.config).d_conv, C = int32_t(conv_dim(SSM_KNOWN(m.config)));
-    const bool    steps = call.rows == Rows::steps;
+    const int32_t           K = SSM_KNOWN(m.config).d_conv, C = int32_t(conv_dim(SSM_KNOWN(m.config)));
+    const bool              steps = call.rows == Rows::steps;
     // Input k of K, oldest first, as row i sees it: its own, that of an earlier row of the same stream, or the state's.
     const auto tap = [&](int32_t i, int32_t k) -> const T* {
         const int32_t row = i - (K - 1 - k);
@@ -6974,7 +6974,7 @@ SSM_LOCAL void run_mamba(const Model& m, const MambaLayer<T>* layers, const Call
     const ptrdiff_t stride = ptrdiff_t(padded(d)), p_stride = ptrdiff_t(row_p(c)), o_stride = ptrdiff_t(row_o(c));
     T *             r = work.r, *z = work.z, *p = work.p, *o = work.o;
     const EngineKernels<T>& engine = *m.kernels;
-    const auto      norm_rows = [&](T* to, const T* weight, const T* bias) {
+    const auto              norm_rows = [&](T* to, const T* weight, const T* bias) {
         for (int32_t i = 0; i < n; ++i) norm(m, to + i * stride, r + i * stride, weight, bias);
     };
     const auto add_to_r = [&](const T* v) {
@@ -7349,7 +7349,7 @@ SSM_DETAIL_BEGIN
 // returns how many. (Of 16-bit numbers: the index of a word if each had one.)
 template <class F> SSM_LOCAL int32_t each_of_part(const Config& c, int32_t layer, Part part, F f) noexcept {
     if (layer < 0 || layer >= c.n_layers) return 0;
-    const Parts  at = parts_of(c);
+    const Parts   at = parts_of(c);
     const bool    q = is_integer(c), m3 = c.arch == Arch::mamba3, heads = m3 || c.arch == Arch::mamba2;
     const size_t  base = head_words(c) + size_t(layer) * at.end, N = size_t(c.d_state), S = size_t(c.rope_angles);
     const size_t  R = size_t(c.mimo_rank), K = size_t(c.d_conv), C = conv_dim(c), H = heads ? size_t(c.nheads) : 1;
@@ -9352,9 +9352,9 @@ template <class T> struct MambaLoader {
     Name name(const char* rest) const noexcept {
         return Name().add(bind.prefix).add(layer_name("layers.", i, rest).text);
     }
-    T*   vector(const Name& of, int64_t n) noexcept { return bind.vector(of, n, room(padded(int32_t(n)))); }
-    T*   optional(const Name& of, int64_t n) noexcept {
-          return find_tensor(bind.ix, of.text) != nullptr ? vector(of, n) : nullptr;
+    T* vector(const Name& of, int64_t n) noexcept { return bind.vector(of, n, room(padded(int32_t(n)))); }
+    T* optional(const Name& of, int64_t n) noexcept {
+        return find_tensor(bind.ix, of.text) != nullptr ? vector(of, n) : nullptr;
     }
     // Of the layer.
     T*     vector(const char* rest, int64_t n) noexcept { return vector(name(rest), n); }
@@ -9390,7 +9390,7 @@ template <class T> struct MambaLoader {
         const int64_t d = c.d_model, di = c.d_inner, ds = c.d_ssm, H = c.nheads, P = c.headdim, N = c.d_state;
         const int64_t C = int64_t(conv_dim(c)), K = c.d_conv, rows = int64_t(in_rows(c));
         const int64_t R = config.mimo_rank; // 0 in other cells: no compiler should see that it divides
-        const auto as_it_is = [](int64_t k) { return k; };
+        const auto    as_it_is = [](int64_t k) { return k; };
 
         // 1. Around the mixer.
         const auto norm = [&](const char* weight, const char* bias, const T** w, const T** b) {

@@ -369,7 +369,7 @@ TEST_CASE("N-07 integer element-wise kernels: lengths 0..257, limits, zeros, and
             }
             for (Isa isa : test::back_ends()) {
                 const EngineKernels<int32_t>& K = test::kernels_of(isa);
-                const auto     is = [&](const int32_t* got, const ref::Vec& want, const char* what) {
+                const auto                    is = [&](const int32_t* got, const ref::Vec& want, const char* what) {
                     REQUIRE_MESSAGE(same(got, want), isa_name(isa), " ", what, " ", n, " kind ", kind);
                 };
                 int32_t* y = put(a, r);
@@ -417,7 +417,7 @@ TEST_CASE(
             const auto layer = ref::layer_norm(x, g, beta), rms = ref::rms_norm(x, g, 24);
             for (Isa isa : test::back_ends()) {
                 const EngineKernels<int32_t>& K = test::kernels_of(isa);
-                int32_t* const y = a.of(n * 4).words();
+                int32_t* const                y = a.of(n * 4).words();
                 K.layer_norm(y, put(b, x), put(c, g), put(d, beta), int32_t(n));
                 REQUIRE_MESSAGE(same(y, layer), isa_name(isa), " layer_norm ", n, " kind ", kind);
                 K.rms_norm(y, put(b, x), put(c, g), int32_t(n), 24);

@@ -90,7 +90,7 @@ TEST_CASE("N-08 matmul: close to the exact sum") {
         double exact = 0, size = 0;
         for (size_t i = 0; i < W.size(); ++i)
             exact += double(W[i]) * double(x[i]), size += std::fabs(double(W[i]) * double(x[i]));
-        float y;
+        float        y;
         const Matrix m{reinterpret_cast<unsigned char*>(W.data()), 1, cols, DType::f32};
         test::kernels_of(Isa::scalar).matmul(&y, 1, m, nullptr, x.data(), cols, 1);
         CHECK(std::fabs(double(y) - exact) <= size * (double(cols) / 8 + 4) * 6e-8);

@@ -293,7 +293,7 @@ void count(const Kernels& K) {
     count_modes("s4d", most_H, 8), count_modes("s4d", most_H, 16);
     count_modes("channel", 2, 1), count_modes("channel", 4, 1);
     const EngineKernels<int32_t>& engine = K;
-    const auto each = [&](const char* what, auto f) {
+    const auto                    each = [&](const char* what, auto f) {
         for (int32_t n = 32; n <= 64; n += 32) {
             for (int32_t i = 0; i < 2 * n; ++i) in[i] = rnd.within(1 << 18);
             for (int32_t i = 0; i < n; ++i) gains[i] = rnd.within(1 << 17), offsets[i] = rnd.within(1 << 17);
