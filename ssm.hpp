@@ -9070,9 +9070,8 @@ struct Binder {
             to[at(k)] = int32_t(load_u32(p + 4 * k));
         return to;
     }
-    template <class T> T* vector(const Name& name, int64_t n, T* to, int64_t least = INT64_MIN) noexcept {
-        return numbers(
-            name, 1, &n, to, [](int64_t k) { return k; }, least);
+    template <class T> T* vector(const Name& name, int64_t n, T* to) noexcept {
+        return numbers(name, 1, &n, to, [](int64_t k) { return k; });
     }
     static int64_t product_of(int32_t rank, const int64_t* shape) noexcept {
         int64_t n = 1;

@@ -29,9 +29,10 @@ class Kernels {
   private:
     void mamba_kernels();
     void integer_kernels();
-    // The recurrence of one mixer; the row has all but its Config, kernels and next state. state: its bytes.
-    template <class T> void recurrence(ssm::Row<T> row, T* state, double size) {
+    // The recurrence of one mixer; the row has all but its Config, kernels and state.
+    template <class T> void recurrence(ssm::Row<T> row, T* state) {
         const ssm::Config& c = m_.config;
+        const double       size = static_cast<double>(ssm::detail::parts_of(c).end) * 4;
         row.c = &c, row.kernels = &kernels_, row.state = state;
         const auto cell = c.arch == ssm::Arch::mamba1   ? row.engine().mamba1
                           : c.arch == ssm::Arch::mamba2 ? row.engine().mamba2
@@ -82,7 +83,7 @@ void Kernels::mamba_kernels() {
     }
     ssm::Row<float> row;
     row.layer = &layer, row.p = p.data(), row.y = o.data(), row.work = work.data(), row.dt = 1.0f;
-    recurrence(row, h.data(), static_cast<double>(h.size()) * 4);
+    recurrence(row, h.data());
     const ssm::EngineKernels<float>& engine = kernels_;
     add("rms norm " + std::to_string(d), 1, 0, 0, 0,
         [&] { engine.rms_norm(o.data(), x.data(), m_.model.norm_f_weight, d, 24); });
@@ -127,7 +128,7 @@ void Kernels::integer_kernels() {
     std::vector<int32_t> out(ssm::detail::row_o(c)), work(ssm::detail::one_row(c));
     ssm::Row<int32_t>    row;
     row.layer = &layer, row.p = x.data(), row.y = out.data(), row.work = work.data(), row.dt = 65536;
-    recurrence(row, h.data(), static_cast<double>(h.size()) * 4);
+    recurrence(row, h.data());
 }
 
 void Kernels::kernels() {
