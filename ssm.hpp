@@ -967,6 +967,18 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 #else
 #define SSM_INLINE SSM_ALWAYS
 #endif
+#if defined(__clang__) // so that small arrays stay in registers
+#define SSM_UNROLL_8 _Pragma("unroll 8")
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#define SSM_UNROLL_8 _Pragma("GCC unroll 8")
+#else
+#define SSM_UNROLL_8
+#endif
+#if defined(__GNUC__)
+#define SSM_BODY __attribute__((always_inline)) // of a lambda
+#else
+#define SSM_BODY
+#endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__) && !defined(__CUDACC__) // nvcc: -fmad=false
@@ -1465,6 +1477,81 @@ template <> struct wide<int64_t> {
     static SSM_ALWAYS int64_t load(const int32_t* p, int32_t) noexcept { return *p; }
     static SSM_ALWAYS void    store(int32_t* p, int64_t v, int32_t) noexcept { *p = int32_t(v); }
 };
+// K vectors abreast. One chain of products waits for itself, and the next is too many instructions away for a processor
+// to begin with it, so that it idles half of the time; eight side by side keep it busy.
+template <class W, int K> struct abreast {
+    W                                            v[size_t(K)];
+    template <class F> static SSM_ALWAYS abreast of(const F& f) noexcept {
+        abreast all;
+        SSM_UNROLL_8
+        for (int32_t k = 0; k < K; ++k) all.v[k] = f(k);
+        return all;
+    }
+};
+#define SSM_EACH(f) abreast<W, K>::of([&](int32_t k) SSM_BODY { return W(f); })
+#define SSM_ABREAST(op)                                                                                                \
+    template <class W, int K>                                                                                          \
+    SSM_ALWAYS abreast<W, K> operator op(const abreast<W, K>& a, const abreast<W, K>& b) noexcept {                    \
+        return SSM_EACH(a.v[k] op b.v[k]);                                                                             \
+    }                                                                                                                  \
+    template <class W, int K> SSM_ALWAYS abreast<W, K> operator op(const abreast<W, K>& a, int64_t b) noexcept {       \
+        return SSM_EACH(a.v[k] op b);                                                                                  \
+    }                                                                                                                  \
+    template <class W, int K> SSM_ALWAYS abreast<W, K> operator op(int64_t a, const abreast<W, K>& b) noexcept {       \
+        return SSM_EACH(a op b.v[k]);                                                                                  \
+    }
+SSM_ABREAST(+)
+SSM_ABREAST(-)
+SSM_ABREAST(&)
+#undef SSM_ABREAST
+template <class W, int K> struct wide<abreast<W, K>> {
+    using L = wide<W>;
+    using A = abreast<W, K>;
+    static constexpr int32_t count = K * L::count;
+#define SSM_ABREAST(f, Second, b)                                                                                      \
+    static SSM_ALWAYS A f(const A& x, Second y) noexcept { return SSM_EACH(L::f(x.v[k], b)); }
+    SSM_ABREAST(mul, const A&, y.v[k])
+    SSM_ABREAST(mulu, const A&, y.v[k])
+    SSM_ABREAST(less, const A&, y.v[k])
+    SSM_ABREAST(least, const A&, y.v[k])
+    SSM_ABREAST(most, const A&, y.v[k])
+    SSM_ABREAST(lsr, const A&, y.v[k])
+    SSM_ABREAST(shl, const A&, y.v[k])
+    SSM_ABREAST(lsr, int32_t, y)
+    SSM_ABREAST(shr, int32_t, y)
+    SSM_ABREAST(up, int32_t, y)
+    SSM_ABREAST(clamp, int32_t, y)
+#undef SSM_ABREAST
+    static SSM_ALWAYS A size_low(const A& x) noexcept { return SSM_EACH(L::size_low(x.v[k])); }
+    static SSM_ALWAYS A choose(const A& mask, const A& x, const A& y) noexcept {
+        return SSM_EACH(L::choose(mask.v[k], x.v[k], y.v[k]));
+    }
+    static SSM_ALWAYS A set(int64_t x) noexcept {
+        const W w = L::set(x);
+        return A::of([&](int32_t) SSM_BODY { return w; });
+    }
+    static SSM_ALWAYS A load(const int32_t* p, int32_t) noexcept { // always all of them
+        return SSM_EACH(L::load(p + k * L::count, L::count));
+    }
+    static SSM_ALWAYS void store(int32_t* p, const A& x, int32_t) noexcept {
+        SSM_UNROLL_8
+        for (int32_t k = 0; k < K; ++k) L::store(p + k * L::count, x.v[k], L::count);
+    }
+};
+#undef SSM_EACH
+#if defined(__OPTIMIZE_SIZE__)
+constexpr bool eights_in_build = false; // they take 15 KB a back-end
+#else
+constexpr bool eights_in_build = true;
+#endif
+// body(kind<W>{}, i) for all n numbers from i on, eight vectors at a time and then one.
+template <class W> struct kind { using type = W; };
+template <class W, class Body> SSM_ALWAYS void by_eights(int32_t n, const Body& body) noexcept {
+    int32_t i = 0;
+    if constexpr (eights_in_build && wide<W>::count > 1)
+        for (; n - i >= 8 * wide<W>::count; i += 8 * wide<W>::count) body(kind<abreast<W, 8>>{}, i);
+    for (; i < n; i += wide<W>::count) body(kind<W>{}, i);
+}
 // For SSM_ASSERT: low <= x <= high; |x| <= m; |a + b| <= m and |a b| <= m, without the sum (|a| <= m) or the product.
 SSM_INLINE bool between(int64_t x, int64_t low, int64_t high) noexcept { return x >= low && x <= high; }
 SSM_INLINE bool at_most(int64_t x, int64_t m) noexcept { return between(x, -m, m); }
@@ -2814,16 +2901,18 @@ template <class W> SSM_INLINE void add_loop_q(int32_t* r, const int32_t* v, int3
         L::store(r + i, sat_q(W(L::load(r + i, n - i) + L::load(v + i, n - i))), n - i);
 }
 template <class W> SSM_INLINE void gelu_loop_q(int32_t* y, const int32_t* x, int32_t n) noexcept {
-    using L = wide<W>;
-    for (int32_t i = 0; i < n; i += L::count) L::store(y + i, gelu_q(L::load(x + i, n - i)), n - i);
+    by_eights<W>(n, [=](auto as, int32_t i) SSM_BODY {
+        using L = wide<typename decltype(as)::type>;
+        L::store(y + i, gelu_q(L::load(x + i, n - i)), n - i);
+    });
 }
 // r = sat(r + rs(v[0..n) sigmoid(v[n..2n)), 30)).
 template <class W> SSM_INLINE void glu_loop_q(int32_t* r, const int32_t* v, int32_t n) noexcept {
-    using L = wide<W>;
-    for (int32_t i = 0; i < n; i += L::count) {
-        const W gated = rs<30>(L::mul(L::load(v + i, n - i), sigmoid_q(to26(L::load(v + n + i, n - i)))));
-        L::store(r + i, sat_q(W(L::load(r + i, n - i) + gated)), n - i);
-    }
+    by_eights<W>(n, [=](auto as, int32_t i) SSM_BODY {
+        using L = wide<typename decltype(as)::type>;
+        const auto gated = rs<30>(L::mul(L::load(v + i, n - i), sigmoid_q(to26(L::load(v + n + i, n - i)))));
+        L::store(r + i, sat_q(L::load(r + i, n - i) + gated), n - i);
+    });
 }
 // x silu(z), Q16: |x silu(z)| <= 2^62.
 template <class W> SSM_INLINE W gated_q(const W& x, const W& z) noexcept {
@@ -2831,22 +2920,23 @@ template <class W> SSM_INLINE W gated_q(const W& x, const W& z) noexcept {
     return sat_q(rs<16>(wide<W>::mul(x, silu_q(z))));
 }
 template <class W> SSM_INLINE void gate_loop_q(int32_t* y, const int32_t* x, const int32_t* z, int32_t n) noexcept {
-    using L = wide<W>;
-    for (int32_t i = 0; i < n; i += L::count)
+    by_eights<W>(n, [=](auto as, int32_t i) SSM_BODY {
+        using L = wide<typename decltype(as)::type>;
         L::store(y + i, gated_q(L::load(x + i, n - i), L::load(z + i, n - i)), n - i);
+    });
 }
 template <class W>
 SSM_INLINE void conv_loop_q(int32_t* y, const int32_t* const* taps, const int32_t* w, const int32_t* bias, int32_t K,
                             int32_t n) noexcept {
-    using L = wide<W>;
-    for (int32_t i = 0; i < n; i += L::count) {
-        W sum = L::set(0);
+    by_eights<W>(n, [=](auto as, int32_t i) SSM_BODY {
+        using L = wide<typename decltype(as)::type>;
+        auto sum = L::set(0);
         for (int32_t k = 0; k < K; ++k)
             sum = sum + rs<16>(L::mul(L::load(taps[k] + i, n - i), L::load(w + ptrdiff_t(k) * n + i, n - i)));
         SSM_ASSERT(at_most(sum, int64_t(max_d_conv) << 46));
         if (bias != nullptr) sum = sum + L::load(bias + i, n - i);
         L::store(y + i, silu_q(sat_q(sum)), n - i);
-    }
+    });
 }
 
 // The norms: with c = x - mean (or x), at most 33 bits, w = rs(c, k) at most 2^24, n <= 16,384:
@@ -3482,12 +3572,6 @@ struct scalar {
 };
 
 #if defined(SSM_HAS_128) || defined(SSM_HAS_DSP) || defined(SSM_HAS_RVV)
-#if defined(__clang__)
-#define SSM_UNROLL_8 _Pragma("unroll 8")
-#else // so that arrays of sums stay in registers
-#define SSM_UNROLL_8 _Pragma("GCC unroll 8")
-#endif
-
 // ---- Projections in integers for any vectors
 //
 // K says how: `rows` of one kind at once for `tokens`, after what its Ready makes of these. What is left goes to
