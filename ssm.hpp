@@ -1471,6 +1471,7 @@ template <> struct wide<int64_t> {
     static SSM_ALWAYS int64_t size_low(int64_t x) noexcept { return x < 0 ? -x : x; }
     static SSM_ALWAYS int64_t clamp(int64_t x, int32_t m) noexcept { return x > m ? m : x < -m ? -m : x; }
     static SSM_ALWAYS int64_t shr(int64_t a, int s) noexcept { return a >> s; }                        // keeps the sign
+    static SSM_ALWAYS int64_t rs(int64_t a, int s, int64_t half) noexcept { return (a + half) >> s; }  // and so does it
     static SSM_ALWAYS int64_t lsr(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) >> s); } // fills with 0
     static SSM_ALWAYS int64_t shl(int64_t a, int64_t s) noexcept { return int64_t(uint64_t(a) << s); }
     static SSM_ALWAYS int64_t up(int64_t a, int s) noexcept { return int64_t(uint64_t(a) << s); }
@@ -1522,6 +1523,7 @@ template <class W, int K> struct wide<abreast<W, K>> {
     SSM_ABREAST(up, int32_t, y)
     SSM_ABREAST(clamp, int32_t, y)
 #undef SSM_ABREAST
+    static SSM_ALWAYS A rs(const A& x, int32_t s, int64_t half) noexcept { return SSM_EACH(L::rs(x.v[k], s, half)); }
     static SSM_ALWAYS A size_low(const A& x) noexcept { return SSM_EACH(L::size_low(x.v[k])); }
     static SSM_ALWAYS A choose(const A& mask, const A& x, const A& y) noexcept {
         return SSM_EACH(L::choose(mask.v[k], x.v[k], y.v[k]));
@@ -1577,7 +1579,7 @@ template <class W> SSM_ALWAYS W within(const W& x, int64_t m) noexcept {
 }
 template <int S, class W> SSM_ALWAYS W rs(const W& x) noexcept {
     SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
-    return wide<W>::shr(x + (int64_t(1) << (S - 1)), S);
+    return wide<W>::rs(x, S, int64_t(1) << (S - 1));
 }
 template <int S, class W> SSM_ALWAYS W rs_low(const W& x) noexcept { // of a number >= 0 all bits are right
     SSM_ASSERT(between(x, INT64_MIN, INT64_MAX - (int64_t(1) << (S - 1))));
@@ -2771,8 +2773,7 @@ SSM_ALWAYS void head_read(const HeadScanQ& a, ptrdiff_t r, ptrdiff_t p, int32_t 
     const W D = a.D_step == 0 ? L::set(a.D[0]) : L::load(a.D + p, left), x = L::load(a.x + r * a.P + p, left);
     SSM_ASSERT(between(s, 9, 40) && at_most(sum, most_sum));
     const int64_t half = int64_t(1) << (s - 1);
-    const W       read = L::shr(sum + half, s);
-    L::store(a.o + r * a.P + p, within(W(read + rs<16>(L::mul(D, x))), int_max), left);
+    L::store(a.o + r * a.P + p, within(W(L::rs(sum, s, half) + rs<16>(L::mul(D, x))), int_max), left);
 }
 // Row p of numbers: the definition.
 SSM_INLINE bool scan_row_q(const HeadScanQ& a, ptrdiff_t p) noexcept {
@@ -2954,7 +2955,7 @@ struct NormQ {
     SSM_INLINE NormQ(int32_t length, int32_t y_shift) noexcept : s(y_shift) { // bits of the largest |c|
         k = length > 24 ? length - 24 : 0, half = k > 0 ? int64_t(1) << (k - 1) : 0, y_half = int64_t(1) << (s - 1);
     }
-    template <class W> SSM_ALWAYS W small(const W& c) const noexcept { return wide<W>::shr(c + half, k); } // w
+    template <class W> SSM_ALWAYS W small(const W& c) const noexcept { return wide<W>::rs(c, k, half); } // w
     SSM_INLINE void                 finish(int64_t sum, int32_t n) noexcept { // of w^2
         const int64_t ss = floor_quotient(sum, n) + (42950 >> 2 * k);
         r = rsqrt_q(ss > 0 ? ss : 1, &E), unit_half = int64_t(1) << (5 + E);
@@ -2962,9 +2963,9 @@ struct NormQ {
     template <class W, bool narrow = (wide<W>::count > 1)> // narrow: c root fits 32 bits
     SSM_ALWAYS W number(const W& c, const W& root, const W& g, const W& b) const noexcept {
         using L = wide<W>;
-        const W unit = L::shr(L::mul(small(c), root) + unit_half, 6 + E);
+        const W p = L::mul(small(c), root) + unit_half, unit = narrow ? L::lsr(p, 6 + E) : L::shr(p, 6 + E);
         SSM_ASSERT(product_at_most(unit, g, (int64_t(1) << 62) + (int64_t(1) << 36)));
-        return sat_q(W(L::shr((narrow ? L::mul(unit, g) : W(unit * g)) + y_half, s) + b));
+        return sat_q(W(L::rs(narrow ? L::mul(unit, g) : W(unit * g), s, y_half) + b));
     }
 };
 template <class W, bool Centred>
@@ -2997,7 +2998,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     for (int32_t i = 0; i < n; i += L::count) {
         const W v = centred_q<W, Centred>(x, i, n, mean);
         SSM_ASSERT(at_most(v, int64_t(1) << 32));
-        bits = bits | most(v, W(-v)); // the bit length is that of the largest
+        bits = bits | (Centred ? most(v, W(-v)) : positive(L::size_low(v))); // the bit length is that of the largest
     }
     NormQ norm(bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; }))), s);
     for (int32_t i = 0; i < n; i += L::count) {
@@ -3037,6 +3038,38 @@ template <int S, class W> SSM_INLINE W decay_q(const W& rate, const W& dt) noexc
 template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept {
     SSM_ASSERT(at_most(a, int_max) && at_most(b, int_max));
     return sat_q(rs<S>(wide<W>::mul(a, b)));
+}
+// The largest |x| of n int32 in the file's byte order.
+template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    const unsigned char* p = static_cast<const unsigned char*>(x);
+    V                    top = {}, low = {};
+    ptrdiff_t            i = 0;
+    uint32_t             out = 0;
+    for (; i + 2 * L::count <= n; i += 2 * L::count) L::widen(&top, &low, L::raw(p + i * 4));
+    out = L::largest(L::sizes(top, low));
+    for (; i < n; ++i) {
+        const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
+        out = v > out ? v : out;
+    }
+    return out;
+}
+
+// y = sat(rs(x by, 16)) for n numbers, by >= 0. Where nothing saturates, 32 bits of what is shifted are all.
+template <class W> SSM_INLINE void times_loop_q(int32_t* y, const int32_t* x, int32_t by, int32_t n) noexcept {
+    using L = wide<W>;
+    const W factor = L::set(by);
+    int32_t i = 0;
+    if constexpr (L::count > 1)
+        if (uint64_t(largest_q<W>(x, n)) * uint64_t(by) < uint64_t(1) << 46) {
+            const W half = L::set(1 << 15);
+            for (; n - i >= 2 * L::count; i += 2 * L::count) {
+                const W v = L::raw(x + i), even = L::mul(v, factor) + half, odd = L::mul(L::odd(v), factor) + half;
+                L::put(y + i, L::blend(L::lsr(even, 16), L::up(odd, 16)));
+            }
+        }
+    for (; i < n; i += L::count) L::store(y + i, times_q<16>(L::load(x + i, n - i), factor), n - i);
 }
 // Mamba-3's numbers of a head: dt, beta, gamma in Q26, alpha and lambda in Q30; A in Q26.
 template <class W> struct HeadNumbersQ {
@@ -3119,8 +3152,7 @@ template <class W> SSM_INLINE bool mamba2_q(const Row<int32_t>& a) noexcept {
     }
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, g = ptrdiff_t(h / (H / c.ngroups)) * N;
-        for (int32_t p = 0; p < P; p += L::count)
-            L::store(v + p, times_q<16>(L::load(x + hp + p, P - p), L::set(dt[h])), P - p);
+        times_loop_q<W>(v, x + hp, dt[h], P);
         HeadScanQ s;
         of_state(&s, a, size_t(hp));
         s.v = v, s.k = k + g, s.q = q + g, s.x = x + hp, s.D = l.D + hp, s.D_step = 1, s.o = y + hp, s.wide_row = row;
@@ -3251,22 +3283,21 @@ template <class W> SSM_INLINE bool mamba3_q(const Row<int32_t>& a) noexcept {
     // 3. Head by head: inputs in Q26, update and read-out, gate.
     for (int32_t h = a.first; a.does(a.heads) && h < end; ++h) {
         const ptrdiff_t hp = ptrdiff_t(h) * P, mimo = hp * R;
-        const W         gamma = L::set(w.gamma[h]), beta = L::set(w.beta[h]);
-        for (int32_t r = 0; r < R; ++r)
-            for (int32_t p = 0; p < P; p += L::count) {
-                const int32_t   left = P - p;
-                const ptrdiff_t i = ptrdiff_t(r) * P + p;
-                W               now = L::load(in.x + hp + p, left), old = L::load(a.state + at.v + hp + p, left);
-                if (c.is_mimo) {
-                    const W by = L::load(l.mimo_x + mimo + i, left);
-                    now = times_q<16>(now, by), old = times_q<16>(old, by);
+        const int32_t * x = in.x + hp, *old = a.state + at.v + hp;
+        if (c.is_mimo) {
+            for (int32_t r = 0; r < R; ++r)
+                for (int32_t p = 0; p < P; p += L::count) {
+                    const ptrdiff_t i = ptrdiff_t(r) * P + p;
+                    const W         by = L::load(l.mimo_x + mimo + i, P - p);
+                    L::store(w.x + i, times_q<16>(L::load(x + p, P - p), by), P - p);
+                    L::store(w.w + i, times_q<16>(L::load(old + p, P - p), by), P - p);
                 }
-                L::store(w.x + i, now, left);
-                L::store(w.v + i, times_q<16>(now, gamma), left), L::store(w.w + i, times_q<16>(old, beta), left);
-            }
+            x = w.x, old = w.w;
+        }
+        times_loop_q<W>(w.v, x, w.gamma[h], R * P), times_loop_q<W>(w.w, old, w.beta[h], R * P);
         HeadScanQ s;
         of_state(&s, a, size_t(hp));
-        s.w = w.w, s.v = w.v, s.x = w.x, s.k0 = a.state + at.k + ptrdiff_t(h) * N, s.k = w.k + ptrdiff_t(h) * N;
+        s.w = w.w, s.v = w.v, s.x = x, s.k0 = a.state + at.k + ptrdiff_t(h) * N, s.k = w.k + ptrdiff_t(h) * N;
         s.q = w.q + ptrdiff_t(h) * N, s.k_stride = HN, s.D = l.D + h, s.o = c.is_mimo ? w.o : a.y + hp,
         s.wide_row = w.row;
         s.alpha = w.alpha[h], s.ranks = R;
@@ -3682,6 +3713,12 @@ template <class W, class U, class V> struct lanes64 {
         return clamp_halves(a, V{} + m, V{} - m);
     }
     static SSM_INLINE W shr(const W& a, int s) noexcept { return a >> s; }
+    static SSM_INLINE W rs(const W& a, int s, int64_t half) noexcept { return wide<W>::shr(a + half, s); }
+    static SSM_INLINE W rs_unsigned(const W& a, int s, int64_t half) noexcept { // where a >> s is many instructions
+        constexpr uint64_t top = uint64_t(1) << 63;
+        const W            up = set(int64_t(uint64_t(half) + top)), back = set(int64_t(top >> s));
+        return reinterpret_cast<W>((reinterpret_cast<U>(a) + reinterpret_cast<U>(up)) >> s) - back;
+    }
     static SSM_INLINE W lsr(const W& a, int s) noexcept { return reinterpret_cast<W>(reinterpret_cast<U>(a) >> s); }
     static SSM_INLINE W lsr(const W& a, const W& s) noexcept {
         return reinterpret_cast<W>(reinterpret_cast<U>(a) >> reinterpret_cast<U>(s));
@@ -3819,6 +3856,9 @@ template <> struct wide<i64x2> : lanes64<i64x2, u64x2, i32x4> {
         const i32x4 v = reinterpret_cast<i32x4>(a);
         return reinterpret_cast<i64x2>(__builtin_shufflevector(v, v, 1, 1, 3, 3));
     }
+#if defined(SSM_HAS_AVX2)
+    static SSM_INLINE i64x2 rs(const i64x2& a, int s, int64_t half) noexcept { return rs_unsigned(a, s, half); }
+#endif
 #if !defined(SSM_HAS_NEON)
     static SSM_INLINE i64x2 blend(const i64x2& even, const i64x2& odd) noexcept {
         return reinterpret_cast<i64x2>(
@@ -3872,6 +3912,7 @@ template <> struct wide<i64x4> : lanes64<i64x4, u64x4, i32x8> {
         return reinterpret_cast<i32x8>(__builtin_ia32_pmovsxwd256(v));
     }
 #endif
+    static SSM_INLINE i64x4 rs(const i64x4& a, int s, int64_t half) noexcept { return rs_unsigned(a, s, half); }
     static SSM_INLINE i64x4 load(const int32_t* p, int32_t n) noexcept { // zeros past the n-th
         if (n >= 4) return extend(vector_at<i32x4>(p));
         i32x4 v = {};
@@ -4060,23 +4101,6 @@ template <> struct wide<i64x8> : lanes64<i64x8, u64x8, i32x16> {
 
 // ---- Recurrences in integers for any vector of 64-bit lanes
 
-// The largest |x| of n int32 in the file's byte order.
-template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noexcept {
-    using L = wide<W>;
-    using V = typename L::halves;
-    const unsigned char* p = static_cast<const unsigned char*>(x);
-    V                    top = {}, low = {};
-    ptrdiff_t            i = 0;
-    uint32_t             out = 0;
-    for (; i + 2 * L::count <= n; i += 2 * L::count) L::widen(&top, &low, L::raw(p + i * 4));
-    out = L::largest(L::sizes(top, low));
-    for (; i < n; ++i) {
-        const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
-        out = v > out ? v : out;
-    }
-    return out;
-}
-
 // The rows of h where |h'| is known to stay below 64 before the clip. With k times 2^up_k and v times 2^(9 - up_k), and
 // so k0 and w, `add` comes times 2^9: rs(rs(alpha h, 9) + add, 21) is (alpha h + 2^8 + 2^29 + 2^9 add) >> 30, of which
 // 32 bits are all, so shifts may be logical. Even and odd numbers in 64 bits each. Some rows at a time, as many as stay
@@ -4107,6 +4131,10 @@ template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& 
                 each[p].v[r] = a.v[r * a.P + first + p] * (1 << (9 - up_k));
                 if (Prev) each[p].w[r] = a.w[r * a.P + first + p] * (1 << (9 - up_k));
             }
+        }
+        for (ptrdiff_t p = rows; p % L::count != 0; ++p) {
+            SSM_UNROLL_8
+            for (ptrdiff_t r = 0; r < R; ++r) each[p].sum[r] = L::set(0);
         }
         const int32_t* const h = a.h_in + first * N;
         int32_t* const       to = a.h_out != nullptr ? a.h_out + first * N : dropped;
@@ -4159,10 +4187,9 @@ template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& 
         }
         for (ptrdiff_t r = 0; r < R; ++r)
             for (ptrdiff_t p = 0; p < rows; p += L::count) {
-                W sums[size_t(L::count)] = {};
+                W sums[size_t(L::count)];
                 SSM_UNROLL_8
-                for (ptrdiff_t k = 0; k < L::count; ++k)
-                    if (p + k < rows) sums[k] = each[p + k].sum[r];
+                for (ptrdiff_t k = 0; k < L::count; ++k) sums[k] = each[p + k].sum[r];
                 head_read<W>(a, r, first + p, int32_t(rows - p), L::sums(sums), 25);
             }
     }
@@ -4178,10 +4205,6 @@ template <class W, int R, bool Prev> SSM_INLINE bool scan_rows(const HeadScanQ& 
         }
     }
     return true;
-}
-// rs(x, s) with 2^62 on top, so that the shift may be logical; |x| + half < 2^62.
-template <class W> SSM_INLINE W rs_by(const W& x, int32_t s, int64_t half) noexcept {
-    return wide<W>::lsr(W(x + ((int64_t(1) << 62) + half)), s) - ((int64_t(1) << 62) >> s);
 }
 // Row p of codes, as scan_codes().
 template <class W, int R, bool Prev> SSM_INLINE bool code_row(const HeadScanQ& a, ptrdiff_t p) noexcept {
@@ -4201,7 +4224,7 @@ template <class W, int R, bool Prev> SSM_INLINE bool code_row(const HeadScanQ& a
     for (int32_t n = 0; n < a.N; n += L::count) {
         const int32_t left = a.N - n;
         if (a.alpha_each != nullptr) alpha = L::load(a.alpha_each + n, left);
-        W x = L::up(rs_by<W>(L::mul(alpha, L::load16(from + ptrdiff_t(n) * 2, left)), down, half), up);
+        W x = L::up(L::rs(L::mul(alpha, L::load16(from + ptrdiff_t(n) * 2, left)), down, half), up);
         SSM_UNROLL_8
         for (int r = 0; r < R; ++r) {
             x = x + L::mul(v[r], L::load(a.k + r * a.k_stride + n, left));
@@ -4221,7 +4244,7 @@ template <class W, int R, bool Prev> SSM_INLINE bool code_row(const HeadScanQ& a
         W             x = L::set(0);
         if (left >= L::count) x = L::raw(a.wide_row + n);
         else copy(&x, a.wide_row + n, size_t(left) * 8);
-        const W code = L::clamp(rs_by<W>(x, s, int64_t(1) << (s - 1)), 32767);
+        const W code = L::clamp(L::rs(x, s, int64_t(1) << (s - 1)), 32767);
         if (to != nullptr) L::store16(to + ptrdiff_t(n) * 2, code, left);
         SSM_UNROLL_8
         for (int r = 0; r < R; ++r) sums[r] = sums[r] + L::mul(code, L::load(a.q + r * a.k_stride + n, left));
@@ -5189,9 +5212,10 @@ struct avx2 : scalar {
                 for (ptrdiff_t k = 0; k < room - at; ++k) eight |= int64_t(sub[at + k]) << 8 * k;
             return _mm_cvtepi8_epi16(_mm_cvtsi64_si128(eight));
         }
-        SSM_AVX2_INLINE_ __m256i codes(int r, ptrdiff_t g, bool two) const noexcept {
-            const unsigned char* at = w + (r * groups + g) * 16;
-            if (two) return load(at);
+        SSM_AVX2_INLINE_ const unsigned char* codes(int r, ptrdiff_t g) const noexcept {
+            return w + (r * groups + g) * 16;
+        }
+        SSM_AVX2_INLINE __m256i half(const unsigned char* at) noexcept { // zeros above
             return _mm256_inserti128_si256(_mm256_setzero_si256(),
                                            _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), 0);
         }
@@ -5212,11 +5236,16 @@ struct avx2 : scalar {
                     __m256i pick = _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100,
                                                      0x0100010001000100);
                     for (ptrdiff_t k = g; k < end; k += 2, pick = _mm256_add_epi8(pick, _mm256_set1_epi8(4))) {
-                        const bool    two = k + 1 < groups;
                         const __m256i low = load(ready.halves + k * 32), high = load(ready.halves + k * 32 + 32);
-                        SSM_UNROLL_8
-                        for (int r = first; r < first + N; ++r)
-                            s[r] = dot64<D>(s[r], codes(r, k, two), low, high, _mm256_shuffle_epi8(by[r], pick));
+                        if (k + 1 < groups) {
+                            SSM_UNROLL_8
+                            for (int r = first; r < first + N; ++r)
+                                s[r] = dot64<D>(s[r], load(codes(r, k)), low, high, _mm256_shuffle_epi8(by[r], pick));
+                        } else {
+                            SSM_UNROLL_8
+                            for (int r = first; r < first + N; ++r)
+                                s[r] = dot64<D>(s[r], half(codes(r, k)), low, high, _mm256_shuffle_epi8(by[r], pick));
+                        }
                     }
                 }
         }
