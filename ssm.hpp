@@ -5204,13 +5204,13 @@ struct avx2 : scalar {
     struct Rows4 {
         const unsigned char *    w, *sub;
         ptrdiff_t                groups, room;
-        SSM_AVX2_INLINE_ __m128i subs(int r, ptrdiff_t g) const noexcept { // of eight groups; other rows' meet zeros
-            const ptrdiff_t at = r * groups + g;
-            int64_t         eight = 0;
-            if (at + 8 <= room) SSM_MEMCPY(&eight, sub + at, 8);
-            else
-                for (ptrdiff_t k = 0; k < room - at; ++k) eight |= int64_t(sub[at + k]) << 8 * k;
-            return _mm_cvtepi8_epi16(_mm_cvtsi64_si128(eight));
+        // Of eight groups, twice; other rows' meet zeros.
+        SSM_AVX2_INLINE_ __m256i subs(int r, ptrdiff_t g, bool near_end) const noexcept {
+            const unsigned char* at = sub + r * groups + g;
+            unsigned char        eight[8] = {};
+            if (near_end) copy(eight, at, size_t(groups - g < 8 ? groups - g : 8)), at = eight;
+            return _mm256_broadcastsi128_si256(
+                _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))));
         }
         SSM_AVX2_INLINE_ const unsigned char* codes(int r, ptrdiff_t g) const noexcept {
             return w + (r * groups + g) * 16;
@@ -5226,12 +5226,13 @@ struct avx2 : scalar {
             for (int first = 0; first < 4; first += N)
                 for (ptrdiff_t g = 0; g < groups; g += 8) {
                     const ptrdiff_t end = groups - g < 8 ? groups : g + 8;
-                    const __m128i   eights = _mm_loadu_si128(reinterpret_cast<const __m128i*>(ready.q8sum + g));
+                    const bool      near_end = (first + N - 1) * groups + g + 8 > room;
+                    const __m256i   eights =
+                        _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(ready.q8sum + g)));
                     SSM_UNROLL_8
                     for (int r = first; r < first + N; ++r) {
-                        const __m128i a = subs(r, g);
-                        s[r] = _mm256_add_epi32(s[r], _mm256_zextsi128_si256(_mm_madd_epi16(a, eights)));
-                        by[r] = _mm256_broadcastsi128_si256(a);
+                        by[r] = subs(r, g, near_end);
+                        s[r] = _mm256_add_epi32(s[r], _mm256_madd_epi16(by[r], eights));
                     }
                     __m256i pick = _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100,
                                                      0x0100010001000100);
