@@ -2998,7 +2998,7 @@ SSM_INLINE void norm_loop_q(int32_t* y, const int32_t* x, const int32_t* g, cons
     for (int32_t i = 0; i < n; i += L::count) {
         const W v = centred_q<W, Centred>(x, i, n, mean);
         SSM_ASSERT(at_most(v, int64_t(1) << 32));
-        bits = bits | (Centred ? most(v, W(-v)) : positive(L::size_low(v))); // the bit length is that of the largest
+        bits = bits | most(v, W(-v)); // the bit length is that of the largest
     }
     NormQ norm(bit_length(uint64_t(joined(bits, [](int64_t p, int64_t q) { return p | q; }))), s);
     for (int32_t i = 0; i < n; i += L::count) {
