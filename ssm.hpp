@@ -3717,7 +3717,8 @@ template <class W, class U, class V> struct lanes64 {
     static SSM_INLINE W rs_unsigned(const W& a, int s, int64_t half) noexcept { // where a >> s is many instructions
         constexpr uint64_t top = uint64_t(1) << 63;
         const W            up = set(int64_t(uint64_t(half) + top)), back = set(int64_t(top >> s));
-        return reinterpret_cast<W>((reinterpret_cast<U>(a) + reinterpret_cast<U>(up)) >> s) - back;
+        return reinterpret_cast<W>(((reinterpret_cast<U>(a) + reinterpret_cast<U>(up)) >> s) -
+                                   reinterpret_cast<U>(back));
     }
     static SSM_INLINE W lsr(const W& a, int s) noexcept { return reinterpret_cast<W>(reinterpret_cast<U>(a) >> s); }
     static SSM_INLINE W lsr(const W& a, const W& s) noexcept {
