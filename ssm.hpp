@@ -847,7 +847,8 @@ constexpr size_t arena_bytes(const Config& c, int32_t n_states, int32_t batch) n
 //
 // Which compiler, which CPU, which intrinsics; and one promise about floats: a product and a sum are never fused unless
 // the code says so, because the same bits on every machine depend on it. Exports SSM_LOCAL, SSM_INLINE, SSM_ALWAYS,
-// SSM_APART, SSM_TARGET, SSM_MEMCPY, SSM_ASSERT, SSM_KNOWN and SSM_HAS_* for the back-ends this compiler can build.
+// SSM_APART, SSM_BODY, SSM_UNROLL_8, SSM_TARGET, SSM_MEMCPY, SSM_ASSERT, SSM_KNOWN and SSM_HAS_* for the back-ends this
+// compiler can build.
 
 #include <float.h>
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -1426,7 +1427,7 @@ SSM_DETAIL_END
 // that never overflow; each range is written where it arises. "Qf" is an integer with f fraction bits. Functions of one
 // number are written once, for W = int64_t (the definition) or W = a vector of 64-bit lanes, of which the back-ends say
 // how to multiply. Exports rs, sat, to_q16, from_q16, exp_neg, recip, sigmoid_q, tanh_q, softplus_q, sin_turn,
-// cos_turn, phi_q, rsqrt_q, silu_q, log2_q16, quotients of the quantiser.
+// cos_turn, phi_q, rsqrt_q, silu_q, log2_q16, quotients of the quantiser; by_eights, loops of them.
 //
 // SSM_ASSERT states a range in front of what relies on it, wherever a flaw in its proof could do harm: in the
 // definition, W = int64_t. Of vectors it says nothing; the tests hold their lanes against the definition.
@@ -1519,7 +1520,6 @@ template <class W, int K> struct wide<abreast<W, K>> {
     SSM_ABREAST(lsr, const A&, y.v[k])
     SSM_ABREAST(shl, const A&, y.v[k])
     SSM_ABREAST(lsr, int32_t, y)
-    SSM_ABREAST(shr, int32_t, y)
     SSM_ABREAST(up, int32_t, y)
     SSM_ABREAST(clamp, int32_t, y)
 #undef SSM_ABREAST
@@ -2895,6 +2895,22 @@ template <class W> SSM_INLINE W sat_q(const W& x) noexcept {
 #endif
 }
 
+// The largest |x| of n int32 in the file's byte order.
+template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noexcept {
+    using L = wide<W>;
+    using V = typename L::halves;
+    const unsigned char* p = static_cast<const unsigned char*>(x);
+    V                    top = {}, low = {};
+    ptrdiff_t            i = 0;
+    uint32_t             out = 0;
+    for (; i + 2 * L::count <= n; i += 2 * L::count) L::widen(&top, &low, L::raw(p + i * 4));
+    out = L::largest(L::sizes(top, low));
+    for (; i < n; ++i) {
+        const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
+        out = v > out ? v : out;
+    }
+    return out;
+}
 // r = sat(r + v).
 template <class W> SSM_INLINE void add_loop_q(int32_t* r, const int32_t* v, int32_t n) noexcept {
     using L = wide<W>;
@@ -3039,23 +3055,6 @@ template <int S, class W> SSM_INLINE W times_q(const W& a, const W& b) noexcept 
     SSM_ASSERT(at_most(a, int_max) && at_most(b, int_max));
     return sat_q(rs<S>(wide<W>::mul(a, b)));
 }
-// The largest |x| of n int32 in the file's byte order.
-template <class W> SSM_INLINE uint32_t largest_q(const void* x, ptrdiff_t n) noexcept {
-    using L = wide<W>;
-    using V = typename L::halves;
-    const unsigned char* p = static_cast<const unsigned char*>(x);
-    V                    top = {}, low = {};
-    ptrdiff_t            i = 0;
-    uint32_t             out = 0;
-    for (; i + 2 * L::count <= n; i += 2 * L::count) L::widen(&top, &low, L::raw(p + i * 4));
-    out = L::largest(L::sizes(top, low));
-    for (; i < n; ++i) {
-        const uint32_t v = size_of(int32_t(load_u32(p + i * 4)));
-        out = v > out ? v : out;
-    }
-    return out;
-}
-
 // y = sat(rs(x by, 16)) for n numbers, by >= 0. Where nothing saturates, 32 bits of what is shifted are all.
 template <class W> SSM_INLINE void times_loop_q(int32_t* y, const int32_t* x, int32_t by, int32_t n) noexcept {
     using L = wide<W>;
